@@ -1,0 +1,692 @@
+"""Typed configuration: the only home of defaults.
+
+A study is one YAML file, validated against :class:`Study`. Everything that a rule or a command
+needs is resolved from it, and unknown keys are refused. This module imports neither torch nor
+Snakemake, so that a configuration of ten thousand cells is checked in moments.
+
+Symbols are those of the VIMPO paper (arXiv 2606.20008): beta scales the log-ratio, c_A is
+``actor_coef``, lambda is ``lam``, G is ``group_size``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run: the message names field, value and allowed range."""
+
+
+class Strict(BaseModel):
+    """Immutable; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --- Problems ------------------------------------------------------------------------------------
+
+
+class Benchmark(Strict):
+    """A fixed set of held-out problems, evaluated by lm-eval."""
+
+    operators: int = Field(ge=1, le=12, description="operators in a chain: 2 is `7+5-3=`")
+    problems: int = Field(250, ge=1, le=5000, description="held-out problems")
+
+
+class ChainTask(Strict):
+    """Integer arithmetic with written-out steps: `7+5-3=` -> `7+5=12;12-3=9#9`."""
+
+    kind: Literal["chain"] = "chain"
+    symbols: Annotated[str, Field(pattern=r"^[+*-]+$")] = Field("+-", description="operators used")
+    largest: int = Field(9, ge=2, le=999, description="operands are drawn from 1..largest")
+    train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+        [2, 3, 4], min_length=1, description="chain lengths met in training"
+    )
+    step_error: float = Field(
+        0.4,
+        ge=0,
+        lt=1,
+        description="chance that a carry or borrow is forgotten in a pretraining demonstration; "
+        "the wrong value is carried on, so that the base policy samples errors that reward can "
+        "remove (above 0.3 they survive top-p 0.7)",
+    )
+    benchmarks: dict[Name, Benchmark] = Field(
+        {
+            "chain_easy": Benchmark(operators=2),
+            "chain_medium": Benchmark(operators=3),
+            "chain_hard": Benchmark(operators=4),
+            "chain_beyond": Benchmark(operators=5),
+        },
+        min_length=1,
+        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds training lengths",
+    )
+
+    @model_validator(mode="after")
+    def _enough_held_out_problems(self) -> ChainTask:
+        for name, benchmark in self.benchmarks.items():
+            space = self.largest ** (benchmark.operators + 1) * (
+                len(set(self.symbols)) ** benchmark.operators
+            )
+            # One problem in five is held out; half of those may be asked for, so that drawing
+            # distinct ones stays quick.
+            if benchmark.problems > space // 10:
+                raise ValueError(
+                    f"benchmarks.{name}.problems: {benchmark.problems} is more than this task "
+                    f"holds out; allowed: 1 to {space // 10} (more operands or operators give more)"
+                )
+        return self
+
+
+# --- Models --------------------------------------------------------------------------------------
+
+
+class ModelSpec(Strict):
+    """One rung of the size ladder: a Qwen3 made from scratch, or any Hugging Face causal LM."""
+
+    path: str | None = Field(None, description="hub name or local folder; replaces the shape below")
+    hidden: Count = 64
+    layers: Count = 2
+    heads: Count = 2
+    kv_heads: Count = 2
+    intermediate: Count | None = Field(None, description="default: 3 x hidden")
+    pretrain_steps: int = Field(0, ge=0, description="supervised steps that make the base policy")
+    pretrain_lr: Positive = 3e-3
+    learning_rate: Positive = Field(2e-4, description="RL rate of the policy at this size")
+
+    @model_validator(mode="after")
+    def _shape(self) -> ModelSpec:
+        if self.hidden % self.heads:
+            raise ValueError(f"heads: {self.heads} must divide hidden = {self.hidden}")
+        if (self.hidden // self.heads) % 2:
+            raise ValueError(
+                f"heads: {self.heads} gives heads of odd width {self.hidden // self.heads}; "
+                "rotary embeddings need an even width"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads: {self.kv_heads} must divide heads = {self.heads}")
+        if self.path is None and self.pretrain_steps == 0:
+            raise ValueError(
+                "pretrain_steps: 0 leaves a model without a path at random weights; allowed: >= 1"
+            )
+        return self
+
+
+LADDER = {
+    "xs": ModelSpec(hidden=64, layers=2, pretrain_steps=600, pretrain_lr=4e-3, learning_rate=2e-4),
+    "s": ModelSpec(hidden=96, layers=3, pretrain_steps=600, pretrain_lr=3e-3, learning_rate=2e-4),
+    "m": ModelSpec(
+        hidden=128,
+        layers=4,
+        heads=4,
+        kv_heads=4,
+        pretrain_steps=800,
+        pretrain_lr=2e-3,
+        learning_rate=1e-4,
+    ),
+    "l": ModelSpec(
+        hidden=192,
+        layers=6,
+        heads=6,
+        kv_heads=6,
+        pretrain_steps=1000,
+        pretrain_lr=1e-3,
+        learning_rate=1e-4,
+    ),
+    "xl": ModelSpec(
+        hidden=256,
+        layers=8,
+        heads=8,
+        kv_heads=8,
+        pretrain_steps=1200,
+        pretrain_lr=1e-3,
+        learning_rate=5e-5,
+    ),
+}
+
+
+class Pretrain(Strict):
+    """Supervised warm start shared by every size; steps and rate belong to the size."""
+
+    batch_size: Count = 128
+    warmup_steps: int = Field(20, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    seed: Seed = 0
+
+
+# --- Training ------------------------------------------------------------------------------------
+
+
+class Train(Strict):
+    """What all algorithms share: prompts, sampler, optimiser, schedule, batch, token budget."""
+
+    steps: Count = 40
+    prompts_per_step: Count = 16
+    group_size: Count = Field(8, description="rollouts of one prompt (paper: 8)")
+    epochs: Count = Field(1, description="updates on one batch of rollouts (paper: 1)")
+    micro_batch: Count | None = Field(None, description="rollouts per backward pass; default: all")
+    max_response: int = Field(64, ge=2, le=65536, description="response tokens, EOS included")
+    temperature: Positive = Field(1.0, description="of the rollouts (paper: 1.0)")
+    warmup_steps: int = Field(10, ge=0, description="linear warm-up of the rate (paper: 10)")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW (paper: 0.1)")
+    grad_clip: Positive = Field(1.0, description="largest gradient norm (paper: 1.0)")
+    checkpoint_every: Count = Field(10, description="steps between resumable checkpoints")
+
+
+class PolicyUpdate(Strict):
+    """Settings of the clipped surrogate that every algorithm has."""
+
+    lr_scale: Positive = Field(1.0, description="multiplies the size's learning rate")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="ratio is clipped below 1 - clip_low")
+    clip_high: Positive = Field(0.28, description="ratio is clipped above 1 + clip_high")
+    dual_clip: float = Field(10.0, gt=1, description="bound of the loss where advantage < 0")
+
+
+KL_ESTIMATORS = ("exact", "k2", "k3", "topk")
+
+
+class VimpoConfig(PolicyUpdate):
+    """VIMPO (arXiv 2606.20008): terminal-anchor value loss, and an actor that reads its td."""
+
+    objective: Literal["vimpo"] = "vimpo"
+    beta: Positive = Field(
+        0.02,
+        description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
+        "responses shorten, because the summed log-ratio has to reach (R - mean) / beta)",
+    )
+    actor_coef: float = Field(0.005, ge=0, description="c_A (paper: 5e-3); 0 is value-only")
+    lam: Probability = Field(1.0, description="lambda of GAE over td (paper: 1)")
+    kl_estimator: str = Field("exact", description="exact, k2, k3 or topk")
+    kl_top_k: Count = Field(8, description="tokens kept by the topk estimator")
+
+    @field_validator("kl_estimator")
+    @classmethod
+    def _no_k1(cls, value: str) -> str:
+        if value == "k1":
+            raise ValueError(
+                "k1 is refused, because it is the log-ratio itself and rho - kappa would vanish; "
+                f"allowed: {', '.join(KL_ESTIMATORS)}"
+            )
+        if value not in KL_ESTIMATORS:
+            raise ValueError(f"{value!r} is unknown; allowed: {', '.join(KL_ESTIMATORS)}")
+        return value
+
+
+class PPOConfig(PolicyUpdate):
+    """PPO (arXiv 1707.06347) with its own critic network, optimiser and rate."""
+
+    objective: Literal["ppo"] = "ppo"
+    lam: Probability = Field(1.0, description="lambda of GAE")
+    value_clip: Positive = Field(0.2, description="clip range of the value loss")
+    critic_lr_scale: Positive = Field(3.0, description="critic rate over the size's rate")
+    critic_warmup: int = Field(0, ge=0, description="first steps that train the critic alone")
+
+
+class GRPOConfig(PolicyUpdate):
+    """GRPO (arXiv 2402.03300) with token-mean loss and asymmetric clip, the stronger baseline."""
+
+    objective: Literal["grpo"] = "grpo"
+    normalize_std: bool = Field(True, description="divide by the group's standard deviation")
+    reduction: Literal["token-mean", "seq-mean"] = "token-mean"
+    kl_coef: float = Field(0.0, ge=0, description="weight of a k3 penalty to the reference")
+
+
+AlgorithmConfig = Annotated[VimpoConfig | PPOConfig | GRPOConfig, Field(discriminator="objective")]
+
+ALGORITHMS: dict[str, VimpoConfig | PPOConfig | GRPOConfig] = {
+    "vimpo": VimpoConfig(),
+    "vimpo_value_only": VimpoConfig(actor_coef=0.0),
+    "ppo": PPOConfig(),
+    "grpo": GRPOConfig(),
+    "grpo_naive": GRPOConfig(reduction="seq-mean", clip_high=0.2),
+}
+
+
+# --- Reward noise --------------------------------------------------------------------------------
+
+
+class Noise(Strict):
+    """Flips of training rewards. `group` (the official code): all labels of a prompt together."""
+
+    mode: Literal["group", "rollout", "asymmetric"] = "group"
+    rate: Probability = Field(0.0, description="flip probability (group and rollout modes)")
+    false_positive: Probability = Field(0.0, description="wrong -> right (asymmetric mode)")
+    false_negative: Probability = Field(0.0, description="right -> wrong (asymmetric mode)")
+
+    @model_validator(mode="after")
+    def _one_kind_of_rate(self) -> Noise:
+        if self.mode == "asymmetric" and self.rate:
+            raise ValueError(
+                f"rate: {self.rate} has no meaning in asymmetric mode; "
+                "allowed: false_positive and false_negative"
+            )
+        if self.mode != "asymmetric" and (self.false_positive or self.false_negative):
+            raise ValueError(
+                f"false_positive, false_negative: only in asymmetric mode, not in {self.mode}"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """Name used in paths and tables: `0.25`, `rollout-0.25`, `asymmetric-0.1-0.3`."""
+        if self.mode == "asymmetric":
+            return f"asymmetric-{self.false_positive:g}-{self.false_negative:g}"
+        return f"{self.rate:g}" if self.mode == "group" else f"rollout-{self.rate:g}"
+
+    @property
+    def level(self) -> float:
+        """Mean flip rate, the x axis of noise figures."""
+        if self.mode == "asymmetric":
+            return (self.false_positive + self.false_negative) / 2
+        return self.rate
+
+    @classmethod
+    def parse(cls, label: str) -> Noise:
+        """Inverse of :attr:`label`. Raises ConfigError on anything else."""
+        mode, _, rest = label.rpartition("-") if "-" in label else ("group", "", label)
+        try:
+            if label.startswith("asymmetric-"):
+                _, positive, negative = label.split("-")
+                return cls(
+                    mode="asymmetric",
+                    false_positive=float(positive),
+                    false_negative=float(negative),
+                )
+            return cls(mode=mode, rate=float(rest))
+        except ValidationError as error:
+            raise ConfigError(_explain(error, cls, prefix="noise")) from None
+        except ValueError:
+            raise ConfigError(
+                f"noise: '{label}' is not a noise level; allowed: a number in [0, 1], "
+                "rollout-<number> or asymmetric-<false positive>-<false negative>"
+            ) from None
+
+
+# --- Evaluation, statistics, machine -------------------------------------------------------------
+
+
+class Evaluation(Strict):
+    """lm-eval: avg@k by sampling at the paper's setting, and greedy."""
+
+    samples: Count = Field(2, description="k of avg@k")
+    temperature: Positive = Field(1.0, description="paper: 1.0")
+    top_p: float = Field(0.7, gt=0, le=1, description="paper: 0.7")
+    greedy: bool = True
+    batch_size: Count = Field(250, description="fixed, because lm-eval's scores depend on it")
+    seed: Seed = 1234
+
+
+class Statistics(Strict):
+    """How intervals are made."""
+
+    confidence: float = Field(0.95, gt=0, lt=1)
+    resamples: int = Field(5000, ge=100, description="bootstrap resamples")
+    seed: Seed = 0
+
+
+class Runtime(Strict):
+    """Machine settings of one job."""
+
+    threads: Count = Field(1, description="CPU threads; byte-equal metrics need a fixed number")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+
+
+class GridBlock(Strict):
+    """A product of cells; a study is the union of its blocks."""
+
+    algorithms: list[Name] = Field(["vimpo", "ppo", "grpo"], min_length=1)
+    sizes: list[Name] = Field(["xs", "s"], min_length=1)
+    noise: list[Noise] = Field(
+        [Noise(rate=0.0), Noise(rate=0.25)],
+        min_length=1,
+        description="numbers are flip rates in `noise_mode`; mappings say their own mode",
+    )
+    noise_mode: Literal["group", "rollout"] = "group"
+    seeds: list[Seed] = Field([1, 2], min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_rates(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("noise"), list):
+            return data
+        mode = data.get("noise_mode", "group")
+        noise = [
+            n if isinstance(n, dict | Noise) else {"mode": mode, "rate": n} for n in data["noise"]
+        ]
+        return data | {"noise": noise}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of the grid."""
+
+    algorithm: str
+    size: str
+    noise: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}/{self.size}/noise-{self.noise}/seed-{self.seed}"
+
+
+class CellConfig(Strict):
+    """Everything that decides the result of one training run; written beside its metrics."""
+
+    algorithm: Name
+    size: Name
+    noise: Noise
+    seed: Seed
+    objective: AlgorithmConfig
+    model: ModelSpec
+    task: ChainTask
+    pretrain: Pretrain
+    train: Train
+    runtime: Runtime
+
+
+class Study(Strict):
+    """A whole study: what is trained, on what, and how it is judged."""
+
+    study: Name = Field("quick", description="name of the folder below `results`")
+    results: str = Field("results", pattern=r"^[A-Za-z0-9_./-]+$", description="results folder")
+    task: ChainTask = ChainTask()
+    sizes: dict[Name, ModelSpec] = Field({}, description="added to, or replacing, the ladder")
+    pretrain: Pretrain = Pretrain()
+    train: Train = Train()
+    algorithms: dict[Name, AlgorithmConfig] = Field(
+        {}, description="added to, or replacing, the built-in algorithms"
+    )
+    grid: list[GridBlock] = Field([GridBlock()], min_length=1)
+    evaluation: Evaluation = Evaluation()
+    statistics: Statistics = Statistics()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_named_defaults(cls, data: Any) -> Any:
+        """A known size or algorithm keeps the defaults that the file does not mention."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for field, known in (("sizes", LADDER), ("algorithms", ALGORITHMS)):
+            given = data.get(field) or {}
+            if not isinstance(given, dict):
+                continue
+            merged: dict[str, Any] = {k: v.model_dump() for k, v in known.items()}
+            for name, value in given.items():
+                if isinstance(value, BaseModel):
+                    value = value.model_dump()
+                if not isinstance(value, dict):
+                    merged[name] = value
+                elif name in merged and value.get("objective") in (
+                    None,
+                    merged[name].get("objective"),
+                ):
+                    merged[name] = merged[name] | value
+                else:
+                    merged[name] = value
+            data[field] = merged
+        if isinstance(data.get("grid"), dict):
+            data["grid"] = [data["grid"]]
+        return data
+
+    @model_validator(mode="after")
+    def _grid_is_known(self) -> Study:
+        for i, block in enumerate(self.grid):
+            for field, known in (("algorithms", self.algorithms), ("sizes", self.sizes)):
+                for name in getattr(block, field):
+                    if name not in known:
+                        raise ValueError(
+                            f"grid[{i}].{field}: '{name}' is unknown; allowed: {', '.join(known)}"
+                        )
+            for name in block.algorithms:
+                objective = self.algorithms[name].objective
+                if self.train.group_size < 2 and objective in ("vimpo", "grpo"):
+                    raise ValueError(
+                        f"train.group_size: {self.train.group_size} gives {name} no group to "
+                        f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
+                    )
+        if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
+            raise ValueError(
+                f"train.micro_batch: {self.train.micro_batch} is more than the "
+                f"{self.rollouts_per_step} rollouts of a step; allowed: 1 to that"
+            )
+        return self
+
+    @property
+    def rollouts_per_step(self) -> int:
+        return self.train.prompts_per_step * self.train.group_size
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.results) / self.study
+
+    def cells(self) -> list[Cell]:
+        """All cells in grid order, each once."""
+        return list(
+            dict.fromkeys(
+                Cell(algorithm, size, noise.label, seed)
+                for block in self.grid
+                for size in block.sizes
+                for algorithm in block.algorithms
+                for noise in block.noise
+                for seed in block.seeds
+            )
+        )
+
+    def used_sizes(self) -> list[str]:
+        return list(dict.fromkeys(size for block in self.grid for size in block.sizes))
+
+    def cell_config(self, cell: Cell) -> CellConfig:
+        """Resolve one cell. Raises ConfigError where algorithm, size or noise is not known."""
+        require(cell.algorithm, self.algorithms, "algorithm")
+        require(cell.size, self.sizes, "size")
+        objective = self.algorithms[cell.algorithm]
+        if self.train.group_size < 2 and objective.objective != "ppo":
+            raise ConfigError(
+                f"train.group_size: {self.train.group_size} gives {cell.algorithm} no group to "
+                "compare with; allowed: >= 2"
+            )
+        try:
+            return CellConfig(
+                algorithm=cell.algorithm,
+                size=cell.size,
+                noise=Noise.parse(cell.noise),
+                seed=cell.seed,
+                objective=objective,
+                model=self.sizes[cell.size],
+                task=self.task,
+                pretrain=self.pretrain,
+                train=self.train,
+                runtime=self.runtime,
+            )
+        except ValidationError as error:
+            raise ConfigError(_explain(error, CellConfig)) from None
+
+    def base_folder(self, size: str) -> Path:
+        return self.folder / "base" / size
+
+    def run_folder(self, cell: Cell) -> Path:
+        return self.folder / "runs" / cell.name
+
+    # Digests decide what is run again: each covers exactly what its result depends on.
+
+    def base_digest(self, size: str) -> str:
+        spec = self.sizes[size].model_dump(exclude={"learning_rate"})
+        return digest([spec, _training_task(self.task), self.pretrain, self.runtime])
+
+    def cell_digest(self, cell: Cell) -> str:
+        return cell_digest(self.cell_config(cell))
+
+    def evaluation_digest(self) -> str:
+        return digest([self.evaluation, self.task, self.runtime])
+
+
+def cell_digest(config: CellConfig) -> str:
+    """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
+    return digest([config.model_dump(exclude={"task"}), _training_task(config.task)])
+
+
+def _training_task(task: ChainTask) -> dict:
+    return task.model_dump(exclude={"benchmarks"})
+
+
+def digest(value: Any) -> str:
+    """Short stable hash of models and plain data."""
+
+    def plain(item: Any) -> Any:
+        return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+
+    text = json.dumps(value, default=plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require(name: str, known: Any, field: str) -> None:
+    """Raise ConfigError unless `name` is one of `known`."""
+    if name not in known:
+        raise ConfigError(f"{field}: '{name}' is unknown; allowed: {', '.join(known)}")
+
+
+# --- Loading -------------------------------------------------------------------------------------
+
+
+def load_study(source: str | Path | dict | None = None) -> Study:
+    """Read and validate a study from a YAML file, a mapping, or (None) the defaults.
+
+    Raises ConfigError with one line per fault: field, value, allowed range.
+    """
+    if source is None:
+        data: Any = {}
+    elif isinstance(source, dict):
+        data = source
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"config: '{path}' is not a file; allowed: a YAML file of a study")
+        try:
+            data = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"config: '{path}' is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"config: {data!r} is not a mapping of fields")
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, Study)) from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """One line per fault: `field: value is not allowed; why; allowed: range`."""
+    lines = []
+    for fault in error.errors():
+        place = [str(part) for part in fault["loc"]]
+        message = fault["msg"].removeprefix("Value error, ")
+        allowed = _allowed(model, place)
+        if place[:1] == ["algorithms"] and len(place) > 3:
+            del place[2]  # the tag of the union, which is not something that the user wrote
+        where = ".".join([prefix] * bool(prefix) + place)
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key; allowed: the fields of the schema")
+        elif fault["type"] == "value_error":
+            field_itself = message.partition(":")[0].replace(".", "").isidentifier()
+            lines.append(
+                message if not where else f"{where}{'.' if field_itself else ': '}{message}"
+            )
+        else:
+            shown = repr(fault["input"])
+            shown = shown if len(shown) <= 80 else shown[:77] + "..."
+            why = f"{message[0].lower()}{message[1:]}"
+            lines.append(f"{where}: {shown} is not allowed; {allowed or why}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _allowed(model: type[BaseModel], place: list[str]) -> str:
+    """The range of the number at `place`, read from the schema; empty where it has none."""
+    schema = model.model_json_schema()
+    definitions, node = schema.get("$defs", {}), schema
+    for part in place:
+        options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
+        options = [definitions.get(o.get("$ref", "").split("/")[-1], o) for o in options]
+        steps = [o["properties"][part] for o in options if part in o.get("properties", {})]
+        steps += [o["items"] for o in options if part.isdigit() and "items" in o]
+        steps += [o["additionalProperties"] for o in options if o.get("additionalProperties")]
+        if not steps:
+            return ""
+        node = steps[0]
+    ends = next((o for o in [node, *node.get("anyOf", [])] if "type" in o), {})
+    low, above = ends.get("minimum"), ends.get("exclusiveMinimum")
+    high, below = ends.get("maximum"), ends.get("exclusiveMaximum")
+    if all(end is None for end in (low, above, high, below)):
+        return ""
+    left = f"[{low:g}" if low is not None else f"({above:g}" if above is not None else "(-inf"
+    right = f"{high:g}]" if high is not None else f"{below:g})" if below is not None else "inf)"
+    return (
+        f"allowed: {'an integer' if ends['type'] == 'integer' else 'a number'} in {left}, {right}"
+    )
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """Resolved configuration as YAML, every field written out."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def study_schema() -> dict:
+    """JSON schema of the study file, generated from the types."""
+    return Study.model_json_schema()
+
+
+# Changing one of these makes every cell of a folder incomparable with what it already holds.
+FOUNDATION = ("task", "sizes", "pretrain", "train", "runtime")
+
+
+def check_results_folder(study: Study) -> None:
+    """Refuse a results folder that another study made. Raises ConfigError, writes nothing.
+
+    New cells, algorithms and evaluation settings may join a folder; a change of what all of its
+    cells share may not, because the old cells would silently be replaced.
+    """
+    recorded_path = study.folder / "config.yaml"
+    if not recorded_path.is_file():
+        return
+    recorded = load_study(recorded_path)
+    used = set(recorded.used_sizes()) & set(study.used_sizes())
+    differences = []
+    for section in FOUNDATION:
+        old, new = getattr(recorded, section), getattr(study, section)
+        if section == "sizes":
+            old = {k: v.model_dump(mode="json") for k, v in old.items() if k in used}
+            new = {k: v.model_dump(mode="json") for k, v in new.items() if k in used}
+        else:
+            old, new = old.model_dump(mode="json"), new.model_dump(mode="json")
+        differences += _differences(old, new, section)
+    if differences:
+        raise ConfigError(
+            f"results: '{study.folder}' was made by another configuration "
+            f"({'; '.join(differences)}); allowed: the recorded values, another `study` name, or a "
+            "folder that you removed"
+        )
+
+
+def _differences(old: Any, new: Any, place: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in dict.fromkeys([*old, *new])
+            for line in _differences(old.get(key), new.get(key), f"{place}.{key}")
+        ]
+    return [] if old == new else [f"{place}: {old} there, {new} here"]

@@ -1,0 +1,1 @@
+"""Maths problems: generators, prompts, answer checking, reward noise."""

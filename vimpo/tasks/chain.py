@@ -1,0 +1,154 @@
+"""Chains of integer arithmetic with written-out steps: `7+5-3=` -> `7+5=12;12-3=9#9`.
+
+Problems are split into training and held-out ones by a hash of their prompt, so the two are
+disjoint at every length and for every seed. Steps that carry or borrow are the hard ones: with
+chance ``step_error`` a demonstration forgets the carry and goes on from the wrong value, as people
+and language models do. Every step of every response can be graded by the oracle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+
+from vimpo.config import ChainTask
+
+ALPHABET = "0123456789+-*=;#"
+HELD_OUT_SHARE = 5  # one prompt in five is held out
+STEP = re.compile(r"(-?\d+)([+\-*])(\d+)=(-?\d+)")
+SYMBOL = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt and its right answer; the prompt is also the problem's identity."""
+
+    prompt: str
+    answer: str
+
+    @property
+    def id(self) -> str:
+        return self.prompt
+
+    @property
+    def terms(self) -> tuple[int, list[tuple[str, int]]]:
+        """First operand, then (operator, operand) pairs."""
+        first, *rest = re.findall(r"^\d+|[+\-*]\d+", self.prompt)
+        return int(first), [(term[0], int(term[1:])) for term in rest]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A graded span of a response: characters [start, end)."""
+
+    start: int
+    end: int
+    right: bool
+
+
+def is_held_out(prompt: str) -> bool:
+    """True for the fifth of all prompts that training never meets."""
+    return hashlib.blake2b(prompt.encode(), digest_size=8).digest()[0] % HELD_OUT_SHARE == 0
+
+
+def draw_problem(task: ChainTask, operators: int, rng: random.Random) -> Problem:
+    """One uniform problem of the given length, from either side of the split."""
+    first = rng.randint(1, task.largest)
+    value, prompt = first, str(first)
+    for _ in range(operators):
+        symbol, operand = rng.choice(task.symbols), rng.randint(1, task.largest)
+        value = SYMBOL[symbol](value, operand)
+        prompt += f"{symbol}{operand}"
+    return Problem(prompt + "=", str(value))
+
+
+def training_problems(task: ChainTask, seed: int, step: int, count: int) -> list[Problem]:
+    """Distinct training problems of one step: a pure function of its arguments."""
+    rng = random.Random(f"train:{seed}:{step}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < count:
+        problem = draw_problem(task, rng.choice(task.train_operators), rng)
+        if not is_held_out(problem.prompt):
+            problems[problem.id] = problem
+    return list(problems.values())
+
+
+def held_out_problems(task: ChainTask, benchmark: str) -> list[Problem]:
+    """The fixed, distinct problems of a benchmark, none of which training ever meets."""
+    spec = task.benchmarks[benchmark]
+    rng = random.Random(f"test:{benchmark}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < spec.problems:
+        problem = draw_problem(task, spec.operators, rng)
+        if is_held_out(problem.prompt):
+            problems[problem.id] = problem
+    return list(problems.values())
+
+
+def forgets_carry(value: int, symbol: str, operand: int) -> int | None:
+    """The result with its carry or borrow forgotten; None where the step has neither."""
+    right = SYMBOL[symbol](value, operand)
+    if symbol == "-":
+        return right + 10 if value % 10 < operand % 10 else None
+    if symbol == "+":
+        return right - 10 if value % 10 + operand % 10 >= 10 else None
+    return right - 10 if abs(right) >= 10 else None
+
+
+def demonstration(problem: Problem, step_error: float, rng: random.Random) -> str:
+    """A written-out response; each carrying step is wrong with chance `step_error`."""
+    value, terms = problem.terms
+    steps = []
+    for symbol, operand in terms:
+        result = SYMBOL[symbol](value, operand)
+        slip = forgets_carry(value, symbol, operand)
+        if slip is not None and rng.random() < step_error:
+            result = slip
+        steps.append(f"{value}{symbol}{operand}={result}")
+        value = result
+    return ";".join(steps) + f"#{value}"
+
+
+def final_answer(response: str) -> str | None:
+    """What stands behind the last `#`; None where there is no integer."""
+    _, mark, answer = response.rpartition("#")
+    return answer if mark and re.fullmatch(r"-?\d+", answer) else None
+
+
+def is_right(answer: str, response: str) -> bool:
+    """Does the response end in the right answer?"""
+    return final_answer(response) == answer
+
+
+def grade_steps(problem: Problem, response: str) -> list[Step]:
+    """Oracle: grade every step of a response, each given the value that the one before claimed.
+
+    A step is right when it continues from the claimed value, uses the problem's next operator and
+    operand, and computes correctly; the answer after `#` is the last step and is right when it
+    repeats the last claimed value after all operators were used. Text that is no step, a missing
+    step and a superfluous one are wrong. The first wrong step is where the response left the path.
+    """
+    value, terms = problem.terms
+    body, mark, answer = response.partition("#")
+    graded, start = [], 0
+    for i, text in enumerate(body.split(";")):
+        match = STEP.fullmatch(text)
+        right = False
+        if match and i < len(terms):
+            symbol, operand = terms[i]
+            expected = SYMBOL[symbol](value, operand)
+            right = text == f"{value}{symbol}{operand}={expected}"
+        value = int(match[4]) if match else value
+        graded.append(Step(start, start + len(text), right))
+        start += len(text) + 1
+    if mark:
+        right = len(graded) == len(terms) and answer == str(value)
+        graded.append(Step(len(body) + 1, len(response), right))
+    return graded
+
+
+def first_wrong_step(problem: Problem, response: str) -> int | None:
+    """Index into :func:`grade_steps` of the first wrong step; None where all are right."""
+    return next((i for i, s in enumerate(grade_steps(problem, response)) if not s.right), None)

@@ -1,0 +1,46 @@
+"""Reward noise: flips of binary training rewards.
+
+A flip is a pure function of (seed, step, prompt id, rollout index), so it is the same for every
+algorithm, repeats exactly, and does not depend on the order of a batch. One uniform number decides
+for every rate: what flips at 0.1 flips at 0.25 too, which keeps comparisons across rates paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from vimpo.config import Noise
+
+
+def uniform(*key: int | str) -> float:
+    """A number in [0, 1) that depends on nothing but `key`."""
+    text = "\x1f".join(map(str, key)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
+
+
+def noisy_rewards(
+    noise: Noise,
+    rewards: Sequence[float],
+    prompt_ids: Sequence[str],
+    rollout_indices: Sequence[int],
+    *,
+    seed: int,
+    step: int,
+) -> list[float]:
+    """Flip 0/1 rewards, each with its index inside the group of its prompt.
+
+    `group`: all labels of a prompt flip together (what the official code does); `rollout`: each
+    label alone; `asymmetric`: each alone, at the rate of its clean label. Raises ValueError for a
+    reward that is neither 0 nor 1, and where the three sequences differ in length.
+    """
+    result = []
+    for reward, prompt, index in zip(rewards, prompt_ids, rollout_indices, strict=True):
+        if reward not in (0, 1):
+            raise ValueError(f"reward noise flips labels 0 and 1, not {reward!r}")
+        key = (seed, step, prompt) if noise.mode == "group" else (seed, step, prompt, index)
+        rate = noise.rate
+        if noise.mode == "asymmetric":
+            rate = noise.false_negative if reward else noise.false_positive
+        result.append(float(1 - reward if uniform(*key) < rate else reward))
+    return result
