@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,8 +54,11 @@ class ChainTask(Strict):
     kind: Literal["chain"] = "chain"
     symbols: Annotated[str, Field(pattern=r"^[+*-]+$")] = Field("+-", description="operators used")
     largest: int = Field(9, ge=2, le=999, description="operands are drawn from 1..largest")
+    pretrain_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+        [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
+    )
     train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
-        [2, 3, 4], min_length=1, description="chain lengths met in training"
+        [2, 3, 4], min_length=1, description="chain lengths met in reinforcement learning"
     )
     step_error: float = Field(
         0.4,
@@ -72,15 +76,17 @@ class ChainTask(Strict):
             "chain_beyond": Benchmark(operators=5),
         },
         min_length=1,
-        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds training lengths",
+        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds what RL trains on",
     )
+
+    def problem_space(self, operators: int) -> int:
+        """How many problems of this length there are, training and held out."""
+        return self.largest ** (operators + 1) * len(set(self.symbols)) ** operators
 
     @model_validator(mode="after")
     def _enough_held_out_problems(self) -> ChainTask:
         for name, benchmark in self.benchmarks.items():
-            space = self.largest ** (benchmark.operators + 1) * (
-                len(set(self.symbols)) ** benchmark.operators
-            )
+            space = self.problem_space(benchmark.operators)
             # One problem in five is held out; half of those may be asked for, so that drawing
             # distinct ones stays quick.
             if benchmark.problems > space // 10:
@@ -106,6 +112,7 @@ class ModelSpec(Strict):
     pretrain_steps: int = Field(0, ge=0, description="supervised steps that make the base policy")
     pretrain_lr: Positive = 3e-3
     learning_rate: Positive = Field(2e-4, description="RL rate of the policy at this size")
+    memory_mb: int = Field(2000, ge=400, description="memory that a job at this size asks for")
 
     @model_validator(mode="after")
     def _shape(self) -> ModelSpec:
@@ -125,45 +132,37 @@ class ModelSpec(Strict):
         return self
 
 
+def _rung(
+    hidden: int, layers: int, pretrain_steps: int, pretrain_lr: float, learning_rate: float
+) -> ModelSpec:
+    heads = hidden // 16 if hidden < 128 else hidden // 32
+    return ModelSpec(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        pretrain_steps=pretrain_steps,
+        pretrain_lr=pretrain_lr,
+        learning_rate=learning_rate,
+    )
+
+
 LADDER = {
-    "xs": ModelSpec(hidden=64, layers=2, pretrain_steps=600, pretrain_lr=4e-3, learning_rate=2e-4),
-    "s": ModelSpec(hidden=96, layers=3, pretrain_steps=600, pretrain_lr=3e-3, learning_rate=2e-4),
-    "m": ModelSpec(
-        hidden=128,
-        layers=4,
-        heads=4,
-        kv_heads=4,
-        pretrain_steps=800,
-        pretrain_lr=2e-3,
-        learning_rate=1e-4,
-    ),
-    "l": ModelSpec(
-        hidden=192,
-        layers=6,
-        heads=6,
-        kv_heads=6,
-        pretrain_steps=1000,
-        pretrain_lr=1e-3,
-        learning_rate=1e-4,
-    ),
-    "xl": ModelSpec(
-        hidden=256,
-        layers=8,
-        heads=8,
-        kv_heads=8,
-        pretrain_steps=1200,
-        pretrain_lr=1e-3,
-        learning_rate=5e-5,
-    ),
+    "xs": _rung(64, 2, 1000, 8e-3, 2e-4),
+    "s": _rung(96, 3, 600, 5e-3, 2e-4),
+    "m": _rung(128, 4, 800, 3e-3, 1e-4),
+    "l": _rung(192, 6, 1000, 2e-3, 1e-4),
+    "xl": _rung(256, 8, 1200, 1e-3, 5e-5),
 }
 
 
 class Pretrain(Strict):
     """Supervised warm start shared by every size; steps and rate belong to the size."""
 
-    batch_size: Count = 128
+    batch_size: Count = 64
     warmup_steps: int = Field(20, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    checkpoint_every: Count = Field(200, description="steps between resumable checkpoints")
     seed: Seed = 0
 
 
@@ -181,7 +180,7 @@ class Train(Strict):
     max_response: int = Field(64, ge=2, le=65536, description="response tokens, EOS included")
     temperature: Positive = Field(1.0, description="of the rollouts (paper: 1.0)")
     warmup_steps: int = Field(10, ge=0, description="linear warm-up of the rate (paper: 10)")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW (paper: 0.1)")
+    weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW (paper: 0.1)")
     grad_clip: Positive = Field(1.0, description="largest gradient norm (paper: 1.0)")
     checkpoint_every: Count = Field(10, description="steps between resumable checkpoints")
 
@@ -207,7 +206,9 @@ class VimpoConfig(PolicyUpdate):
         description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
         "responses shorten, because the summed log-ratio has to reach (R - mean) / beta)",
     )
-    actor_coef: float = Field(0.005, ge=0, description="c_A (paper: 5e-3); 0 is value-only")
+    actor_coef: float = Field(
+        0.005, ge=0, allow_inf_nan=False, description="c_A (paper: 5e-3); 0 is value-only"
+    )
     lam: Probability = Field(1.0, description="lambda of GAE over td (paper: 1)")
     kl_estimator: str = Field("exact", description="exact, k2, k3 or topk")
     kl_top_k: Count = Field(8, description="tokens kept by the topk estimator")
@@ -241,7 +242,9 @@ class GRPOConfig(PolicyUpdate):
     objective: Literal["grpo"] = "grpo"
     normalize_std: bool = Field(True, description="divide by the group's standard deviation")
     reduction: Literal["token-mean", "seq-mean"] = "token-mean"
-    kl_coef: float = Field(0.0, ge=0, description="weight of a k3 penalty to the reference")
+    kl_coef: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="weight of a k3 penalty to the reference"
+    )
 
 
 AlgorithmConfig = Annotated[VimpoConfig | PPOConfig | GRPOConfig, Field(discriminator="objective")]
@@ -256,6 +259,12 @@ ALGORITHMS: dict[str, VimpoConfig | PPOConfig | GRPOConfig] = {
 
 
 # --- Reward noise --------------------------------------------------------------------------------
+
+
+def _plain(rate: float) -> str:
+    """The shortest decimal that reads back as this rate, without exponent or sign: `0.00001`."""
+    text = f"{Decimal(repr(abs(rate))):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 class Noise(Strict):
@@ -283,8 +292,8 @@ class Noise(Strict):
     def label(self) -> str:
         """Name used in paths and tables: `0.25`, `rollout-0.25`, `asymmetric-0.1-0.3`."""
         if self.mode == "asymmetric":
-            return f"asymmetric-{self.false_positive:g}-{self.false_negative:g}"
-        return f"{self.rate:g}" if self.mode == "group" else f"rollout-{self.rate:g}"
+            return f"asymmetric-{_plain(self.false_positive)}-{_plain(self.false_negative)}"
+        return _plain(self.rate) if self.mode == "group" else f"rollout-{_plain(self.rate)}"
 
     @property
     def level(self) -> float:
@@ -296,16 +305,16 @@ class Noise(Strict):
     @classmethod
     def parse(cls, label: str) -> Noise:
         """Inverse of :attr:`label`. Raises ConfigError on anything else."""
-        mode, _, rest = label.rpartition("-") if "-" in label else ("group", "", label)
+        mode, _, rates = label.partition("-")
         try:
-            if label.startswith("asymmetric-"):
-                _, positive, negative = label.split("-")
+            if mode == "asymmetric":
+                positive, negative = rates.split("-")
                 return cls(
-                    mode="asymmetric",
-                    false_positive=float(positive),
-                    false_negative=float(negative),
+                    mode=mode, false_positive=float(positive), false_negative=float(negative)
                 )
-            return cls(mode=mode, rate=float(rest))
+            if mode == "rollout":
+                return cls(mode=mode, rate=float(rates))
+            return cls(rate=float(label))
         except ValidationError as error:
             raise ConfigError(_explain(error, cls, prefix="noise")) from None
         except ValueError:
@@ -461,12 +470,27 @@ class Study(Strict):
                         f"train.group_size: {self.train.group_size} gives {name} no group to "
                         f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
                     )
+        self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
+        if any(self.sizes[size].pretrain_steps for size in self.used_sizes()):
+            self._check_supply(
+                "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
+            )
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
                 f"{self.rollouts_per_step} rollouts of a step; allowed: 1 to that"
             )
         return self
+
+    def _check_supply(self, field: str, count: int, lengths: str) -> None:
+        """A step's problems are distinct: four in five of the space, of which half may be drawn."""
+        operators = getattr(self.task, lengths)
+        space = sum(self.task.problem_space(n) for n in set(operators))
+        if count > space // 2:
+            raise ValueError(
+                f"{field}: {count} is more than task.{lengths} = {operators} can supply without "
+                f"repeats; allowed: 1 to {space // 2} (more operands or operators give more)"
+            )
 
     @property
     def rollouts_per_step(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vimpo.config import ChainTask
@@ -64,12 +65,18 @@ def draw_problem(task: ChainTask, operators: int, rng: random.Random) -> Problem
     return Problem(prompt + "=", str(value))
 
 
-def training_problems(task: ChainTask, seed: int, step: int, count: int) -> list[Problem]:
-    """Distinct training problems of one step: a pure function of its arguments."""
+def training_problems(
+    task: ChainTask, seed: int, step: int, count: int, operators: Sequence[int] | None = None
+) -> list[Problem]:
+    """Distinct training problems of one step: a pure function of its arguments.
+
+    operators: the lengths to draw from, the task's `train_operators` unless given.
+    """
+    lengths = operators or task.train_operators
     rng = random.Random(f"train:{seed}:{step}")
     problems: dict[str, Problem] = {}
     while len(problems) < count:
-        problem = draw_problem(task, rng.choice(task.train_operators), rng)
+        problem = draw_problem(task, rng.choice(lengths), rng)
         if not is_held_out(problem.prompt):
             problems[problem.id] = problem
     return list(problems.values())

@@ -1,0 +1,52 @@
+# Contents page of a study: base policies -> training -> evaluation -> tables -> figures -> report.
+#
+#   snakemake --cores all                                                the quick study
+#   snakemake --cores all --configfile workflow/config/study.yaml       another one
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+if not config:
+
+    # Only where no other study is named: Snakemake would merge the two.
+    configfile: "workflow/config/quick.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/resolve.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/report.smk"
+
+
+report: "report/workflow.rst"
+
+
+localrules:
+    all,
+    train_all,
+
+
+rule all:
+    default_target: True
+    input:
+        f"{FOLDER}/report.html",
+
+
+rule train_all:
+    input:
+        [f"{path}/manifest.json" for path in RUNS],
+
+
+onsuccess:
+    if Path(FOLDER, "report.html").exists():
+        print(f"Report: {FOLDER}/report.html")
+
+
+onerror:
+    # What is complete is still worth reading: the cells that are missing are named in it.
+    shell("python -m vimpo summarize --config {FOLDER}/config.yaml || true")

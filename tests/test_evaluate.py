@@ -1,0 +1,398 @@
+"""Scores that lm-eval could silently falsify, judged against independent expectations."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+from transformers import Qwen3ForCausalLM
+
+from vimpo import evaluate
+from vimpo.config import ConfigError, ModelSpec, load_study
+from vimpo.models import build_policy, chain_tokenizer, save_policy
+from vimpo.tasks.chain import held_out_problems
+
+VOCABULARY = ["<pad>", "<eos>", *"0123456789+-*=;#"]
+PAD, EOS = 0, 1
+
+
+def make_study(**evaluation):
+    return load_study(
+        {
+            "task": {
+                "benchmarks": {
+                    "chain_easy": {"operators": 2, "problems": 14},
+                    "chain_hard": {"operators": 4, "problems": 10},
+                }
+            },
+            "train": {"max_response": 24},
+            "evaluation": {"samples": 3, "batch_size": 16} | evaluation,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A random model whose responses vary in content and length."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    spec = ModelSpec(hidden=16, layers=1, heads=2, kv_heads=2, pretrain_steps=1)
+    policy = build_policy(spec, chain_tokenizer(), seed=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if weight.dim() == 2:
+                weight.normal_(std=0.2 if "embed" in name else 0.4, generator=generator)
+    save_policy(policy, chain_tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path):
+    """Evaluate through the public path: (report, bytes of the log, its lines)."""
+
+    def run(study=None, folder=checkpoint, **options):
+        output, samples = tmp_path / "eval.json", tmp_path / "samples.jsonl.gz"
+        report = evaluate.evaluate_checkpoint(
+            folder, study or make_study(), output, samples, digest="d1", **options
+        )
+        assert json.loads(output.read_text()) == report
+        lines = gzip.decompress(samples.read_bytes()).splitlines()
+        return report, samples.read_bytes(), [json.loads(line) for line in lines]
+
+    return run
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """Arguments and result of every call of model.generate."""
+    calls = []
+    original = Qwen3ForCausalLM.generate
+
+    def generate(self, **kwargs):
+        tokens = original(self, **kwargs)
+        calls.append((kwargs, tokens[:, kwargs["input_ids"].shape[1] :]))
+        return tokens
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", generate)
+    return calls
+
+
+def edited(checkpoint, folder, **files):
+    """A copy of the checkpoint with changed keys in its JSON files; None removes a key."""
+    shutil.copytree(checkpoint, folder)
+    for name, changes in files.items():
+        path = folder / f"{name}.json"
+        data = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({k: v for k, v in data.items() if v is not None}))
+    return folder
+
+
+def right_answer(prompt):
+    return eval(prompt.removesuffix("="))  # independent of the task's own arithmetic
+
+
+class StubLM(LM):
+    """Answers right where `is_right(prompt, index of the sample)`."""
+
+    def __init__(self, is_right):
+        super().__init__()
+        self.is_right, self.seen = is_right, Counter()
+
+    def generate_until(self, requests, disable_tqdm=False):
+        return [self._respond(*request.args) for request in requests]
+
+    def _respond(self, prompt, settings):
+        key = (prompt, settings["do_sample"])
+        index, self.seen[key] = self.seen[key], self.seen[key] + 1
+        return f"0+0=0#{right_answer(prompt) + (not self.is_right(prompt, index))}"
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError
+
+    def loglikelihood_rolling(self, requests):
+        raise NotImplementedError
+
+
+def scores_of(study, is_right):
+    names = list(study.task.benchmarks)
+    results, logs = evaluate.run_benchmarks(StubLM(is_right), study, names)
+    return {(r["benchmark"], r["metric"]): r for r in results}, logs
+
+
+# --- The four falsifications ---------------------------------------------------------------------
+
+
+def test_every_sample_counts_and_not_only_the_first():
+    scores, _ = scores_of(make_study(), lambda prompt, index: index > 0)
+    for name in ("chain_easy", "chain_hard"):
+        assert scores[name, "sampled"]["value"] == pytest.approx(2 / 3)
+        assert scores[name, "sampled"]["samples"] == 3
+        assert scores[name, "greedy"]["value"] == 0
+        assert scores[name, "greedy"]["samples"] == 1
+
+
+def test_nothing_behind_eos_is_scored(run, generated, checkpoint, tmp_path):
+    nowhere = {"eos_token_id": None, "pad_token_id": None}
+    open_ended = edited(checkpoint, tmp_path / "open", config=nowhere, generation_config=nowhere)
+    _, _, expected = run()
+    generated.clear()
+    _, _, logs = run(folder=open_ended)
+    assert logs == expected
+
+    ended_early, texts = 0, Counter()
+    for _, tokens in generated:
+        for row in tokens.tolist():
+            end = row.index(EOS) if EOS in row else len(row)
+            ended_early += EOS in row[:-1] and end < len(row) - 1
+            assert set(row[end + 1 :]) <= {PAD}
+            texts["".join(VOCABULARY[token] for token in row[:end] if token != PAD)] += 1
+    assert ended_early > 20
+    assert texts == Counter(response for log in logs for response in log["responses"])
+
+
+def test_every_end_token_of_the_checkpoint_ends_a_response(run, generated, checkpoint, tmp_path):
+    mark = VOCABULARY.index("#")
+    folder = edited(checkpoint, tmp_path / "two", generation_config={"eos_token_id": [EOS, mark]})
+    run(folder=folder)
+    ended = [row for _, tokens in generated for row in tokens.tolist() if mark in row]
+    assert ended
+    assert all(set(row[row.index(mark) + 1 :]) <= {PAD} for row in ended)
+
+
+def test_sampling_is_as_configured_whatever_the_checkpoint_says(
+    run, generated, checkpoint, tmp_path, monkeypatch
+):
+    own = {
+        "do_sample": True,
+        "temperature": 0.01,
+        "top_k": 1,
+        "top_p": 0.1,
+        "min_p": 0.9,
+        "repetition_penalty": 5.0,
+        "no_repeat_ngram_size": 1,
+    }
+    biased = edited(checkpoint, tmp_path / "biased", generation_config=own)
+    study = make_study(temperature=0.9, top_p=0.6)
+    _, expected, _ = run(study)
+    generated.clear()
+    processors = []
+    original = Qwen3ForCausalLM._get_logits_processor
+
+    def spy(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        processors.append({type(p).__name__: vars(p) for p in result})
+        return result
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "_get_logits_processor", spy)
+    _, log, _ = run(study, folder=biased)
+    assert log == expected
+
+    names = ("do_sample", "temperature", "top_p", "top_k")
+    told = Counter(tuple(kwargs.get(name) for name in names) for kwargs, _ in generated)
+    assert told == {(True, 0.9, 0.6, 0): 5, (False, None, 1.0, 0): 2}
+    sampled = [p for p in processors if p]
+    assert len(processors) == 7
+    assert len(sampled) == 5
+    for used in sampled:
+        assert set(used) == {"TemperatureLogitsWarper", "TopPLogitsWarper"}
+        assert used["TemperatureLogitsWarper"]["temperature"] == 0.9
+        assert used["TopPLogitsWarper"]["top_p"] == 0.6
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(0, 1.0), (1, 0.0)])
+def test_gold_responses_score_all_and_wrong_ones_nothing(run, monkeypatch, offset, expected):
+    """Through the real tokenizer and back: text torn apart in decoding would be judged wrong."""
+
+    def generate(self, input_ids, **kwargs):
+        rows = []
+        for ids in input_ids.tolist():
+            prompt = "".join(VOCABULARY[token] for token in ids if token != PAD)
+            text = f"12+3=15;15-20=-5#{right_answer(prompt) + offset}"
+            rows.append([*ids, *(VOCABULARY.index(character) for character in text), EOS])
+        width = max(map(len, rows))
+        return torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", generate)
+    report, _, _ = run()
+    assert [r["value"] for r in report["results"]] == [expected] * 4
+    assert [r["stderr"] for r in report["results"]] == [0] * 4
+
+
+# --- Scores and logs -----------------------------------------------------------------------------
+
+
+def test_average_and_standard_error_are_over_problems():
+    def is_right(prompt, index):
+        return index < len(prompt.replace("-", "")) % 4
+
+    study = make_study()
+    scores, logs = scores_of(study, is_right)
+    for name in ("chain_easy", "chain_hard"):
+        prompts = [problem.prompt for problem in held_out_problems(study.task, name)]
+        means = [statistics.mean(is_right(p, index) for index in range(3)) for p in prompts]
+        assert len(set(means)) > 2
+        score = scores[name, "sampled"]
+        assert score["problems"] == len(prompts)
+        assert score["value"] == pytest.approx(statistics.mean(means))
+        assert score["stderr"] == pytest.approx(statistics.stdev(means) / math.sqrt(len(means)))
+        marks = [
+            log["marks"] for log in logs if (log["benchmark"], log["metric"]) == (name, "sampled")
+        ]
+        assert marks == [[int(is_right(p, index)) for index in range(3)] for p in prompts]
+
+
+def test_a_single_problem_has_no_standard_error():
+    study = load_study({"task": {"benchmarks": {"one": {"operators": 2, "problems": 1}}}})
+    scores, _ = scores_of(study, lambda prompt, index: True)
+    assert {(s["value"], s["stderr"], s["problems"]) for s in scores.values()} == {(1.0, None, 1)}
+
+
+def test_log_agrees_with_the_scores(run):
+    study = make_study()
+    report, _, logs = run(study)
+    assert report["digest"] == "d1"
+    order = [(r["benchmark"], r["metric"]) for r in report["results"]]
+    assert order == [(b, m) for b in ("chain_easy", "chain_hard") for m in ("sampled", "greedy")]
+    for result in report["results"]:
+        mine = [
+            log
+            for log in logs
+            if (log["benchmark"], log["metric"]) == (result["benchmark"], result["metric"])
+        ]
+        problems = held_out_problems(study.task, result["benchmark"])
+        assert [(log["prompt"], log["answer"]) for log in mine] == [
+            (problem.prompt, problem.answer) for problem in problems
+        ]
+        for log in mine:
+            assert len(log["responses"]) == len(log["marks"]) == result["samples"]
+            wanted = str(right_answer(log["prompt"]))
+            assert log["marks"] == [
+                int("#" in text and text.split("#")[-1] == wanted) for text in log["responses"]
+            ]
+        assert result["problems"] == len(mine)
+        assert result["value"] == pytest.approx(
+            statistics.mean(statistics.mean(log["marks"]) for log in mine)
+        )
+
+
+def test_same_numbers_as_simple_evaluate(checkpoint):
+    study = make_study()
+    lm = evaluate.load_lm(checkpoint, study)
+    (mine, _, *_), logs = evaluate.run_benchmarks(lm, study, ["chain_hard"])
+    outcome = simple_evaluate(
+        lm,
+        tasks=evaluate.task_definitions(study),
+        task_manager=TaskManager(
+            include_defaults=False,
+            metadata={"benchmark": "chain_hard", "chain": study.task.model_dump(mode="json")},
+        ),
+        torch_random_seed=study.evaluation.seed,
+    )
+    theirs = [sample["filtered_resps"][0] for sample in outcome["samples"]["sampled"]]
+    assert theirs == [log["responses"] for log in logs if log["metric"] == "sampled"]
+    assert outcome["results"]["sampled"]["accuracy,all"] == mine["value"]
+
+
+def test_results_repeat_byte_for_byte_and_do_not_depend_on_company(run):
+    report, log, lines = run()
+    again, log_again, _ = run()
+    assert json.dumps(report["results"]) == json.dumps(again["results"])
+    assert log == log_again
+    assert log[4:8] == bytes(4)  # gzip's time stamp
+    alone, _, lines_alone = run(benchmarks=["chain_hard"])
+    assert alone["results"] == report["results"][2:]
+    assert lines_alone == [line for line in lines if line["benchmark"] == "chain_hard"]
+    _, other_log, _ = run(make_study(seed=99))
+    assert log != other_log
+
+
+def test_greedy_is_optional(run):
+    report, _, _ = run(make_study(greedy=False))
+    assert {result["metric"] for result in report["results"]} == {"sampled"}
+
+
+def test_needs_no_network(run, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    run()
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+
+
+def test_benchmarks_are_chosen_in_the_order_of_the_study():
+    study = make_study()
+    assert evaluate.choose_benchmarks(study) == ["chain_easy", "chain_hard"]
+    chosen = evaluate.choose_benchmarks(study, ["chain_hard", "chain_easy", "chain_hard"])
+    assert chosen == ["chain_easy", "chain_hard"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["chain_easy", "aime"], "benchmarks: 'aime' is unknown; allowed: chain_easy, chain_hard"),
+        ([], "benchmarks: none named; allowed: chain_easy, chain_hard"),
+    ],
+)
+def test_unknown_benchmarks_are_refused(run, names, message):
+    with pytest.raises(ConfigError, match=message):
+        run(benchmarks=names)
+
+
+def test_a_missing_model_is_refused_before_anything_heavy_is_imported(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from vimpo.config import ConfigError, load_study
+from vimpo.evaluate import evaluate_checkpoint
+folder = Path({str(tmp_path)!r})
+try:
+    evaluate_checkpoint(folder / "none", load_study(), folder / "e", folder / "s", digest="")
+except ConfigError as error:
+    print(error)
+print([name for name in ("torch", "transformers", "lm_eval", "datasets") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    message, imported = done.stdout.splitlines()
+    assert message.startswith(f"model: '{tmp_path}/none' holds no config.json; allowed: ")
+    assert imported == "[]"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_too_short_for_prompt_and_response_is_refused(run, checkpoint, tmp_path):
+    short = edited(
+        checkpoint,
+        tmp_path / "short",
+        config={"max_position_embeddings": 30},
+        tokenizer_config={"model_max_length": 30},
+    )
+    with pytest.raises(ConfigError, match=r"train.max_response: 24 .* 30 positions; allowed: at"):
+        run(folder=short)
+
+
+def test_a_failed_evaluation_leaves_the_old_files(run, monkeypatch, tmp_path):
+    run()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(self, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

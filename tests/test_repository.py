@@ -1,0 +1,69 @@
+"""Files that must agree with each other."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vimpo.config import load_study, study_schema
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
+
+
+def pins(lines):
+    """name -> version of `name[extra]==version` lines."""
+    found = [re.fullmatch(r"([A-Za-z0-9._-]+)(?:\[.*\])?==(\S+)", line.strip()) for line in lines]
+    return {m[1].lower().replace("_", "-"): m[2] for m in found if m}
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_every_direct_dependency_is_pinned():
+    dependencies = project()["dependencies"] + project()["optional-dependencies"]["test"]
+    assert len(pins(dependencies)) == len(dependencies)
+    assert pins(dependencies)["torch"] == "2.13.0"
+
+
+def test_the_lock_file_agrees_with_the_project():
+    locked = pins((ROOT / "envs/requirements.lock").read_text().splitlines())
+    for extra in ([], *project()["optional-dependencies"].values()):
+        for name, version in pins(project()["dependencies"] + extra).items():
+            assert locked.get(name) == version, name
+
+
+def test_the_conda_environment_installs_the_lock_file():
+    environment = yaml.safe_load((ROOT / "envs/vimpo.yaml").read_text())
+    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert "-r requirements.lock" in pip
+    (python,) = (
+        d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python=")
+    )
+    floor = project()["requires-python"].removeprefix(">=")
+    assert tuple(map(int, python[7:].split("."))) >= tuple(map(int, floor.split(".")))
+
+
+def test_the_schema_is_generated():
+    written = json.loads((ROOT / "workflow/schemas/study.schema.json").read_text())
+    assert written == study_schema(), "run: python -m vimpo schema > workflow/schemas/..."
+
+
+def test_the_quick_study_is_the_default_configuration():
+    assert load_study(ROOT / "workflow/config/quick.yaml") == load_study()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configurations_are_valid_and_named_after_their_file(path):
+    assert load_study(path).study == path.stem
+
+
+def test_the_readme_has_the_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert "pip install -e . && snakemake --cores all" in readme
+    assert "pip install -e '.[test]' && pytest" in readme
+    assert "pip install -e '.[test]' && pytest" in (ROOT / ".ci/run").read_text()

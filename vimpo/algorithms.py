@@ -1,0 +1,221 @@
+"""The algorithms as small objects: all that differs between them inside the one training loop.
+
+An algorithm turns a batch of rollouts into per-token advantages and a loss. Everything else
+(prompts, sampler, rewards and their noise, optimiser, schedule, clipping of gradients) is shared.
+Departures from the papers:
+
+1. VIMPO: none known at ``kl_estimator: exact``; beta is larger, because responses are shorter.
+2. PPO: rewards are terminal and carry no KL penalty, as in the other two.
+3. GRPO: no KL penalty by default; token-mean loss and a wider upper clip (the VIMPO paper's
+   stronger baseline); ``grpo_naive`` has the original per-response mean and symmetric clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from vimpo.config import AlgorithmConfig, GRPOConfig, PPOConfig, VimpoConfig
+from vimpo.objectives.common import clipped_surrogate, group_mean, k3_kl, masked_mean, reduce_tokens
+from vimpo.objectives.grpo import group_advantage
+from vimpo.objectives.ppo import critic_loss, explained_variance, ppo_advantages
+from vimpo.objectives.vimpo import actor_advantage, implied_td, terminal_residual, vimpo_loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the algorithms read, all detached. [B, T] unless said otherwise; None: not needed.
+
+    logp: of the policy as it is now; old_logp: as it was when the first update began; token_kl in
+    nats; rewards, baseline [B]: noisy, and their group mean; values: the critic's, before its
+    update.
+    """
+
+    mask: Tensor
+    rewards: Tensor
+    groups: Tensor
+    baseline: Tensor
+    logp: Tensor | None = None
+    old_logp: Tensor | None = None
+    ref_logp: Tensor | None = None
+    token_kl: Tensor | None = None
+    values: Tensor | None = None
+    advantage: Tensor | None = None
+
+    def rows(self, index: slice) -> Batch:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{k: v if v is None else v[index] for k, v in values.items()})
+
+    def with_(self, **tensors: Tensor) -> Batch:
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Share of a micro-batch in its batch: losses that are means over responses or tokens."""
+
+    responses: float
+    tokens: float
+
+
+class Algorithm(Protocol):
+    """What the training loop asks of an algorithm."""
+
+    needs_reference: bool
+    """Does the loss read ref_logp (and token_kl)?"""
+    needs_critic: ClassVar[bool]
+    advantage_reads_policy: ClassVar[bool]
+    """Is the advantage made of the policy's own log-probabilities?"""
+
+    def advantage(self, batch: Batch) -> Tensor:
+        """Detached advantages over the whole batch. -> [B, T]"""
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        """This micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        """What this algorithm adds to a row of metrics.csv."""
+
+
+class Vimpo:
+    """VIMPO: see vimpo/objectives/vimpo.py for the equations."""
+
+    needs_reference = True
+    needs_critic: ClassVar[bool] = False
+    advantage_reads_policy: ClassVar[bool] = True
+
+    def __init__(self, config: VimpoConfig) -> None:
+        self.config = config
+
+    def _td(self, batch: Batch) -> Tensor:
+        return implied_td(batch.logp, batch.ref_logp, batch.token_kl, batch.mask, self.config.beta)
+
+    def advantage(self, batch: Batch) -> Tensor:
+        return actor_advantage(self._td(batch), batch.mask, self.config.lam)
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        c = self.config
+        return vimpo_loss(
+            logp,
+            rows.old_logp,
+            rows.ref_logp,
+            rows.token_kl,
+            rows.rewards,
+            rows.baseline,
+            rows.mask,
+            c.beta,
+            c.actor_coef,
+            c.lam,
+            c.clip_low,
+            c.clip_high,
+            c.dual_clip,
+            advantage=rows.advantage,
+            value_share=share.responses,
+            actor_share=share.tokens,
+        )
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        residual = terminal_residual(
+            batch.logp,
+            batch.ref_logp,
+            batch.token_kl,
+            batch.rewards,
+            batch.baseline,
+            batch.mask,
+            self.config.beta,
+        )
+        target = (batch.rewards - batch.baseline).square().mean().sqrt()
+        return {
+            "value_loss": float(0.5 * residual.square().mean()),
+            "terminal_residual": float(residual.square().mean().sqrt() / target),
+            "td_mean": float(masked_mean(self._td(batch), batch.mask)),
+            "reference_kl": float((batch.token_kl * batch.mask).sum(1).mean()),
+        }
+
+
+class Ppo:
+    """PPO: whitened GAE over a critic's values."""
+
+    needs_reference = False
+    needs_critic: ClassVar[bool] = True
+    advantage_reads_policy: ClassVar[bool] = False
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.config = config
+
+    def advantage(self, batch: Batch) -> Tensor:
+        return ppo_advantages(batch.rewards, batch.values, batch.mask, self.config.lam)[0]
+
+    def returns(self, batch: Batch) -> Tensor:
+        """The critic's targets. -> [B, T]"""
+        return ppo_advantages(batch.rewards, batch.values, batch.mask, self.config.lam)[1]
+
+    def critic_loss(self, values: Tensor, returns: Tensor, rows: Batch) -> Tensor:
+        """Clipped value loss; differentiable in values [b, T]. -> scalar"""
+        return critic_loss(values, returns, rows.values, rows.mask, self.config.value_clip)
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        c = self.config
+        return share.tokens * clipped_surrogate(
+            logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
+        )
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        # Against the reward itself: returns with lambda < 1 contain the values that are judged.
+        outcome = batch.rewards[:, None].expand_as(batch.mask)
+        return {
+            "explained_variance": float(explained_variance(batch.values, outcome, batch.mask)),
+            "value_mean": float(masked_mean(batch.values, batch.mask)),
+        }
+
+
+class Grpo:
+    """GRPO: one advantage a response, over the responses of its group."""
+
+    needs_critic: ClassVar[bool] = False
+    advantage_reads_policy: ClassVar[bool] = False
+
+    def __init__(self, config: GRPOConfig) -> None:
+        self.config = config
+        self.needs_reference = config.kl_coef > 0
+
+    def advantage(self, batch: Batch) -> Tensor:
+        advantage = group_advantage(batch.rewards, batch.groups, self.config.normalize_std)
+        return advantage[:, None] * batch.mask
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        c = self.config
+        part = share.tokens if c.reduction == "token-mean" else share.responses
+        clip = (c.clip_low, c.clip_high, c.dual_clip)
+        loss = clipped_surrogate(
+            logp, rows.old_logp, rows.advantage, rows.mask, *clip, reduction=c.reduction
+        )
+        if c.kl_coef:
+            penalty = reduce_tokens(k3_kl(logp, rows.ref_logp), rows.mask, c.reduction)
+            loss = loss + c.kl_coef * penalty
+        return part * loss
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        if not self.needs_reference:
+            return {}
+        kl = k3_kl(batch.logp, batch.ref_logp) * batch.mask
+        return {"reference_kl": float(kl.sum(1).mean())}
+
+
+def make_algorithm(config: AlgorithmConfig) -> Algorithm:
+    return {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}[config.objective](config)
+
+
+def make_batch(rewards: list[float], groups: Tensor, mask: Tensor) -> Batch:
+    """A batch before any network was asked. rewards: B numbers; groups [B]; mask [B, T]."""
+    reward_tensor = torch.tensor(rewards, dtype=torch.float32, device=mask.device)
+    groups = groups.to(mask.device)
+    return Batch(
+        mask=mask,
+        rewards=reward_tensor,
+        groups=groups,
+        baseline=group_mean(reward_tensor, groups),
+    )

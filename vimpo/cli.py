@@ -1,0 +1,236 @@
+"""The command line: every stage of a study by hand, exactly as the rules call it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from vimpo.config import (
+    Cell,
+    ConfigError,
+    Study,
+    check_results_folder,
+    dump_yaml,
+    load_study,
+    require,
+    study_schema,
+)
+
+EPILOG = """\
+examples:
+  python -m vimpo train --algorithm vimpo --size xs --noise 0.25 --seed 1
+      train one cell of the quick study (its base policy is made first where it is missing)
+  python -m vimpo evaluate --algorithm vimpo --size xs --noise 0.25 --seed 1
+      score that cell by lm-eval on every benchmark
+  python -m vimpo summarize
+      tables, figures and a report of whatever is finished, with the missing cells by name
+  snakemake --cores all
+      all of the above for the whole grid
+
+Every command takes --config FILE; without it, the quick study's defaults hold. Results go to
+results/<study>/, and a command whose result is already there does nothing.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Returns the exit code: 0, or 2 for a configuration that cannot run."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    # Hub libraries ask the network about local files too, unless told not to.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        options.command(options)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m vimpo",
+        description="Compare VIMPO, critic-based PPO and GRPO by real reinforcement learning.",
+        epilog=EPILOG,
+        formatter_class=style,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, name: str, description: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=description, description=description, formatter_class=style
+        )
+        sub.set_defaults(command=function)
+        if function not in (_schema, _resolve):
+            sub.add_argument("--config", metavar="FILE", help="a study (default: the quick study)")
+        return sub
+
+    sub = command(_pretrain, "pretrain", "Make the base policy of a size.")
+    sub.add_argument("--size", required=True, help="a rung of the ladder, such as xs")
+    _quiet(sub)
+
+    sub = command(_train, "train", "Train one cell: an algorithm, size, noise level and seed.")
+    _cell_arguments(sub, required=True)
+    _quiet(sub)
+
+    sub = command(_evaluate, "evaluate", "Score a cell, a base policy or any checkpoint by lm-eval.")
+    _cell_arguments(sub, required=False)
+    sub.add_argument("--base", action="store_true", help="the base policy of --size")
+    sub.add_argument("--model", metavar="FOLDER", help="a checkpoint outside the study")
+    sub.add_argument("--output", metavar="FOLDER", help="with --model: where eval.json goes")
+    sub.add_argument("--benchmarks", metavar="A,B", help="some of the study's benchmarks")
+
+    sub = command(_aggregate, "aggregate", "Collect all runs into tidy tables.")
+    sub.add_argument("--output", metavar="FOLDER", help="default: tables/ of the study")
+    sub = command(_plot, "plot", "Draw every figure from the tables.")
+    _table_arguments(sub)
+    sub = command(_report, "report", "Write the report from tables and figures.")
+    _table_arguments(sub)
+    sub.add_argument("--output", metavar="FILE", help="default: report.html of the study")
+    sub = command(
+        _summarize, "summarize", "Tables, figures and report of what is finished, in partial/."
+    )
+
+    command(_schema, "schema", "Print the JSON schema of a study file.")
+    command(_resolve, "resolve", "Read a study as JSON or YAML on stdin, print it resolved.")
+    return parser
+
+
+def _quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _cell_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+    parser.add_argument("--algorithm", required=required, help="vimpo, ppo, grpo, ...")
+    parser.add_argument("--size", required=required, help="a rung of the ladder, such as xs")
+    parser.add_argument("--noise", default="0", help="0.25, rollout-0.25 or asymmetric-0.1-0.3")
+    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+
+
+def _table_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tables", metavar="FOLDER", help="default: tables/ of the study")
+    parser.add_argument("--figures", metavar="FOLDER", help="default: figures/ of the study")
+
+
+def _study(options: argparse.Namespace) -> Study:
+    study = load_study(options.config)
+    check_results_folder(study)
+    return study
+
+
+def _cell(options: argparse.Namespace) -> Cell:
+    for field in ("algorithm", "size"):
+        if getattr(options, field) is None:
+            raise ConfigError(f"{field}: is required; allowed: one of the study's, by --{field}")
+    return Cell(options.algorithm, options.size, options.noise, options.seed)
+
+
+def _folder(given: str | None, default: Path) -> Path:
+    return Path(given) if given else default
+
+
+# Stages import what they need when they run: `--help` and wrong input answer at once.
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    study = _study(options)
+    require(options.size, study.sizes, "size")
+    from vimpo.runs import pretrain_base
+
+    print(pretrain_base(study, options.size, quiet=options.quiet))
+
+
+def _train(options: argparse.Namespace) -> None:
+    study, cell = _study(options), _cell(options)
+    study.cell_config(cell)
+    from vimpo.runs import train_cell
+
+    print(train_cell(study, cell, quiet=options.quiet))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from vimpo.evaluate import choose_benchmarks, evaluate_checkpoint
+
+    study = _study(options)
+    names = options.benchmarks.split(",") if options.benchmarks else None
+    choose_benchmarks(study, names)
+    if options.model:
+        model = Path(options.model)
+        folder = _folder(options.output, model.parent)
+    elif options.base:
+        if options.size is None:
+            raise ConfigError("size: is required with --base; allowed: one of the study's")
+        require(options.size, study.sizes, "size")
+        folder = study.base_folder(options.size)
+        model = folder / "model"
+    else:
+        cell = _cell(options)
+        study.cell_config(cell)
+        folder = study.run_folder(cell)
+        model = folder / "model"
+    output = folder / "eval.json"
+    report = evaluate_checkpoint(
+        model,
+        study,
+        output,
+        folder / "samples.jsonl.gz",
+        digest=study.evaluation_digest(),
+        benchmarks=names,
+    )
+    for result in report["results"]:
+        print("{benchmark:16} {metric:8} {value:.3f} +- {stderr:.3f}".format_map(result))
+    print(output)
+
+
+def _aggregate(options: argparse.Namespace) -> None:
+    from vimpo.aggregate import aggregate
+
+    study = _study(options)
+    aggregate(study, _folder(options.output, study.folder / "tables"))
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from vimpo.plots import draw
+
+    study = _study(options)
+    tables = _folder(options.tables, study.folder / "tables")
+    for path in draw(tables, _folder(options.figures, study.folder / "figures")):
+        print(path)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from vimpo.report import write_report
+
+    study = _study(options)
+    output = _folder(options.output, study.folder / "report.html")
+    tables = _folder(options.tables, study.folder / "tables")
+    write_report(study, tables, _folder(options.figures, study.folder / "figures"), output)
+    print(output)
+
+
+def _summarize(options: argparse.Namespace) -> None:
+    from vimpo.aggregate import aggregate
+    from vimpo.plots import draw
+    from vimpo.report import write_report
+
+    study = _study(options)
+    folder = study.folder / "partial"
+    aggregate(study, folder / "tables")
+    draw(folder / "tables", folder / "figures")
+    write_report(study, folder / "tables", folder / "figures", folder / "report.html")
+    print(folder / "report.html")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    print(json.dumps(study_schema(), indent=2))
+
+
+def _resolve(options: argparse.Namespace) -> None:
+    import yaml
+
+    print(dump_yaml(load_study(yaml.safe_load(sys.stdin.read()) or {})), end="")

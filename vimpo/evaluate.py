@@ -1,0 +1,215 @@
+"""Evaluation of a saved checkpoint by lm-eval: avg@k by sampling, and greedy.
+
+Four things in lm-eval and transformers silently falsify such scores; each is closed here and has a
+test. With `repeats` alone only the first of the k samples is scored: the tasks carry a
+`take_first_k` filter. A checkpoint without an EOS setting goes on behind EOS and is scored there:
+EOS is taken from the tokenizer. transformers inherits top-k, top-p, penalties and the like from the
+checkpoint's generation config: it is replaced, and every decoding setting is given. The answer
+checks of stock tasks fail right answers: the suite's own verifier judges.
+
+Neither torch nor lm-eval is imported before an evaluation starts, so commands stay quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vimpo.config import ConfigError, Study, require
+from vimpo.records import versions, write_atomic, write_json
+from vimpo.tasks.chain import held_out_problems, is_right
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TASK_TEMPLATE = Path(__file__).parent / "tasks" / "lm_eval" / "chain.yaml"
+FILTER = "all"  # keeps all k responses of a problem
+
+
+def evaluate_checkpoint(
+    model: Path,
+    study: Study,
+    output: Path,
+    samples: Path,
+    *,
+    digest: str,
+    benchmarks: list[str] | None = None,
+) -> dict:
+    """Score the checkpoint in folder `model`; write `output` (JSON) and `samples` (JSON lines, gz).
+
+    A result has `benchmark`, `metric` (`sampled` is avg@k, `greedy` is one response), `value`,
+    `stderr` over problems (null for a single problem), `problems`, and `samples`, the responses a
+    problem. `results` and `samples` repeat byte for byte on the CPU, and those of one benchmark do
+    not depend on which others are asked for. `output` is written last, so it vouches for `samples`.
+
+    Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder that
+    holds no model, and for a model too short for the longest prompt and its response.
+    """
+    started = time.perf_counter()
+    names = choose_benchmarks(study, benchmarks)
+    if not (model / "config.json").is_file():
+        raise ConfigError(
+            f"model: '{model}' holds no config.json; allowed: a folder written by save_pretrained"
+        )
+    lm = load_lm(model, study)
+    check_length(lm, study, names)
+    results, logs = run_benchmarks(lm, study, names)
+    report = {
+        "digest": digest,
+        "results": results,
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    lines = "".join(json.dumps(log) + "\n" for log in logs)
+    write_atomic(samples, gzip.compress(lines.encode(), mtime=0))
+    write_json(output, report)
+    return report
+
+
+def choose_benchmarks(study: Study, names: Iterable[str] | None = None) -> list[str]:
+    """The named benchmarks in the study's order, each once; all of them for None.
+
+    Raises ConfigError for a name that the study does not have, and for no names.
+    """
+    known = study.task.benchmarks
+    if names is None:
+        return list(known)
+    names = set(names)
+    for name in sorted(names):
+        require(name, known, "benchmarks")
+    if not names:
+        raise ConfigError(f"benchmarks: none named; allowed: {', '.join(known)}")
+    return [name for name in known if name in names]
+
+
+def load_lm(folder: Path, study: Study) -> LM:
+    """lm-eval's Hugging Face model on a saved checkpoint, offline and without progress bars."""
+    _offline_and_quiet()
+    from lm_eval.models.huggingface import HFLM
+
+    from vimpo.models import load_policy, load_tokenizer, set_up_torch
+
+    set_up_torch(study.runtime)
+    policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder)
+    _replace_generation_config(policy, tokenizer)
+    lm = HFLM(pretrained=policy, tokenizer=tokenizer, batch_size=study.evaluation.batch_size)
+    lm.generate_until = functools.partial(lm.generate_until, disable_tqdm=True)
+    return lm
+
+
+def check_length(lm: LM, study: Study, names: list[str]) -> None:
+    """Raise ConfigError where lm-eval would cut the longest prompt to make room for a response."""
+    prompts = [problem.prompt for name in names for problem in held_out_problems(study.task, name)]
+    longest = max(len(ids) for ids in lm.tokenizer(prompts)["input_ids"])
+    room = lm.max_length - longest
+    if study.train.max_response > room:
+        raise ConfigError(
+            f"train.max_response: {study.train.max_response} and the longest prompt ({longest} "
+            f"tokens) exceed the model's {lm.max_length} positions; allowed: at most {room}"
+        )
+
+
+def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], list[dict]]:
+    """Let lm-eval score `lm` on the named benchmarks: results, and a log of every problem.
+
+    One call a benchmark, each from the same seed: requests of one call share batches and random
+    numbers, so a benchmark's score would otherwise depend on its company. `lm_eval.evaluate` is
+    what `simple_evaluate` calls; the latter adds 0.4 s a call to describe the machine.
+    """
+    import torch
+    from lm_eval import evaluate
+    from lm_eval.tasks import TaskManager
+
+    results, logs = [], []
+    for name in names:
+        manager = TaskManager(
+            include_defaults=False,
+            metadata={"benchmark": name, "chain": study.task.model_dump(mode="json")},
+        )
+        tasks = manager.load(task_definitions(study))
+        torch.manual_seed(study.evaluation.seed)
+        # The standard error of a mean is analytic: any number above 0 switches it on.
+        outcome = evaluate(lm, tasks, bootstrap_iters=1)
+        for metric, scores in outcome["results"].items():
+            stderr = scores[f"accuracy_stderr,{FILTER}"]
+            results.append(
+                {
+                    "benchmark": name,
+                    "metric": metric,
+                    "value": scores[f"accuracy,{FILTER}"],
+                    "stderr": None if stderr == "N/A" else stderr,
+                    "problems": outcome["n-samples"][metric]["effective"],
+                    "samples": outcome["configs"][metric]["repeats"],
+                }
+            )
+            logs += [_log(name, metric, sample) for sample in outcome["samples"][metric]]
+    return results, logs
+
+
+def task_definitions(study: Study) -> list[dict]:
+    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    template, evaluation = load_yaml(TASK_TEMPLATE), study.evaluation
+
+    def define(metric: str, k: int, **decoding: float) -> dict:
+        kwargs = {"until": [], "max_gen_toks": study.train.max_response, "top_k": 0, **decoding}
+        return template | {
+            "task": metric,
+            "repeats": k,
+            "filter_list": [{"name": FILTER, "filter": [{"function": "take_first_k", "k": k}]}],
+            "generation_kwargs": kwargs,
+        }
+
+    sampled = define(
+        "sampled",
+        evaluation.samples,
+        do_sample=True,
+        temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
+    )
+    greedy = define("greedy", 1, do_sample=False, temperature=0.0, top_p=1.0)
+    return [sampled, greedy] if evaluation.greedy else [sampled]
+
+
+def _log(benchmark: str, metric: str, sample: dict) -> dict:
+    """One problem: its k responses as lm-eval scored them, and a mark for each."""
+    doc, (responses,) = sample["doc"], sample["filtered_resps"]
+    return {
+        "benchmark": benchmark,
+        "metric": metric,
+        "prompt": doc["prompt"],
+        "answer": doc["answer"],
+        "responses": responses,
+        "marks": [int(is_right(doc["answer"], response)) for response in responses],
+    }
+
+
+def _offline_and_quiet() -> None:
+    """No network, and no logs below errors; the variables count where they precede the imports."""
+    for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TQDM_DISABLE"):
+        os.environ[variable] = "1"
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def _replace_generation_config(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Keep of a checkpoint's generation settings only where a response ends."""
+    from transformers import GenerationConfig
+
+    saved = policy.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(saved if isinstance(saved, list) else [saved])} - {None}
+    policy.generation_config = GenerationConfig(
+        eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
+    )

@@ -1,0 +1,113 @@
+"""Supervised warm start: demonstrations with forgotten carries make a base policy.
+
+A model with a `path` and no pretraining steps is its own base policy.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from vimpo.config import ChainTask, ModelSpec, Pretrain, Runtime
+from vimpo.models import (
+    build_policy,
+    chain_tokenizer,
+    last_logits,
+    load_policy,
+    load_tokenizer,
+    save_policy,
+)
+from vimpo.records import Stopwatch
+from vimpo.rollout import left_pad
+from vimpo.tasks.chain import demonstration, training_problems
+
+FINAL_RATE = 0.05  # of the peak: the cosine does not end at zero
+IGNORED = -100
+
+
+class Pretrainer:
+    """The state of a supervised run and the step that moves it; steps are pure in (seed, step)."""
+
+    phases = ("update",)
+
+    def __init__(
+        self, model: ModelSpec, task: ChainTask, pretrain: Pretrain, runtime: Runtime
+    ) -> None:
+        """Build or load the model. Raises ConfigError where its path holds none."""
+        self.spec, self.task, self.pretrain = model, task, pretrain
+        if model.path:
+            self.tokenizer = load_tokenizer(model.path)
+            self.policy = load_policy(model.path, runtime)
+        else:
+            self.tokenizer = chain_tokenizer()
+            policy = build_policy(model, self.tokenizer, pretrain.seed)
+            self.policy = policy.to(runtime.device, getattr(torch, runtime.dtype)).eval()
+        self.clock = Stopwatch(runtime.device)
+        self.modules: dict[str, nn.Module] = {"policy": self.policy}
+        self.optimizers = {
+            "policy": torch.optim.AdamW(
+                self.policy.parameters(), lr=model.pretrain_lr, weight_decay=pretrain.weight_decay
+            )
+        }
+
+    def step(self, step: int) -> dict[str, float]:
+        """One batch of fresh demonstrations; the loss is over response tokens and EOS."""
+        with self.clock("update"):
+            rate = self._set_rate(step)
+            ids, mask, labels = self._batch(step)
+            width = labels.shape[1] - 1
+            logits = last_logits(self.policy, ids[:, :-1], mask[:, :-1], width)
+            loss = cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED)
+            self.optimizers["policy"].zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+            self.optimizers["policy"].step()
+        return {
+            "step": step,
+            "loss": loss.item(),
+            "grad_norm": float(norm),
+            "learning_rate": rate,
+        }
+
+    def _set_rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine."""
+        warmup = self.pretrain.warmup_steps
+        progress = max(0, step - warmup) / max(1, self.spec.pretrain_steps - warmup)
+        cosine = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
+        rate = self.spec.pretrain_lr * min(1.0, (step + 1) / max(1, warmup)) * cosine
+        for group in self.optimizers["policy"].param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """ids, mask, labels [B, L], left-padded; labels are ignored on prompt and padding."""
+        seed = self.pretrain.seed
+        rng = random.Random(f"demonstration:{seed}:{step}")
+        problems = training_problems(
+            self.task, seed, step, self.pretrain.batch_size, self.task.pretrain_operators
+        )
+        texts, targets = [], []
+        for problem in problems:
+            prompt = self._encode(problem.prompt)
+            response = self._encode(demonstration(problem, self.task.step_error, rng))
+            response.append(self.tokenizer.eos_token_id)
+            texts.append(prompt + response)
+            targets.append([IGNORED] * len(prompt) + response)
+        device = self.policy.device
+        ids, mask = left_pad(texts, self.tokenizer.pad_token_id, device)
+        labels, _ = left_pad(targets, IGNORED, device)
+        return ids, mask, labels
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def save(self, folder: Path) -> None:
+        save_policy(self.policy, self.tokenizer, folder)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.policy]

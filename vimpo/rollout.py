@@ -1,0 +1,147 @@
+"""Rollouts: G sampled responses to each prompt, and the padded tensors that training reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from vimpo.models import positions
+
+# Rows that ended are dropped from the batch once they are this share of it: dropping costs a copy
+# of the KV cache, keeping costs their share of every further step.
+DROP_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """B sampled responses: prompts left-padded to P, responses right-padded to T.
+
+    prompt_ids, prompt_mask [B, P]; response_ids, mask, logp [B, T] (logp: of the sampled tokens at
+    the sampling temperature); finished [B]: ended by EOS within the limit.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    mask: Tensor
+    logp: Tensor
+    finished: Tensor
+
+    @property
+    def width(self) -> int:
+        """T, the longest response."""
+        return self.response_ids.shape[1]
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """ids, attention_mask [B, P + T - 1] whose last T positions predict the response."""
+        ids = torch.cat([self.prompt_ids, self.response_ids], dim=1)
+        mask = torch.cat([self.prompt_mask, self.mask.long()], dim=1)
+        return ids[:, :-1], mask[:, :-1]
+
+    def rows(self, index: slice | Tensor) -> Rollouts:
+        return Rollouts(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def texts(self, tokenizer) -> list[str]:
+        """Responses without EOS and padding."""
+        return [
+            tokenizer.decode(ids[keep.bool()].tolist(), skip_special_tokens=True)
+            for ids, keep in zip(self.response_ids, self.mask, strict=True)
+        ]
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu"):
+    """Token lists -> ids [N, P], mask [N, P]."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return ids, mask
+
+
+def draw_tokens(logp: Tensor, uniform: Tensor) -> Tensor:
+    """Sample by inverting the cumulative distribution. logp [N, V], uniform [N] -> [N].
+
+    One number in [0, 1) decides one token, so a row's draw depends neither on the other rows nor
+    on how they are batched, and two policies can be sampled with the same luck.
+    """
+    cumulative = logp.double().exp().cumsum(-1)
+    # Scaling by the total keeps rounding from pointing past the last token.
+    target = uniform.double()[:, None] * cumulative[:, -1:]
+    return (
+        torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logp.shape[-1] - 1)
+    )
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    group_size: int,
+    max_response: int,
+    temperature: float,
+    eos: int,
+    pad: int,
+    generator: torch.Generator,
+) -> Rollouts:
+    """Sample `group_size` responses to each prompt; rows of one prompt are adjacent.
+
+    prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once a
+    group; rows that ended leave the batch.
+    """
+    device = model.device
+    prompt_ids, prompt_mask = left_pad(prompts, pad, device)
+    count = len(prompts) * group_size
+    uniforms = torch.rand(count, max_response, generator=generator, dtype=torch.float64).to(device)
+
+    cache = DynamicCache(config=model.config)
+    logits = model(
+        input_ids=prompt_ids,
+        attention_mask=prompt_mask,
+        position_ids=positions(prompt_mask),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    cache.batch_repeat_interleave(group_size)
+    logits = logits.repeat_interleave(group_size, 0)
+    prompt_ids = prompt_ids.repeat_interleave(group_size, 0)
+    prompt_mask = prompt_mask.repeat_interleave(group_size, 0)
+
+    response = torch.full((count, max_response), pad, device=device)
+    logp = torch.zeros(count, max_response, device=device)
+    mask = torch.zeros(count, max_response, device=device)
+    finished = torch.zeros(count, dtype=torch.bool, device=device)
+    rows = torch.arange(count, device=device)  # of the batch that is still being decoded
+    attention = prompt_mask
+    for t in range(max_response):
+        log_probs = (logits.float() / temperature).log_softmax(-1)
+        tokens = draw_tokens(log_probs, uniforms[rows, t])
+        live = ~finished[rows]
+        written = rows[live]
+        response[written, t] = tokens[live]
+        logp[written, t] = log_probs[live].gather(1, tokens[live][:, None]).squeeze(1)
+        mask[written, t] = 1
+        finished[written] = tokens[live] == eos
+        live = ~finished[rows]
+        if t + 1 == max_response or not live.any():
+            break
+        if live.float().mean() <= 1 - DROP_SHARE:
+            keep = live.nonzero().squeeze(1)
+            rows, tokens, attention = rows[keep], tokens[keep], attention[keep]
+            cache.batch_select_indices(keep)
+        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
+        logits = model(
+            input_ids=tokens[:, None],
+            attention_mask=attention,
+            position_ids=attention.sum(1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+    width = t + 1
+    return Rollouts(
+        prompt_ids, prompt_mask, response[:, :width], mask[:, :width], logp[:, :width], finished
+    )

@@ -1,0 +1,1 @@
+"""Task definitions in lm-eval's format."""

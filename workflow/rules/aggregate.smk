@@ -1,0 +1,27 @@
+# Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
+
+TABLES = ["accuracy", "curves", "cost", "missing", "summary", "provenance"]
+
+
+rule aggregate:
+    input:
+        study=rules.resolve.output[0],
+        base=expand(rules.evaluate_base.output.scores, size=SIZES),
+        runs=[f"{path}/eval.json" for path in RUNS],
+    output:
+        expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+    log:
+        f"{FOLDER}/logs/aggregate.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/aggregate.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=20,
+    shell:
+        "python -m vimpo aggregate --config {input.study} > {log} 2>&1"
+
+
+localrules:
+    aggregate,

@@ -1,0 +1,49 @@
+# lm-eval on the base policies and on every trained policy.
+
+
+rule evaluate_base:
+    input:
+        study=ancient(rules.resolve.output[0]),
+        manifest=rules.pretrain.output.manifest,
+    output:
+        scores=f"{FOLDER}/base/{{size}}/eval.json",
+        samples=f"{FOLDER}/base/{{size}}/samples.jsonl.gz",
+    log:
+        f"{FOLDER}/logs/evaluate_base/{{size}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate_base/{{size}}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        mem_mb=memory_mb,
+        runtime=60,
+    params:
+        digest=STUDY.evaluation_digest(),
+    shell:
+        "python -m vimpo evaluate --config {input.study} --base --size {wildcards.size}"
+        " > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        study=ancient(rules.resolve.output[0]),
+        manifest=rules.train.output.manifest,
+    output:
+        scores=f"{FOLDER}/runs/{RUN}/eval.json",
+        samples=f"{FOLDER}/runs/{RUN}/samples.jsonl.gz",
+    log:
+        f"{FOLDER}/logs/evaluate/{RUN}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate/{RUN}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        mem_mb=memory_mb,
+        runtime=60,
+    params:
+        digest=STUDY.evaluation_digest(),
+    shell:
+        "python -m vimpo evaluate --config {input.study} --algorithm {wildcards.algorithm}"
+        " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"

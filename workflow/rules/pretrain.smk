@@ -1,0 +1,26 @@
+# One base policy a size, shared by every algorithm, noise level and seed.
+
+
+rule pretrain:
+    input:
+        study=ancient(rules.resolve.output[0]),
+    output:
+        config=f"{FOLDER}/base/{{size}}/config.yaml",
+        metrics=f"{FOLDER}/base/{{size}}/metrics.csv",
+        timing=f"{FOLDER}/base/{{size}}/timing.csv",
+        manifest=f"{FOLDER}/base/{{size}}/manifest.json",
+        model=directory(f"{FOLDER}/base/{{size}}/model"),
+    log:
+        f"{FOLDER}/logs/pretrain/{{size}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/pretrain/{{size}}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        mem_mb=memory_mb,
+        runtime=120,
+    params:
+        digest=base_digest,
+    shell:
+        "python -m vimpo pretrain --config {input.study} --size {wildcards.size} > {log} 2>&1"

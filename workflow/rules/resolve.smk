@@ -1,0 +1,23 @@
+# The study as it is run, every default written out; a folder that another study made is refused.
+
+
+rule resolve:
+    output:
+        f"{FOLDER}/config.yaml",
+    log:
+        f"{FOLDER}/logs/resolve.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/resolve.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    resources:
+        mem_mb=400,
+        runtime=5,
+    params:
+        study=json.dumps(STUDY.model_dump(mode="json")),
+    shell:
+        "printf '%s' {params.study:q} | python -m vimpo resolve > {output} 2> {log}"
+
+
+localrules:
+    resolve,

@@ -1,0 +1,28 @@
+# One cell of the grid: an algorithm, a size, a noise level and a seed.
+
+
+rule train:
+    input:
+        study=ancient(rules.resolve.output[0]),
+        base=rules.pretrain.output.manifest,
+    output:
+        config=f"{FOLDER}/runs/{RUN}/config.yaml",
+        metrics=f"{FOLDER}/runs/{RUN}/metrics.csv",
+        timing=f"{FOLDER}/runs/{RUN}/timing.csv",
+        manifest=f"{FOLDER}/runs/{RUN}/manifest.json",
+        model=directory(f"{FOLDER}/runs/{RUN}/model"),
+    log:
+        f"{FOLDER}/logs/train/{RUN}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/train/{RUN}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        mem_mb=memory_mb,
+        runtime=240,
+    params:
+        digest=cell_digest,
+    shell:
+        "python -m vimpo train --config {input.study} --algorithm {wildcards.algorithm}"
+        " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
