@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=description, description=description, formatter_class=style
         )
         sub.set_defaults(command=function)
-        if function not in (_schema, _resolve):
+        if function is not _schema:
             sub.add_argument("--config", metavar="FILE", help="a study (default: the quick study)")
         return sub
 
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command(_schema, "schema", "Print the JSON schema of a study file.")
-    command(_resolve, "resolve", "Read a study as JSON or YAML on stdin, print it resolved.")
+    command(_resolve, "resolve", "Print a study with every default written out.")
     return parser
 
 
@@ -231,6 +231,4 @@ def _schema(options: argparse.Namespace) -> None:
 
 
 def _resolve(options: argparse.Namespace) -> None:
-    import yaml
-
-    print(dump_yaml(load_study(yaml.safe_load(sys.stdin.read()) or {})), end="")
+    print(dump_yaml(load_study(options.config)), end="")

@@ -61,7 +61,7 @@ class ChainTask(Strict):
         [2, 3, 4], min_length=1, description="chain lengths met in reinforcement learning"
     )
     step_error: float = Field(
-        0.4,
+        0.35,
         ge=0,
         lt=1,
         description="chance that a carry or borrow is forgotten in a pretraining demonstration; "
@@ -148,8 +148,8 @@ def _rung(
 
 
 LADDER = {
-    "xs": _rung(64, 2, 1000, 8e-3, 2e-4),
-    "s": _rung(96, 3, 600, 5e-3, 2e-4),
+    "xs": _rung(64, 2, 900, 8e-3, 2e-4),
+    "s": _rung(96, 2, 700, 8e-3, 2e-4),
     "m": _rung(128, 4, 800, 3e-3, 1e-4),
     "l": _rung(192, 6, 1000, 2e-3, 1e-4),
     "xl": _rung(256, 8, 1200, 1e-3, 5e-5),
@@ -338,6 +338,19 @@ class Evaluation(Strict):
     seed: Seed = 1234
 
 
+class Probes(Strict):
+    """The scaling caveat, measured on saved checkpoints; the same problems for every run."""
+
+    problems: int = Field(40, ge=2, description="prompts, each with one fresh rollout")
+    positions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.25, 0.5, 0.75, 0.9], min_length=1, description="prefixes, as shares of the response"
+    )
+    continuations: int = Field(16, ge=4, description="Monte Carlo continuations of a prefix")
+    baseline_continuations: int = Field(64, ge=4, description="continuations of the bare prompt")
+    credit_rollouts: int = Field(160, ge=2, description="fresh rollouts graded step by step")
+    seed: Seed = 777
+
+
 class Statistics(Strict):
     """How intervals are made."""
 
@@ -422,6 +435,7 @@ class Study(Strict):
     )
     grid: list[GridBlock] = Field([GridBlock()], min_length=1)
     evaluation: Evaluation = Evaluation()
+    probes: Probes = Probes()
     statistics: Statistics = Statistics()
     runtime: Runtime = Runtime()
 
@@ -559,6 +573,17 @@ class Study(Strict):
 
     def evaluation_digest(self) -> str:
         return digest([self.evaluation, self.task, self.runtime])
+
+    def probe_digest(self, cell: Cell) -> str:
+        """Includes the betas at which values are read out of every policy."""
+        return digest([self.probes, self.cell_digest(cell), self.readout_beta(cell.algorithm)])
+
+    def readout_beta(self, algorithm: str) -> float:
+        """beta of the implied value: VIMPO's own, and that of `vimpo` for the others."""
+        for name in (algorithm, "vimpo"):
+            if self.algorithms[name].objective == "vimpo":
+                return self.algorithms[name].beta
+        return VimpoConfig().beta
 
 
 def cell_digest(config: CellConfig) -> str:

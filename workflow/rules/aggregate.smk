@@ -5,7 +5,7 @@ TABLES = ["accuracy", "curves", "cost", "missing", "summary", "provenance"]
 
 rule aggregate:
     input:
-        study=rules.resolve.output[0],
+        study=f"{FOLDER}/config.yaml",
         base=expand(rules.evaluate_base.output.scores, size=SIZES),
         runs=[f"{path}/eval.json" for path in RUNS],
     output:

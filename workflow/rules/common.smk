@@ -1,11 +1,12 @@
 # The validated study, and what the rules share. Nothing is computed before the study is sound.
 
-import json
 import re
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from vimpo.config import ConfigError, check_results_folder, load_study
+from vimpo.config import ConfigError, check_results_folder, digest, dump_yaml, load_study
+from vimpo.records import write_atomic
 
 try:
     STUDY = load_study(dict(config))
@@ -14,6 +15,12 @@ except ConfigError as error:
     raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
 FOLDER = str(STUDY.folder)
+# Snakemake may have merged the study from several files and options: jobs read it from here. Named by
+# its content, so that a running workflow never sees another one's.
+MERGED = Path(".snakemake/studies") / f"{digest(STUDY)}.yaml"
+if not MERGED.exists():
+    write_atomic(MERGED, dump_yaml(STUDY))
+
 CELLS = {cell.name: cell for cell in STUDY.cells()}
 RUNS = [f"{FOLDER}/runs/{name}" for name in CELLS]
 SIZES = STUDY.used_sizes()
@@ -33,7 +40,12 @@ wildcard_constraints:
 
 
 # A parameter that changes runs its job again, and only it: each digest covers exactly what the
-# result depends on, so a new beta trains VIMPO's cells and nobody else's.
+# result depends on, so a new beta trains VIMPO's cells and nobody else's. Where the study lies is no
+# such reason; Snakemake does not compare parameters that are derived from `threads`.
+
+
+def merged_study(wildcards, threads):
+    return str(MERGED)
 
 
 def base_digest(wildcards):

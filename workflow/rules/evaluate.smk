@@ -3,7 +3,6 @@
 
 rule evaluate_base:
     input:
-        study=ancient(rules.resolve.output[0]),
         manifest=rules.pretrain.output.manifest,
     output:
         scores=f"{FOLDER}/base/{{size}}/eval.json",
@@ -19,15 +18,15 @@ rule evaluate_base:
         mem_mb=memory_mb,
         runtime=60,
     params:
+        study=merged_study,
         digest=STUDY.evaluation_digest(),
     shell:
-        "python -m vimpo evaluate --config {input.study} --base --size {wildcards.size}"
+        "python -m vimpo evaluate --config {params.study} --base --size {wildcards.size}"
         " > {log} 2>&1"
 
 
 rule evaluate:
     input:
-        study=ancient(rules.resolve.output[0]),
         manifest=rules.train.output.manifest,
     output:
         scores=f"{FOLDER}/runs/{RUN}/eval.json",
@@ -43,7 +42,8 @@ rule evaluate:
         mem_mb=memory_mb,
         runtime=60,
     params:
+        study=merged_study,
         digest=STUDY.evaluation_digest(),
     shell:
-        "python -m vimpo evaluate --config {input.study} --algorithm {wildcards.algorithm}"
+        "python -m vimpo evaluate --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"

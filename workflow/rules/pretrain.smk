@@ -2,8 +2,6 @@
 
 
 rule pretrain:
-    input:
-        study=ancient(rules.resolve.output[0]),
     output:
         config=f"{FOLDER}/base/{{size}}/config.yaml",
         metrics=f"{FOLDER}/base/{{size}}/metrics.csv",
@@ -21,6 +19,7 @@ rule pretrain:
         mem_mb=memory_mb,
         runtime=120,
     params:
+        study=merged_study,
         digest=base_digest,
     shell:
-        "python -m vimpo pretrain --config {input.study} --size {wildcards.size} > {log} 2>&1"
+        "python -m vimpo pretrain --config {params.study} --size {wildcards.size} > {log} 2>&1"

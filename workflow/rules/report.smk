@@ -11,7 +11,7 @@ FIGURES = {
 
 rule figures:
     input:
-        study=rules.resolve.output[0],
+        study=f"{FOLDER}/config.yaml",
         tables=rules.aggregate.output,
     output:
         [
@@ -39,7 +39,7 @@ rule figures:
 
 rule report:
     input:
-        study=rules.resolve.output[0],
+        study=f"{FOLDER}/config.yaml",
         tables=rules.aggregate.output,
         figures=rules.figures.output,
     output:

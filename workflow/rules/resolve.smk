@@ -14,9 +14,10 @@ rule resolve:
         mem_mb=400,
         runtime=5,
     params:
-        study=json.dumps(STUDY.model_dump(mode="json")),
+        study=merged_study,
+        digest=digest(STUDY),
     shell:
-        "printf '%s' {params.study:q} | python -m vimpo resolve > {output} 2> {log}"
+        "python -m vimpo resolve --config {params.study} > {output} 2> {log}"
 
 
 localrules:

@@ -3,7 +3,6 @@
 
 rule train:
     input:
-        study=ancient(rules.resolve.output[0]),
         base=rules.pretrain.output.manifest,
     output:
         config=f"{FOLDER}/runs/{RUN}/config.yaml",
@@ -22,7 +21,8 @@ rule train:
         mem_mb=memory_mb,
         runtime=240,
     params:
+        study=merged_study,
         digest=cell_digest,
     shell:
-        "python -m vimpo train --config {input.study} --algorithm {wildcards.algorithm}"
+        "python -m vimpo train --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"

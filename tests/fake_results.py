@@ -1,0 +1,171 @@
+"""A plausible results folder for tests of tables, figures and report: no model is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vimpo.config import Cell, Study, dump_yaml, load_study
+
+PARAMETERS = {"xs": 107_000, "s": 371_000, "m": 860_000, "l": 2_900_000, "xl": 6_800_000}
+PROVENANCE = {
+    "versions": {"python": "3.11.9", "torch": "2.13.0"},
+    "git_commit": "0123456789abcdef0123456789abcdef01234567",
+    "hardware": {"cpu": "test", "cores": 2, "memory_mb": 8000, "gpu": None, "threads": 1},
+}
+GAIN = {"vimpo": 0.17, "ppo": 0.15, "grpo": 0.13, "vimpo_value_only": 0.11, "grpo_naive": 0.09}
+NOISE_LOSS = {"vimpo": 0.15, "ppo": 0.3, "grpo": 0.45}
+HARDNESS = (0.0, 0.1, 0.22, 0.35)
+
+
+def small_study(folder: Path, **changes: object) -> Study:
+    """The quick grid: 2 sizes x 2 noises x 3 algorithms x 2 seeds."""
+    return load_study({"study": "fake", "results": str(folder)} | changes)
+
+
+def large_study(folder: Path) -> Study:
+    """The widest grid that figures must stay readable on: 4 sizes x 4 noises x 7 algorithms."""
+    algorithms = {
+        "vimpo_beta_high": {"objective": "vimpo", "beta": 0.1},
+        "ppo_warm": {"objective": "ppo", "critic_warmup": 5},
+    }
+    names = ["vimpo", "ppo", "grpo", "vimpo_value_only", "grpo_naive", *algorithms]
+    grid = {
+        "algorithms": names,
+        "sizes": ["xs", "s", "m", "l"],
+        "noise": [0, 0.1, 0.25, 0.4],
+        "seeds": [1, 2],
+    }
+    return small_study(folder, algorithms=algorithms, grid=[grid])
+
+
+def write_results(study: Study, seed: int = 0) -> Path:
+    """Write base policies and all runs of `study`. Returns the study's folder."""
+    rng = np.random.default_rng(seed)
+    shutil.rmtree(study.folder, ignore_errors=True)
+    study.folder.mkdir(parents=True)
+    (study.folder / "config.yaml").write_text(dump_yaml(study))
+    for size in study.used_sizes():
+        _write_base(study, size, rng)
+    for cell in study.cells():
+        _write_cell(study, cell, rng)
+    return study.folder
+
+
+def base_accuracy(study: Study, size: str) -> float:
+    return 0.5 + 0.04 * study.used_sizes().index(size)
+
+
+def final_accuracy(study: Study, cell: Cell) -> float:
+    """Noiseless accuracy at the end of a run, before the difficulty of a benchmark."""
+    objective = cell.algorithm.partition("_")[0]
+    gain = GAIN.get(cell.algorithm, GAIN[objective] - 0.03)
+    level = study.cell_config(cell).noise.level
+    return base_accuracy(study, cell.size) + gain * (1 - NOISE_LOSS[objective] * level * 3)
+
+
+def _write_base(study: Study, size: str, rng: np.random.Generator) -> None:
+    folder = study.base_folder(size)
+    folder.mkdir(parents=True)
+    manifest = {
+        "digest": study.base_digest(size),
+        "status": "complete",
+        "parameters": PARAMETERS[size],
+        "trainable_parameters": PARAMETERS[size],
+        "resident_parameters": PARAMETERS[size],
+        "wall_s": 31.5,
+        "phases_s": {"startup": 4.5, "pretrain": 27.0},
+    }
+    _write_json(folder / "manifest.json", manifest | PROVENANCE)
+    _write_json(folder / "eval.json", _evaluation(study, base_accuracy(study, size), rng))
+
+
+def _write_cell(study: Study, cell: Cell, rng: np.random.Generator) -> None:
+    folder = study.run_folder(cell)
+    folder.mkdir(parents=True)
+    config = study.cell_config(cell)
+    (folder / "config.yaml").write_text(dump_yaml(config))
+    start, end = base_accuracy(study, cell.size), final_accuracy(study, cell)
+    end += rng.normal(0, 0.01)
+    steps = np.arange(study.train.steps)
+    expected = end + (start - end) * np.exp(-4 * steps / len(steps))
+    accuracy = np.clip(expected + rng.normal(0, 0.03, len(steps)), 0, 1)
+    metrics = pd.DataFrame(
+        {
+            "step": steps,
+            "accuracy": accuracy,
+            "reward": accuracy * (1 - 2 * config.noise.level) + config.noise.level,
+            "response_length": 20 + rng.normal(0, 0.5, len(steps)),
+            "truncated": 0.01,
+            "loss": rng.normal(0.1, 0.01, len(steps)),
+            "grad_norm": rng.uniform(0.5, 1.0, len(steps)),
+            "entropy": 0.3 + 0.1 * np.exp(-steps / 20),
+            "reference_kl": 0.01 * steps,
+        }
+    )
+    objective = config.objective.objective
+    parameters = PARAMETERS[cell.size]
+    scale = parameters / PARAMETERS["xs"]
+    seconds = {
+        "rollout_s": 0.3 * scale,
+        "reference_s": 0.06 * scale if objective == "vimpo" else 0.0,
+        "critic_s": 0.15 * scale if objective == "ppo" else 0.0,
+        "update_s": 0.16 * scale,
+    }
+    timing = pd.DataFrame({"step": steps})
+    for phase, value in seconds.items():
+        timing[phase] = value * rng.uniform(0.9, 1.2, len(steps))
+    timing["total_s"] = timing[list(seconds)].sum(axis=1)
+    if objective == "ppo":
+        metrics["critic_loss"] = 0.1
+        metrics["explained_variance"] = np.linspace(-0.2, 0.4, len(steps))
+    metrics.to_csv(folder / "metrics.csv", index=False)
+    timing.to_csv(folder / "timing.csv", index=False)
+    trained = 2 if objective == "ppo" else 1
+    resident = {"vimpo": 2, "ppo": 2, "grpo": 1}[objective]
+    wall = float(timing["total_s"].sum())
+    manifest = {
+        "digest": study.cell_digest(cell),
+        "status": "complete",
+        "parameters": parameters,
+        "trainable_parameters": trained * parameters,
+        "resident_parameters": resident * parameters,
+        "optimizer_bytes": 8 * trained * parameters,
+        "peak_memory_mb": 600 + 40 * (trained + resident) * scale**0.5 + rng.normal(0, 4),
+        "wall_s": wall + 7.0,
+        "phases_s": {"startup": 7.0} | {k.removesuffix("_s"): wall / 4 for k in seconds},
+        "outputs": {},
+    }
+    _write_json(folder / "manifest.json", manifest | PROVENANCE)
+    _write_json(folder / "eval.json", _evaluation(study, end, rng))
+
+
+def _evaluation(study: Study, accuracy: float, rng: np.random.Generator) -> dict:
+    results = []
+    for (name, benchmark), hardness in zip(study.task.benchmarks.items(), HARDNESS, strict=True):
+        for metric, bonus, samples in (
+            ("sampled", 0.0, study.evaluation.samples),
+            ("greedy", 0.3, 1),
+        ):
+            if metric == "greedy" and not study.evaluation.greedy:
+                continue
+            value = min(0.99, accuracy - hardness + bonus + rng.normal(0, 0.01))
+            results.append(
+                {
+                    "benchmark": name,
+                    "metric": metric,
+                    "value": value,
+                    "stderr": float(np.sqrt(value * (1 - value) / benchmark.problems)),
+                    "problems": benchmark.problems,
+                    "samples": samples,
+                }
+            )
+    return {"digest": study.evaluation_digest(), "results": results, "seconds": 3.0}
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

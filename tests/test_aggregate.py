@@ -1,0 +1,250 @@
+"""Tables from runs: complete, exact, repeatable, and never silently averaged."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import PARAMETERS, small_study, write_results
+
+from vimpo.aggregate import aggregate
+from vimpo.config import Cell, ConfigError, load_study
+from vimpo.stats import mean_interval
+from vimpo.tables import COLUMNS, read_table
+
+LOST = Cell("vimpo", "xs", "0.25", 2)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    study = small_study(tmp_path_factory.mktemp("template"))
+    write_results(study)
+    return study
+
+
+@pytest.fixture
+def study(template, tmp_path):
+    """A results folder of one's own."""
+    copy = small_study(tmp_path)
+    shutil.copytree(template.folder, copy.folder)
+    return copy
+
+
+def tables_of(study):
+    aggregate(study, study.folder / "tables")
+    return {name: read_table(study.folder / "tables", name) for name in COLUMNS}
+
+
+def pick(frame, **values):
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def edit(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_every_cell_gives_every_number(study):
+    tables = tables_of(study)
+    accuracy = tables["accuracy"]
+    assert len(accuracy) == (24 + 2) * 4 * 2  # cells and bases, benchmarks, metrics
+    assert tables["missing"].empty
+    one = pick(accuracy, algorithm="ppo", size="s", noise="0.25", seed=2, metric="sampled")
+    recorded = json.loads((study.run_folder(Cell("ppo", "s", "0.25", 2)) / "eval.json").read_text())
+    expected = [r["value"] for r in recorded["results"] if r["metric"] == "sampled"]
+    np.testing.assert_allclose(one["value"], expected, rtol=1e-9)
+    assert set(accuracy["params"]) == {PARAMETERS["xs"], PARAMETERS["s"]}
+    base = pick(accuracy, algorithm="base")
+    assert set(base["noise"]) == {"0"}
+    assert base["seed"].isna().all()
+    curves = pick(tables["curves"], algorithm="grpo", size="xs", noise="0", seed=1)
+    assert set(pick(curves, metric="accuracy")["step"]) == set(range(study.train.steps))
+    assert pick(curves, metric="explained_variance").empty  # a critic's metric
+
+
+def test_summary_is_the_t_interval_of_seed_means_or_wider(study):
+    tables = tables_of(study)
+    runs = pick(tables["accuracy"], algorithm="vimpo", size="xs", noise="0", metric="sampled")
+    seeds = runs.groupby("seed")["value"].mean()
+    row = pick(
+        tables["summary"],
+        algorithm="vimpo",
+        size="xs",
+        noise="0",
+        metric="sampled",
+        benchmark="mean",
+    ).iloc[0]
+    expected = mean_interval(seeds, bounds=(0, 1))
+    stderr = math.sqrt((runs["stderr"] ** 2).sum() / 2) / 4
+    half = max((expected.high - expected.low) / 2, 1.959964 * stderr)
+    assert row["mean"] == pytest.approx(expected.value)
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half, rel=1e-3)
+    assert (row["n"], row["expected"]) == (2, 2)
+
+
+def test_the_mean_over_sizes_weighs_sizes_equally(study):
+    shutil.rmtree(study.run_folder(LOST))
+    summary = pick(tables_of(study)["summary"], metric="sampled", benchmark="mean", noise="0.25")
+    rows = pick(summary, algorithm="vimpo").set_index("size")
+    assert rows.loc["all", "mean"] == pytest.approx(rows.loc[["xs", "s"], "mean"].mean())
+    assert (rows.loc["xs", "n"], rows.loc["xs", "expected"]) == (1, 2)
+    assert rows.loc["xs", "reason"] == "one seed has no spread"
+    assert rows.loc["all", "reason"] == "one seed at size xs"
+    assert math.isnan(rows.loc["all", "low"])
+
+
+def test_the_interval_of_the_base_is_over_problems(study):
+    tables = tables_of(study)
+    runs = pick(tables["accuracy"], algorithm="base", size="s", metric="greedy")
+    row = pick(
+        tables["summary"], algorithm="base", size="s", metric="greedy", benchmark="mean"
+    ).iloc[0]
+    stderr = math.sqrt((runs["stderr"] ** 2).sum()) / 4
+    assert row["high"] - row["mean"] == pytest.approx(1.959964 * stderr, rel=1e-5)
+    assert row["n"] == 1
+
+
+def test_tables_repeat_byte_for_byte(study, tmp_path):
+    for name in ("one", "two"):
+        aggregate(study, tmp_path / name)
+    for name in COLUMNS:
+        assert (tmp_path / f"one/{name}.csv").read_bytes() == (
+            tmp_path / f"two/{name}.csv"
+        ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "stage", "reason"),
+    [
+        (lambda f: shutil.rmtree(f), "train", "manifest.json is missing"),
+        (lambda f: (f / "metrics.csv").unlink(), "train", "metrics.csv is missing"),
+        (lambda f: (f / "metrics.csv").write_text(""), "train", "not a table"),
+        (lambda f: (f / "manifest.json").write_text("{"), "train", "not valid JSON"),
+        (lambda f: (f / "eval.json").unlink(), "evaluate", "eval.json is missing"),
+        (
+            lambda f: edit(f / "manifest.json", lambda m: m.update(status="running")),
+            "train",
+            "the run is running",
+        ),
+        (
+            lambda f: edit(f / "eval.json", lambda e: e["results"].pop(0)),
+            "evaluate",
+            "lacks chain_easy sampled",
+        ),
+        (
+            lambda f: edit(f / "eval.json", lambda e: e["results"][0].update(value=math.nan)),
+            "evaluate",
+            "not finite: chain_easy sampled",
+        ),
+        (
+            lambda f: edit(f / "eval.json", lambda e: e["results"][0].update(samples=8)),
+            "evaluate",
+            "8 samples of chain_easy sampled, the study asks for 2",
+        ),
+    ],
+)
+def test_a_damaged_cell_is_listed_by_name_and_enters_no_mean(study, damage, stage, reason):
+    damage(study.run_folder(LOST))
+    tables = tables_of(study)
+    missing = tables["missing"]
+    assert list(missing["cell"]) == [LOST.name]
+    assert list(missing["stage"]) == [stage]
+    assert reason in missing["reason"].iloc[0]
+    of_cell = dict(algorithm="vimpo", size="xs", noise="0.25")
+    assert pick(tables["accuracy"], **of_cell, seed=2).empty
+    assert pick(tables["curves"], **of_cell, seed=2).empty == (stage == "train")
+    assert set(pick(tables["summary"], **of_cell)["n"]) == {1}
+
+
+def test_a_nan_metric_makes_a_gap_not_an_average(study):
+    path = study.run_folder(LOST) / "metrics.csv"
+    metrics = pd.read_csv(path)
+    metrics.loc[20, "accuracy"] = np.nan
+    metrics.to_csv(path, index=False)
+    tables = tables_of(study)
+    assert tables["missing"]["reason"].tolist() == ["not finite: accuracy at 1 of 40 steps"]
+    curve = pick(tables["curves_summary"], algorithm="vimpo", size="xs", noise="0.25")
+    gap = curve.set_index("step").loc[20]
+    assert math.isnan(gap["mean"])
+    assert gap["reason"] == "1 of 2 values are not finite"
+    assert curve["mean"].isna().sum() == 1
+
+
+def test_a_missing_base_is_listed(study):
+    shutil.rmtree(study.base_folder("xs"))
+    tables = tables_of(study)
+    assert tables["missing"]["cell"].tolist() == ["base/xs"]
+    rows = pick(tables["summary"], algorithm="base", benchmark="mean", metric="sampled")
+    assert "no result at size xs" in rows.set_index("size").loc["all", "reason"]
+    assert set(tables["accuracy"]["params"]) == {PARAMETERS["xs"], PARAMETERS["s"]}
+
+
+def test_nothing_at_all_gives_tables_of_nothing(tmp_path):
+    study = small_study(tmp_path)
+    tables = tables_of(study)
+    assert len(tables["missing"]) == 24 + 2
+    assert tables["summary"]["mean"].isna().all()
+    assert (tables["summary"]["reason"] != "").all()
+
+
+def test_a_run_of_another_configuration_is_refused_by_name(study):
+    other = load_study(
+        {"study": "fake", "results": study.results, "algorithms": {"vimpo": {"beta": 0.5}}}
+    )
+    with pytest.raises(ConfigError, match="'vimpo/xs/noise-0/seed-1' was made by another config"):
+        aggregate(other, study.folder / "tables")
+    assert not (study.folder / "tables").exists()
+
+
+def test_one_size_has_one_model(study):
+    manifest = study.run_folder(LOST) / "manifest.json"
+    edit(manifest, lambda m: m.update(parameters=5))
+    with pytest.raises(ConfigError, match="5 parameters"):
+        aggregate(study, study.folder / "tables")
+
+
+def test_noise_modes_stay_apart(tmp_path):
+    noise = [0, 0.25, {"mode": "rollout", "rate": 0.25}]
+    study = small_study(tmp_path, grid=[{"algorithms": ["vimpo"], "sizes": ["xs"], "noise": noise}])
+    write_results(study)
+    summary = pick(tables_of(study)["summary"], algorithm="vimpo", size="xs", metric="sampled")
+    means = pick(summary, benchmark="mean").set_index("noise")
+    assert list(means.index) == ["0", "0.25", "rollout-0.25"]
+    assert list(means["noise_mode"]) == ["group", "group", "rollout"]
+    assert list(means["noise_level"]) == [0, 0.25, 0.25]
+
+
+def test_an_ablation_at_one_size_has_no_mean_over_sizes(tmp_path):
+    grid = [
+        {"algorithms": ["vimpo", "grpo"], "noise": [0]},
+        {"algorithms": ["vimpo_value_only"], "sizes": ["s"], "noise": [0]},
+    ]
+    study = small_study(tmp_path, grid=grid)
+    write_results(study)
+    tables = tables_of(study)
+    rows = pick(
+        tables["summary"], algorithm="vimpo_value_only", benchmark="mean", metric="sampled"
+    ).set_index("size")
+    assert list(rows.index) == ["s", "all"]
+    assert rows.loc["all", "reason"] == "no result at size xs"
+    assert tables["missing"].empty
+
+
+def test_cost_and_provenance(study):
+    tables = tables_of(study)
+    row = dict(algorithm="ppo", size="xs", noise="0", seed=1)
+    cost = pick(tables["cost"], **row).set_index("metric")["value"]
+    timing = pd.read_csv(study.run_folder(Cell("ppo", "xs", "0", 1)) / "timing.csv")
+    assert cost["step_critic"] == pytest.approx(timing["critic_s"].median())
+    assert cost["rollouts_per_second"] == pytest.approx(128 / timing["total_s"].median())
+    assert cost["optimizer_bytes"] == 16 * PARAMETERS["xs"]
+    assert cost["wall_startup"] == 7
+    provenance = tables["provenance"].set_index("item")
+    assert provenance.loc["versions.torch", "value"] == "2.13.0"
+    assert provenance.loc["versions.torch", "count"] == 26
+    assert provenance.loc["configuration.grpo/s", "count"].sum() == 4

@@ -1,0 +1,203 @@
+"""Checkpoints: exact restoration, and what happens to damaged ones."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from vimpo.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
+from vimpo.records import checksums, sha256, write_atomic, write_rows
+
+
+class Network:
+    """Two modules with optimisers, moved by a fixed rule."""
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        self.modules = {"policy": nn.Linear(3, 2), "critic": nn.Linear(2, 1)}
+        self.optimizers = {
+            name: torch.optim.AdamW(m.parameters(), lr=0.1) for name, m in self.modules.items()
+        }
+
+    def step(self, number):
+        x = torch.linspace(-1, 1 + number, 6).reshape(2, 3)
+        loss = self.modules["critic"](self.modules["policy"](x)).square().sum()
+        loss.backward()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def save(self, folder, step, state=None):
+        save_checkpoint(folder, step, self.modules, self.optimizers, state or {})
+
+    def load(self, folder):
+        return load_checkpoint(folder, self.modules, self.optimizers)
+
+    def parameters(self):
+        return torch.cat(
+            [p.detach().flatten() for m in self.modules.values() for p in m.parameters()]
+        )
+
+
+def trained(steps):
+    network = Network()
+    for number in range(steps):
+        network.step(number)
+    return network
+
+
+def test_what_is_restored_goes_on_exactly(tmp_path):
+    network = trained(3)
+    state = {"metrics": [{"loss": 0.1 + 0.2, "step": 1, "nan": float("nan")}]}
+    network.save(tmp_path, 3, state)
+    other = Network(seed=9)
+    steps, found = other.load(tmp_path)
+    assert steps == 3
+    assert repr(found) == repr(state)
+    assert torch.equal(other.parameters(), network.parameters())
+    for number in (3, 4):
+        network.step(number)
+        other.step(number)
+    assert torch.equal(other.parameters(), network.parameters())
+    # Moments and step counts were restored too: a fresh optimiser goes elsewhere.
+    fresh = Network(seed=9)
+    load_checkpoint(tmp_path, fresh.modules, {})
+    fresh.step(3)
+    fresh.step(4)
+    assert float((fresh.parameters() - network.parameters()).abs().max()) > 1e-3
+
+
+def test_nothing_is_found_where_nothing_was_saved(tmp_path):
+    network = Network()
+    before = network.parameters()
+    assert network.load(tmp_path / "nothing") is None
+    assert torch.equal(network.parameters(), before)
+
+
+def test_the_newest_is_loaded_and_the_last_two_are_kept(tmp_path):
+    network = Network()
+    for number in (2, 4, 10, 100):
+        network.step(number)
+        network.save(tmp_path, number)
+    assert Network(1).load(tmp_path)[0] == 100
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-000010.json",
+        "step-000010.safetensors",
+        "step-000100.json",
+        "step-000100.safetensors",
+    ]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("step-000004.safetensors", cut),
+        ("step-000004.safetensors", flip),
+        ("step-000004.safetensors", lambda path: path.unlink()),
+        ("step-000004.json", cut),
+        ("step-000004.json", lambda path: path.write_text("")),
+        ("step-000004.json", lambda path: path.write_text("{}")),
+        ("step-000004.json", lambda path: path.unlink()),
+    ],
+    ids=["cut", "bit flipped", "gone", "json cut", "json empty", "json hollow", "json gone"],
+)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, name, damage):
+    network = trained(2)
+    network.save(tmp_path, 2)
+    second = network.parameters()
+    network.step(3)
+    network.save(tmp_path, 4)
+    damage(tmp_path / name)
+    other = Network(seed=9)
+    assert other.load(tmp_path)[0] == 2
+    assert torch.equal(other.parameters(), second)
+
+
+def test_nothing_is_loaded_where_all_are_damaged(tmp_path):
+    trained(2).save(tmp_path, 2)
+    cut(tmp_path / "step-000002.safetensors")
+    network = Network(seed=9)
+    before = network.parameters()
+    assert network.load(tmp_path) is None
+    assert torch.equal(network.parameters(), before)
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    network = trained(2)
+    network.save(tmp_path, 2)
+    saved = network.parameters()
+
+    def full_disk(*args):
+        raise OSError("no space left on device")
+
+    network.step(2)
+    with monkeypatch.context() as patch:
+        patch.setattr("vimpo.records.os.fsync", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            network.save(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-000002.json",
+        "step-000002.safetensors",
+    ]
+    other = Network(seed=9)
+    assert other.load(tmp_path)[0] == 2
+    assert torch.equal(other.parameters(), saved)
+
+
+def test_discarded_checkpoints_are_gone(tmp_path):
+    trained(1).save(tmp_path / "checkpoint", 1)
+    discard_checkpoints(tmp_path / "checkpoint")
+    assert list(tmp_path.iterdir()) == []
+    discard_checkpoints(tmp_path / "checkpoint")
+
+
+# --- The files below them ------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+
+    def broken(*args):
+        raise OSError("broken")
+
+    monkeypatch.setattr("vimpo.records.os.replace", broken)
+    with pytest.raises(OSError, match="broken"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_rows_are_written_so_that_equal_numbers_give_equal_bytes(tmp_path):
+    write_rows(
+        tmp_path / "rows.csv", [{"step": 0, "loss": 0.1 + 0.2}, {"step": 1, "loss": 1.0}], []
+    )
+    assert (tmp_path / "rows.csv").read_bytes() == (b"step,loss\n0,0.30000000000000004\n1,1.0\n")
+    write_rows(tmp_path / "none.csv", [], ["step"])
+    assert (tmp_path / "none.csv").read_bytes() == b"step\n"
+
+
+def test_checksums_name_every_file_below_a_folder(tmp_path):
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    (tmp_path / "model" / "deep" / "a").write_text("abc")
+    (tmp_path / "b").write_text("")
+    (tmp_path / "unnamed").write_text("x")
+    assert checksums(tmp_path, ["model", "b"]) == {
+        "model/deep/a": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "b": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    }
+    assert sha256(tmp_path / "b").startswith("e3b0c442")
+    assert json.dumps(checksums(tmp_path, [])) == "{}"

@@ -1,0 +1,148 @@
+"""Figures: all of them, repeatable, one colour an algorithm, nothing outside or overlapping."""
+
+import itertools
+import shutil
+import xml.etree.ElementTree as ET
+
+import pandas as pd
+import pytest
+from fake_results import large_study, small_study, write_results
+
+from vimpo import plots
+from vimpo.aggregate import aggregate
+from vimpo.config import Cell, ConfigError
+from vimpo.plot_style import (
+    RC,
+    SPARE,
+    STYLES,
+    count_note,
+    dodged,
+    ordered_noise,
+    short_count,
+    styles,
+)
+from vimpo.tables import read_table
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    study = small_study(tmp_path_factory.mktemp("drawn"))
+    write_results(study)
+    shutil.rmtree(study.run_folder(Cell("grpo", "xs", "0", 1)))
+    tables = study.folder / "tables"
+    aggregate(study, tables)
+    return tables, plots.draw(tables, study.folder / "figures")
+
+
+def test_every_figure_repeats_whatever_a_readers_settings(drawn, tmp_path):
+    import matplotlib as mpl
+
+    tables, paths = drawn
+    assert [p.name for p in paths] == [
+        f"{name}.{suffix}" for name in plots.FIGURES for suffix in ("svg", "png")
+    ]
+    with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "svg.fonttype": "none"}):
+        again = plots.draw(tables, tmp_path)
+    for first, second in zip(paths, again, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name
+
+
+def test_svgs_hold_outlines_and_fetch_nothing(drawn):
+    for path in (p for p in drawn[1] if p.suffix == ".svg"):
+        tags = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}
+        assert "text" not in tags  # letters are paths, whatever fonts a reader has
+        assert "image" not in tags
+        assert path.stat().st_size < 1_000_000
+
+
+def test_known_algorithms_keep_their_style_and_all_differ():
+    looks = styles(["base", *STYLES, "mine", "yours"])
+    assert looks["vimpo"] == STYLES["vimpo"] == styles(["vimpo"])["vimpo"]
+    for field in ("colour", "marker"):
+        values = [getattr(style, field) for style in looks.values()]
+        assert len(set(values)) == len(values)
+    fixed = {style.colour for style in STYLES.values()}
+    assert not fixed & {colour for colour, _, _ in SPARE}
+
+
+def test_n_is_printed_with_its_exceptions(drawn):
+    summary = read_table(drawn[0], "summary")
+    looks = styles(summary["algorithm"])
+    part = summary[(summary["size"] == "xs") & (summary["noise"] == "0")]
+    assert count_note(part, looks) == "n = 2 seeds (GRPO 1)"
+    assert count_note(part.iloc[:0], looks) == "no run"
+    lines = summary[summary["size"] == "xs"]  # both noise levels, of which GRPO lacks a run in one
+    assert count_note(lines, looks, "run") == "n = 2 runs (GRPO 1–2)"
+    assert count_note(part[part["algorithm"] == "grpo"], looks) == "n = 1 seed"
+
+
+def test_small_pieces():
+    assert [short_count(n) for n in (107_000, 2_900_000, 4e9, 12)] == ["107k", "2.9M", "4B", "12"]
+    assert ordered_noise(["rollout-0.1", "0.25", "0"]) == ["0", "0.25", "rollout-0.1"]
+    offsets = dodged(3, [0.0, 0.1, 0.4])
+    assert offsets.sum() == pytest.approx(0)
+    assert offsets[-1] - offsets[0] < 0.5 * 0.1
+
+
+def test_missing_tables_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"summary\.csv' is not a file"):
+        plots.draw(tmp_path, tmp_path)
+
+
+def test_empty_tables_give_figures_that_say_so(tmp_path):
+    study = small_study(tmp_path)
+    aggregate(study, tmp_path / "tables")
+    assert len(plots.draw(tmp_path / "tables", tmp_path / "figures")) == 10
+
+
+def boxes(figure):
+    """Boxes of panels with their decorations, and of the text of each axis."""
+    renderer = figure.canvas.get_renderer()
+    panels = [axes.get_tightbbox(renderer) for axes in figure.axes]
+    labels = []
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            ticks = [t for t in axis.get_ticklabels() if t.get_visible() and t.get_text()]
+            labels.append([t.get_window_extent(renderer) for t in ticks])
+    return panels, labels
+
+
+@pytest.fixture(scope="module")
+def widest(tmp_path_factory):
+    """Tables of the widest grid; curves are left out, because they are slow and like the rest."""
+    study = large_study(tmp_path_factory.mktemp("widest"))
+    write_results(study)
+    for path in study.folder.glob("runs/**/metrics.csv"):
+        pd.read_csv(path, nrows=3).to_csv(path, index=False)
+    aggregate(study, study.folder / "tables")
+    return study.folder / "tables"
+
+
+@pytest.mark.parametrize("grid", ["small", "wide"])
+@pytest.mark.parametrize(
+    "name", ["accuracy_by_benchmark", "accuracy_vs_noise", "accuracy_vs_size", "cost_bars"]
+)
+def test_nothing_overlaps_or_leaves_the_figure(grid, name, drawn, request):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.style import context
+
+    tables = drawn[0] if grid == "small" else request.getfixturevalue("widest")
+    looks = styles(read_table(tables, "summary")["algorithm"])
+    table = read_table(tables, "cost_summary" if name == "cost_bars" else "summary")
+    with context(["default", RC]):
+        figure = getattr(plots, name)(table, looks)
+        FigureCanvasAgg(figure).draw()
+        panels, labels = boxes(figure)
+        legend = figure.legends[0].get_window_extent()
+    for a, b in itertools.combinations([*panels, legend], 2):
+        overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert min(overlap) < 2, (a, b)
+    for row in labels:
+        for a, b in itertools.pairwise(row):
+            rotated = name == "accuracy_by_benchmark"
+            assert rotated or not a.overlaps(b)
+    for box in [*panels, legend]:
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1 + 1
+        assert box.y1 <= figure.bbox.y1 + 1

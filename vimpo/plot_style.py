@@ -1,0 +1,198 @@
+"""How figures look: one style an algorithm, and the pieces that every figure is made of."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from vimpo.config import Noise
+from vimpo.tables import ALL_SIZES, BASE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an algorithm looks, everywhere."""
+
+    label: str
+    colour: str
+    marker: str
+    line: str | tuple = "-"
+
+
+STYLES = {
+    BASE: Style("base policy", "#7f7f7f", "_", (0, (1, 1))),
+    "vimpo": Style("VIMPO", "#0072B2", "o", "-"),
+    "ppo": Style("PPO", "#E69F00", "s", "--"),
+    "grpo": Style("GRPO", "#009E73", "^", "-."),
+    "vimpo_value_only": Style("VIMPO value-only", "#56B4E9", "D", (0, (5, 1))),
+    "grpo_naive": Style("naive GRPO", "#CC79A7", "v", (0, (3, 1, 1, 1))),
+}
+SPARE = [
+    ("#D55E00", "P", (0, (1, 1))),
+    ("#000000", "X", (0, (6, 2))),
+    ("#B8A800", "*", (0, (3, 1, 1, 1, 1, 1))),
+    ("#8C510A", "h", (0, (8, 1, 1, 1))),
+]
+RC = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "hatch.color": "white",
+    "hatch.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "vimpo-bench",
+    "savefig.dpi": 150,
+}
+
+
+def styles(algorithms: Iterable[str]) -> dict[str, Style]:
+    """Style of each algorithm; names without a fixed one get spare ones in the order given."""
+    spare = itertools.cycle(SPARE)
+    return {
+        name: STYLES[name] if name in STYLES else Style(name, *next(spare))
+        for name in dict.fromkeys(algorithms)
+    }
+
+
+def panel_grid(
+    rows: int, columns: int, width: float = 2.6, height: float = 2.0, **options: object
+) -> tuple[Figure, np.ndarray]:
+    from matplotlib.figure import Figure
+
+    # a lone panel still has to hold axis labels and the legend above
+    size = (max(width * columns, 5.2) + 0.4, height * rows + 0.9)
+    figure = Figure(figsize=size)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def add_legend(figure: Figure, handles: Sequence) -> None:
+    if not handles:
+        return
+    rows = -(-len(handles) // max(4, int(figure.get_figwidth() / 1.6)))
+    columns = -(-len(handles) // rows)
+    # matplotlib fills column by column; readers go row by row
+    ordered = [h for start in range(columns) for h in handles[start::columns]]
+    figure.legend(
+        handles=ordered,
+        loc="outside upper center",
+        ncols=columns,
+        handlelength=2.8,
+        columnspacing=1.3,
+    )
+
+
+def line_handles(looks: dict[str, Style], shown: Iterable[str], markers: bool = True) -> list:
+    from matplotlib.lines import Line2D
+
+    present = set(shown)
+    return [
+        Line2D(
+            [],
+            [],
+            color=s.colour,
+            marker=s.marker if markers else "",
+            linestyle=s.line,
+            label=s.label,
+        )
+        for name, s in looks.items()
+        if name in present
+    ]
+
+
+def draw_points(axes: Axes, x: np.ndarray, frame: pd.DataFrame, style: Style, line: object) -> None:
+    """Means with their intervals; a mean without an interval stays a bare marker."""
+    mean, low, high = (frame[c].to_numpy(float) for c in ("mean", "low", "high"))
+    axes.plot(x, mean, color=style.colour, marker=style.marker, linestyle=line, zorder=3)
+    axes.vlines(x, low, high, color=style.colour, linewidth=1.1, zorder=2)
+
+
+def count_note(frame: pd.DataFrame, looks: dict[str, Style], unit: str = "seed") -> str:
+    """`n = 2 seeds`, or `n = 2 seeds (GRPO 1)` where some algorithms have another number.
+
+    `1–2` where the points of one line differ.
+    """
+    runs = frame[frame["algorithm"] != BASE].groupby("algorithm", sort=False)["n"]
+    ends = runs.agg(["min", "max"])
+    counts = {
+        name: f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
+        for name, low, high in ends.itertuples()
+    }
+    if not counts:
+        return "no run"
+    values = list(counts.values())
+    usual = max(values, key=lambda v: (values.count(v), v))
+    others = [f"{looks[name].label} {n}" for name, n in counts.items() if n != usual]
+    plural = "" if usual == "1" else "s"
+    return f"n = {usual} {unit}{plural}" + (f" ({', '.join(others)})" if others else "")
+
+
+def noise_name(label: str) -> str:
+    noise = Noise.parse(label)
+    if noise.mode == "asymmetric":
+        return f"noise {noise.false_positive:g} / {noise.false_negative:g}"
+    return f"noise {noise.rate:g}" + (" per rollout" if noise.mode == "rollout" else "")
+
+
+def short_count(count: float) -> str:
+    if not np.isfinite(count):
+        return "?"
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def size_name(frame: pd.DataFrame, size: str) -> str:
+    if size == ALL_SIZES:
+        return "mean over sizes"
+    params = frame.loc[frame["size"] == size, "params"].dropna()
+    return f"{size}, {short_count(params.iloc[0])}" if len(params) else size
+
+
+def interval_name(frame: pd.DataFrame) -> str:
+    return f"{100 * frame['confidence'].iloc[0]:g} % interval" if len(frame) else "interval"
+
+
+def mark_empty(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center", color="#555555")
+
+
+def ordered_noise(labels: Iterable[str]) -> list[str]:
+    order = ("group", "rollout", "asymmetric")
+    unique = {label: Noise.parse(label) for label in labels}
+    return sorted(unique, key=lambda k: (order.index(unique[k].mode), unique[k].level, k))
+
+
+def spread_out(count: int, width: float) -> np.ndarray:
+    """Offsets that keep `count` markers apart within `width`."""
+    return np.linspace(-width / 2, width / 2, count) if count > 1 else np.zeros(1)
+
+
+def dodged(count: int, places: np.ndarray) -> np.ndarray:
+    """Offsets around places on an axis: just apart, and well below the distance of two places."""
+    places = np.unique(places)
+    if len(places) < 2:
+        return spread_out(count, 0.02 * count)
+    return spread_out(
+        count, min(0.35 * np.diff(places).min(), 0.035 * np.ptp(places) * (count - 1))
+    )

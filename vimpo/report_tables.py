@@ -1,0 +1,287 @@
+"""The report's tables: numbers of the CSV tables and the configuration, formatted for reading.
+
+Templates only lay these out; whatever is not available says why in the entry itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from vimpo.config import LADDER, Noise, Study
+from vimpo.plot_style import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.tables import ALL_SIZES, BASE, MEAN
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One table cell: what is read first, what stands small below it, and a colour mark."""
+
+    text: str
+    detail: str = ""
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: list[str]
+    rows: list[list[Entry]]
+    notes: list[str] = field(default_factory=list)
+
+
+def estimate_entry(row: pd.Series | None, factor: float = 1, digits: str = ".1f") -> Entry:
+    """`51.0`, below it `[46.0, 56.1], n = 4`; or `n/a` with the reason."""
+    if row is None:
+        return Entry("n/a", "not in the grid")
+    n, expected = int(row["n"]), int(row["expected"])
+    count = f"n = {n}" + (f" of {expected}" if n < expected else "")
+    if not math.isfinite(row["mean"]):
+        return Entry("n/a", f"{row['reason']}, {count}")
+    text = format(factor * row["mean"], digits)
+    if not math.isfinite(row["low"]):
+        return Entry(text, f"{count}, no interval: {row['reason']}")
+    low, high = (format(factor * row[c], digits) for c in ("low", "high"))
+    return Entry(text, f"[{low}, {high}], {count}")
+
+
+def algorithm_entry(name: str, looks: dict[str, Style]) -> Entry:
+    style = looks.get(name)
+    return Entry(style.label, "", style.colour) if style else Entry(name)
+
+
+def only(frame: pd.DataFrame, **values: str) -> pd.Series | None:
+    """The row with these values; None where there is none."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return None if frame.empty else frame.iloc[0]
+
+
+# --- Accuracy ------------------------------------------------------------------------------------
+
+
+def headline(
+    summary: pd.DataFrame, looks: dict[str, Style], metric: str, sizes: list[str]
+) -> Table:
+    """Accuracy in percent, mean of benchmarks: a row an algorithm (and size), a column a noise."""
+    frame = summary[(summary["metric"] == metric) & (summary["benchmark"] == MEAN)]
+    noises = ordered_noise(frame.loc[frame["algorithm"] != BASE, "noise"])
+    several = len(sizes) > 1
+    rows = []
+    for size in sizes:
+        for name in dict.fromkeys(frame["algorithm"]):
+            if only(frame, algorithm=name, size=size) is None:
+                continue
+            entries = [
+                estimate_entry(
+                    only(frame, algorithm=name, size=size, noise="0" if name == BASE else noise),
+                    factor=100,
+                )
+                for noise in noises
+            ]
+            label = "mean of sizes" if size == ALL_SIZES else size
+            rows.append([Entry(label)] * several + [algorithm_entry(name, looks), *entries])
+    return Table(["size"] * several + ["policy"] + [noise_name(n) for n in noises], rows)
+
+
+# --- Cost ----------------------------------------------------------------------------------------
+
+COST_COLUMNS: dict[str, tuple[str, float, str]] = {
+    "step_total": ("step, s", 1, ".3g"),
+    "step_rollout": ("rollout, s", 1, ".3g"),
+    "step_reference": ("reference, s", 1, ".3g"),
+    "step_critic": ("critic, s", 1, ".3g"),
+    "step_update": ("update, s", 1, ".3g"),
+    "tokens_per_second": ("tokens / s", 1, ",.0f"),
+    "peak_memory_mb": ("peak memory, MB", 1, ",.0f"),
+    "optimizer_bytes": ("optimiser, MB", 2**-20, ".3g"),
+}
+
+
+def cost(costs: pd.DataFrame, looks: dict[str, Style]) -> Table:
+    """A row an algorithm and size; parameters and bytes of one design are equal in all runs."""
+    runs = costs[costs["algorithm"] != BASE]
+    rows = []
+    for (size, name), part in runs.groupby(["size", "algorithm"], sort=False):
+        values = {row["metric"]: row for _, row in part.iterrows()}
+        parameters = [
+            short_count(values[m]["mean"]) if m in values else "n/a"
+            for m in ("trainable_parameters", "resident_parameters")
+        ]
+        n = max(int(part["n"].max()), 0)
+        entries = [
+            _cost_entry(values.get(metric), factor, digits)
+            for metric, (_, factor, digits) in COST_COLUMNS.items()
+        ]
+        rows.append(
+            [Entry(size), algorithm_entry(name, looks), Entry(str(n))]
+            + [Entry(p) for p in parameters]
+            + entries
+        )
+    titles = [title for title, _, _ in COST_COLUMNS.values()]
+    return Table(["size", "algorithm", "runs", "trainable", "resident", *titles], rows)
+
+
+def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
+    if row is None:
+        return Entry("n/a", "not measured")
+    text = format(factor * row["mean"], digits)
+    if math.isfinite(row["low"]):
+        low, high = (format(factor * row[c], digits) for c in ("low", "high"))
+        return Entry(text, f"[{low}, {high}]")
+    # a number that no run varies needs no interval: it is a property of the design
+    return Entry(text) if row["reason"].startswith("all ") else Entry(text, row["reason"])
+
+
+# --- The paper -----------------------------------------------------------------------------------
+
+
+def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) -> Table:
+    """The paper's results, and beside them ours of the same algorithm at the same noise."""
+    paper = pd.read_csv(path, dtype=str, keep_default_na=False)
+    ours = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
+    several = ALL_SIZES in set(ours["size"])
+    size = ALL_SIZES if several else next(iter(ours["size"]), "")
+    benchmarks = list(dict.fromkeys(paper["benchmark"]))
+    metrics = dict(zip(paper["benchmark"], paper["metric"], strict=True))
+    looks = styles(paper["algorithm"]) | looks
+    rows = []
+    for name, noise in dict.fromkeys(zip(paper["algorithm"], paper["noise"], strict=True)):
+        part = paper[(paper["algorithm"] == name) & (paper["noise"] == noise)]
+        cells = [only(part, benchmark=b) for b in benchmarks]
+        rows.append(
+            [algorithm_entry(name, looks), Entry(noise_name(noise))]
+            + [Entry(c["value"]) for c in cells]
+            + [estimate_entry(only(ours, algorithm=name, size=size, noise=noise), factor=100)]
+        )
+    titles = [f"{b} {metrics[b]}".strip() for b in benchmarks]
+    notes = [f"Source of the paper's numbers: {s}." for s in dict.fromkeys(paper["source"])]
+    notes += [
+        f"{looks[r['algorithm']].label} on "
+        f"{r['benchmark']}: another source quotes {r['alternative']} instead of {r['value']}."
+        for _, r in paper[paper["alternative"] != ""].iterrows()
+    ]
+    columns = ["policy", "reward noise", *(f"paper: {t}" for t in titles)]
+    return Table([*columns, "ours: mean of benchmarks"], rows, notes)
+
+
+def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
+    """Differences of set-up, a row a setting; ours is read from the configuration."""
+    rows = [
+        [Entry(r["setting"]), Entry(r["paper"]), Entry(_ours(study, r["ours"], looks))]
+        for _, r in pd.read_csv(path, dtype=str).iterrows()
+    ]
+    return Table(["setting", "paper", "this study"], rows)
+
+
+def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
+    used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
+    named: dict[str, Callable[[], Iterable[object]]] = {
+        "policies": lambda: (
+            f"{s} ({study.sizes[s].path or 'made from scratch'})" for s in study.used_sizes()
+        ),
+        "training_problems": lambda: [f"generated {study.task.kind} problems, fresh every step"],
+        "benchmarks": lambda: study.task.benchmarks,
+        "algorithms": lambda: (looks[a].label if a in looks else a for a in used),
+        "seeds": lambda: sorted({cell.seed for cell in study.cells()}),
+        "noise": lambda: [
+            f"{noise_name(label)} ({Noise.parse(label).mode})"
+            for label in ordered_noise(cell.noise for cell in study.cells())
+        ],
+        "learning_rates": lambda: (
+            f"{study.sizes[s].learning_rate:g} ({s})" for s in study.used_sizes()
+        ),
+        "beta": lambda: _distinct(study, used, "beta"),
+        "actor_coef": lambda: _distinct(study, used, "actor_coef"),
+    }
+    if key in named:
+        return ", ".join(map(str, named[key]())) or "n/a: no VIMPO in this study"
+    value: object = study
+    for part in key.split("."):
+        value = getattr(value, part)
+    return str(value)
+
+
+def _distinct(study: Study, used: list[str], name: str) -> list[str]:
+    values = (getattr(study.algorithms[a], name, None) for a in used)
+    return list(dict.fromkeys(f"{v:g}" for v in values if v is not None))
+
+
+# --- Methods -------------------------------------------------------------------------------------
+
+
+def hyperparameters(study: Study, looks: dict[str, Style]) -> Table:
+    """Every hyperparameter of every algorithm used; a dash where it has none of that name."""
+    used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
+    settings = {name: study.algorithms[name].model_dump() for name in used}
+    names = list(dict.fromkeys(key for values in settings.values() for key in values))
+    rows = [
+        [Entry(key), *(Entry(_plain(settings[a].get(key, "–"))) for a in used)] for key in names
+    ]
+    return Table(["hyperparameter", *(algorithm_entry(a, looks).text for a in used)], rows)
+
+
+def shared_settings(study: Study) -> Table:
+    """What all algorithms share: task, warm start, training, evaluation, statistics, runtime."""
+    sections = ("task", "pretrain", "train", "evaluation", "statistics", "runtime")
+    rows = []
+    for section in sections:
+        values = getattr(study, section).model_dump()
+        rows += [[Entry(f"{section}.{key}"), Entry(_plain(v))] for key, v in values.items()]
+    return Table(["setting", "value"], rows)
+
+
+def sizes(study: Study, params: dict[str, float]) -> Table:
+    names = list(next(iter(LADDER.values())).model_dump())
+    rows = [
+        [Entry(size), Entry(short_count(params.get(size, math.nan)))]
+        + [Entry(_plain(getattr(study.sizes[size], name))) for name in names]
+        for size in study.used_sizes()
+    ]
+    return Table(["size", "parameters", *names], rows)
+
+
+def tuning(study: Study, looks: dict[str, Style]) -> Table:
+    """Learning rates of this study: entries that differ in nothing but `lr_scale` are one family.
+
+    The budget is equal only where the last column is.
+    """
+    used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
+
+    def family(name: str) -> str:
+        return study.algorithms[name].model_copy(update={"lr_scale": 1.0}).model_dump_json()
+
+    scales: dict[str, list[float]] = {}
+    for name in used:
+        scales.setdefault(family(name), []).append(study.algorithms[name].lr_scale)
+    rows = []
+    for name in used:
+        rates = [
+            f"{study.sizes[s].learning_rate * study.algorithms[name].lr_scale:g} ({s})"
+            for s in study.used_sizes()
+        ]
+        tried = len(set(scales[family(name)]))
+        rows.append([algorithm_entry(name, looks), Entry(", ".join(rates)), Entry(str(tried))])
+    return Table(["algorithm", "learning rate (size)", "rates tried in this study"], rows)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{k}: {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "–" if value is None else str(value)
+
+
+def plain_table(frame: pd.DataFrame) -> Table:
+    """A CSV table as it is."""
+    rows = [
+        [Entry(f"{v:g}" if isinstance(v, float) else str(v)) for v in row]
+        for row in frame.itertuples(index=False)
+    ]
+    return Table(list(frame.columns), rows)

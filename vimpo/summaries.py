@@ -1,0 +1,189 @@
+"""Means and intervals over seeds, from tidy rows: what figures and report show.
+
+The method of each interval is in :mod:`vimpo.stats`; here it is decided what counts as a unit and
+what is averaged first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from vimpo.config import Cell, Noise, Study
+from vimpo.stats import (
+    Estimate,
+    mean_interval,
+    normal_interval,
+    not_available,
+    stratified_mean,
+    wider,
+)
+from vimpo.tables import ALL_SIZES, BASE, MEAN
+
+SUMMARISED_CURVES = ("accuracy",)
+WINDOWS = 10  # learning curves are smoothed over a tenth of the steps
+FRACTION = (0.0, 1.0)
+POSITIVE = (0.0, math.inf)
+
+
+def labels(algorithm: str, size: str, noise: str) -> dict:
+    level = Noise.parse(noise)
+    return {
+        "algorithm": algorithm,
+        "size": size,
+        "noise": noise,
+        "noise_mode": level.mode,
+        "noise_level": level.level,
+    }
+
+
+def metrics_of(study: Study) -> list[str]:
+    return ["sampled", "greedy"] if study.evaluation.greedy else ["sampled"]
+
+
+def summarise_accuracy(
+    accuracy: pd.DataFrame, study: Study, params: dict[str, float]
+) -> list[dict]:
+    """Mean and interval over seeds for each policy, benchmark and metric; also over benchmarks.
+
+    The seed is the unit: benchmarks are averaged within it first. Size `all` weighs sizes equally
+    and is not available unless every size of that algorithm and noise has a result. The base
+    policy is one network a size: its interval is over problems alone.
+    """
+    confidence = study.statistics.confidence
+    groups = {k: f for k, f in accuracy.groupby(["algorithm", "size", "noise", "metric"])}
+    cells = [Cell(BASE, size, "0", 0) for size in study.used_sizes()] + study.cells()
+    expected: dict[tuple[str, str], dict[str, int]] = {}
+    for cell in cells:
+        counts = expected.setdefault((cell.algorithm, cell.noise), {})
+        counts[cell.size] = counts.get(cell.size, 0) + 1
+    rows = []
+    for (algorithm, noise), counts in expected.items():
+        sizes = {size: counts.get(size, 0) for size in study.used_sizes()}
+        for metric, benchmark in itertools.product(
+            metrics_of(study), [*study.task.benchmarks, MEAN]
+        ):
+            frames = {s: groups.get((algorithm, s, noise, metric)) for s in sizes}
+            chosen = {s: _seed_scores(f, benchmark) for s, f in frames.items()}
+            estimates = {s: _over_seeds(algorithm, [chosen[s]], confidence) for s in sizes}
+            if empty := [s for s, scores in chosen.items() if scores.empty]:
+                whole = not_available(
+                    f"no result at size {', '.join(empty)}", sum(map(len, chosen.values()))
+                )
+            else:
+                whole = _over_seeds(algorithm, list(chosen.values()), confidence)
+                lone = [s for s, scores in chosen.items() if len(scores) == 1]
+                if lone and len(sizes) > 1 and algorithm != BASE:
+                    whole = replace(whole, reason=f"one seed at size {', '.join(lone)}")
+            for size, estimate in [*estimates.items(), (ALL_SIZES, whole)]:
+                if size != ALL_SIZES and not sizes[size]:
+                    continue  # not in the grid: nothing is missing
+                key = labels(algorithm, size, noise) | {"params": params.get(size, math.nan)}
+                count = sum(sizes.values()) if size == ALL_SIZES else sizes[size]
+                rows.append(
+                    key
+                    | {"benchmark": benchmark, "metric": metric}
+                    | _interval(estimate, count, confidence)
+                )
+    return rows
+
+
+def _seed_scores(frame: pd.DataFrame | None, benchmark: str) -> pd.DataFrame:
+    """One row a seed: value, and standard error over problems."""
+    if frame is None:
+        return pd.DataFrame(columns=["value", "stderr"])
+    if benchmark != MEAN:
+        return frame.loc[frame["benchmark"] == benchmark, ["value", "stderr"]]
+    by_seed = frame.assign(seed=frame["seed"].fillna(-1)).groupby("seed")
+    count = by_seed["value"].size()
+    stderr = by_seed["stderr"].agg(lambda s: math.sqrt((s**2).sum(skipna=False))) / count
+    return pd.DataFrame({"value": by_seed["value"].mean(), "stderr": stderr})
+
+
+def _over_seeds(algorithm: str, sizes: list[pd.DataFrame], confidence: float) -> Estimate:
+    """Interval over seeds, but never narrower than over problems, which all runs share."""
+    if any(scores.empty for scores in sizes):
+        return not_available("no result", sum(map(len, sizes)))
+    value = float(np.mean([scores["value"].mean() for scores in sizes]))
+    # the same problems everywhere: their error does not average out over runs
+    stderr = float(np.mean([scores["stderr"].mean(skipna=False) for scores in sizes]))
+    problems = normal_interval(value, stderr, sum(map(len, sizes)), confidence, FRACTION)
+    if algorithm == BASE:
+        return problems
+    return wider(stratified_mean([s["value"] for s in sizes], confidence, FRACTION), problems)
+
+
+def _interval(estimate: Estimate, expected: int, confidence: float) -> dict:
+    return {
+        "mean": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "confidence": confidence,
+        "n": estimate.n,
+        "expected": expected,
+        "method": estimate.method,
+        "reason": estimate.reason,
+    }
+
+
+def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
+    """Mean and interval over seeds of moving averages along training.
+
+    Steps are smoothed within a seed first (centred, a tenth of the run), so that the interval
+    shows the spread between seeds and not the sampling noise of one batch.
+    """
+    confidence = study.statistics.confidence
+    window = max(1, study.train.steps // WINDOWS)
+    expected: dict[tuple[str, str, str], int] = {}
+    for cell in study.cells():
+        key = (cell.algorithm, cell.size, cell.noise)
+        expected[key] = expected.get(key, 0) + 1
+    chosen = curves[curves["metric"].isin(SUMMARISED_CURVES)]
+    rows = []
+    for (*key, metric), frame in chosen.groupby(["algorithm", "size", "noise", "metric"]):
+        seeds = frame.pivot(index="step", columns="seed", values="value")
+        # a gap is not bridged: where a step is not finite, neither is its window
+        smooth = seeds.rolling(window, center=True, min_periods=1).mean().where(seeds.notna())
+        bounds = FRACTION if metric == "accuracy" else (-math.inf, math.inf)
+        row = labels(*key) | {"params": frame["params"].iloc[0], "metric": metric}
+        for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
+            estimate = mean_interval(values, confidence, bounds)
+            interval = _interval(estimate, expected[tuple(key)], confidence)
+            rows.append(row | {"step": int(step), "window": window} | interval)
+    return _in_grid_order(rows, study)
+
+
+def summarise_cost(cost: pd.DataFrame, study: Study) -> list[dict]:
+    """Mean and interval over all runs of an algorithm at a size: noise does not change the cost."""
+    confidence = study.statistics.confidence
+    expected: dict[tuple[str, str], int] = {}
+    for cell in study.cells():
+        key = (cell.algorithm, cell.size)
+        expected[key] = expected.get(key, 0) + 1
+    rows = []
+    for (algorithm, size, metric), frame in cost.groupby(
+        ["algorithm", "size", "metric"], sort=False
+    ):
+        estimate = mean_interval(frame["value"], confidence, POSITIVE)
+        row = {"algorithm": algorithm, "size": size, "params": frame["params"].iloc[0]}
+        row |= {"metric": metric, "unit": frame["unit"].iloc[0]}
+        rows.append(row | _interval(estimate, expected.get((algorithm, size), 1), confidence))
+    return _in_grid_order(rows, study)
+
+
+def _in_grid_order(rows: list[dict], study: Study) -> list[dict]:
+    """Stable sort by place in the grid; the base policy first."""
+    place: dict[tuple, int] = {}
+    for cell in study.cells():
+        for key in ((cell.algorithm, cell.size, cell.noise), (cell.algorithm, cell.size)):
+            place.setdefault(key, len(place))
+
+    def rank(row: dict) -> int:
+        key = (row["algorithm"], row["size"])
+        return place.get((*key, row["noise"]) if "noise" in row else key, -1)
+
+    return sorted(rows, key=rank)
