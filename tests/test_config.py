@@ -76,7 +76,7 @@ BAD = {
     "k1": (
         {"algorithms": {"vimpo": {"kl_estimator": "k1"}}},
         "vimpo.kl_estimator",
-        "k1",
+        "k1 is refused, because it is the log-ratio itself",
         "exact, k2, k3, topk",
     ),
     "KL estimator": (

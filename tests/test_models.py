@@ -87,6 +87,15 @@ def test_a_tokenizer_without_pad_or_eos_is_refused(tmp_path, missing):
 # --- Checkpoints ---------------------------------------------------------------------------------
 
 
+def test_checkpoints_name_the_tokenizers_eos_and_pad_whatever_the_model_said(policy, tmp_path):
+    for config in (policy.config, policy.generation_config):
+        config.eos_token_id, config.pad_token_id = 7, None
+    save_policy(policy, chain_tokenizer(), tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for config in (loaded.config, loaded.generation_config):
+        assert (config.eos_token_id, config.pad_token_id) == (1, 0)
+
+
 def test_checkpoints_load_unchanged_by_transformers(policy, tmp_path):
     save_policy(policy, chain_tokenizer(), tmp_path)
     assert [p.name for p in tmp_path.glob("*.safetensors")] == ["model.safetensors"]

@@ -12,7 +12,7 @@ from vimpo.config import (
     Cell,
     ConfigError,
     Study,
-    check_results_folder,
+    check_before_running,
     dump_yaml,
     load_study,
     require,
@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     _cell_arguments(sub, required=True)
     _quiet(sub)
 
-    sub = command(_evaluate, "evaluate", "Score a cell, a base policy or any checkpoint by lm-eval.")
+    sub = command(
+        _evaluate, "evaluate", "Score a cell, a base policy or any model by lm-eval."
+    )
     _cell_arguments(sub, required=False)
     sub.add_argument("--base", action="store_true", help="the base policy of --size")
     sub.add_argument("--model", metavar="FOLDER", help="a checkpoint outside the study")
@@ -119,7 +121,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _study(options: argparse.Namespace) -> Study:
     study = load_study(options.config)
-    check_results_folder(study)
+    check_before_running(study)
     return study
 
 

@@ -359,6 +359,31 @@ class Statistics(Strict):
     seed: Seed = 0
 
 
+class Claims(Strict):
+    """Thresholds of the verdicts, fixed before results are seen (report, claims C1 to C6)."""
+
+    accuracy_margin: float = Field(
+        0.02, ge=0, le=1, description="C1, C2: VIMPO may be worse by this much and still match"
+    )
+    time_ratio: Positive = Field(1.0, description="C3: seconds a step, VIMPO over PPO, below this")
+    noise_margin: float = Field(
+        0.0, ge=0, description="C4: accuracy lost per unit of noise, less than the others' by this"
+    )
+    value_accuracy: float = Field(
+        0.25, le=1, description="C5: explained variance of the implied change of value, above this"
+    )
+    value_slope: float = Field(
+        -0.1, description="C5: its change per tenfold of parameters, above this"
+    )
+    critic_margin: float = Field(
+        0.1, ge=0, description="C5: behind PPO's critic by less than this explained variance"
+    )
+    credit_margin: float = Field(
+        0.05, ge=0, le=0.5, description="C6: AUC of finding the first wrong step, above 0.5 by this"
+    )
+    power: float = Field(0.8, gt=0, lt=1, description="of the estimate of seeds needed")
+
+
 class Runtime(Strict):
     """Machine settings of one job."""
 
@@ -437,6 +462,7 @@ class Study(Strict):
     evaluation: Evaluation = Evaluation()
     probes: Probes = Probes()
     statistics: Statistics = Statistics()
+    claims: Claims = Claims()
     runtime: Runtime = Runtime()
 
     @model_validator(mode="before")
@@ -697,6 +723,28 @@ def dump_yaml(model: BaseModel) -> str:
 def study_schema() -> dict:
     """JSON schema of the study file, generated from the types."""
     return Study.model_json_schema()
+
+
+def check_before_running(study: Study) -> None:
+    """What a valid study needs on this machine. Raises ConfigError, writes nothing."""
+    for size in study.used_sizes():
+        if path := study.sizes[size].path:
+            check_model_path(path, f"sizes.{size}.path")
+    check_results_folder(study)
+
+
+def check_model_path(path: str, field: str = "path") -> None:
+    """Raise ConfigError where `path` is written as a local folder and is none of a model.
+
+    A hub name (`owner/name`) cannot be checked without the network; loading it says what is wrong.
+    """
+    local = Path(path).expanduser()
+    looks_local = local.exists() or path.startswith((".", "/", "~"))
+    if looks_local and not (local / "config.json").is_file():
+        raise ConfigError(
+            f"{field}: '{path}' holds no config.json; allowed: a folder written by "
+            "save_pretrained, or a hub name"
+        )
 
 
 # Changing one of these makes every cell of a folder incomparable with what it already holds.

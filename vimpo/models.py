@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from vimpo.config import ConfigError, ModelSpec, Runtime
+from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
 from vimpo.tasks.chain import ALPHABET
 
 MAX_POSITIONS = 1024  # of the ladder's models; far above any chain
@@ -71,21 +71,6 @@ def build_policy(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, seed: int)
     )
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(config)
-
-
-def check_model_path(path: str) -> None:
-    """Raise ConfigError where `path` is written as a local folder and is none of a model.
-
-    A hub name (`owner/name`) cannot be checked without the network; loading it says what is wrong.
-    """
-    local = Path(path).expanduser()
-    if (local.exists() or path.startswith((".", "/", "~"))) and not (
-        local / "config.json"
-    ).is_file():
-        raise ConfigError(
-            f"path: '{path}' holds no config.json; allowed: a folder written by save_pretrained, "
-            "or a hub name"
-        )
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

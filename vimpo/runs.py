@@ -31,7 +31,7 @@ from vimpo.config import (
     Study,
     dump_yaml,
 )
-from vimpo.models import check_model_path, parameter_count, set_up_torch
+from vimpo.models import parameter_count, set_up_torch
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
 
@@ -90,8 +90,6 @@ def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
     folder, digest, spec = study.base_folder(size), study.base_digest(size), study.sizes[size]
     if is_complete(folder, digest):
         return folder
-    if spec.path:
-        check_model_path(spec.path)
     set_up_torch(study.runtime)
     parts = {"task": study.task, "pretrain": study.pretrain, "runtime": study.runtime}
     config = BaseConfig(size=size, model=spec, **parts)

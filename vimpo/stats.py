@@ -43,7 +43,10 @@ UNBOUNDED = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval. `reason` says why value or interval is NaN; empty otherwise."""
+    """A value with its interval. `reason` says why value or interval is NaN; empty otherwise.
+
+    `stderr` and `df` are those of the t interval, where it is one.
+    """
 
     value: float
     low: float
@@ -51,6 +54,8 @@ class Estimate:
     n: int
     method: str = ""
     reason: str = ""
+    stderr: float = NAN
+    df: float = NAN
 
     @property
     def available(self) -> bool:
@@ -137,9 +142,11 @@ def stratified_mean(
     se, df, reason = _standard_error(arrays)
     if reason:
         return not_available(reason, n, value)
-    half = t_quantile(confidence, df) * se / len(arrays)
+    se /= len(arrays)
+    half = t_quantile(confidence, df) * se
     method = "Student t" if len(arrays) == 1 else "Welch-Satterthwaite t"
-    return _clip(Estimate(value, value - half, value + half, n, method), bounds)
+    estimate = Estimate(value, value - half, value + half, n, method, stderr=se, df=df)
+    return _clip(estimate, bounds)
 
 
 def _standard_error(arrays: Sequence[np.ndarray]) -> tuple[float, float, str]:
@@ -242,11 +249,12 @@ def bootstrap_interval(
         rng=np.random.default_rng(seed),
     )
     smallest = min(len(a) for a in arrays)
-    half = t_quantile(confidence, df) * math.sqrt(smallest / (smallest - 1))
-    half *= float(sampled.standard_error)
-    if half == 0 or not math.isfinite(half):
+    se = math.sqrt(smallest / (smallest - 1)) * float(sampled.standard_error)
+    if se == 0 or not math.isfinite(se):
         return not_available("the statistic does not vary over resamples", n, value)
-    return _clip(Estimate(value, value - half, value + half, n, "bootstrap-SE t"), bounds)
+    half = t_quantile(confidence, df) * se
+    estimate = Estimate(value, value - half, value + half, n, "bootstrap-SE t", stderr=se, df=df)
+    return _clip(estimate, bounds)
 
 
 def pooled_iqm(groups: Sequence[np.ndarray]) -> np.ndarray | float:
@@ -307,11 +315,48 @@ def paired_difference(
     estimate = stratified_mean(arrays, confidence)
     if not shared:
         estimate = replace(estimate, reason="no pair has both sides")
-    p = NAN
-    if estimate.available:
-        se, df, _ = _standard_error(arrays)
-        p = float(2 * special.stdtr(df, -abs(estimate.value) * len(arrays) / se))
-    return Comparison(**vars(estimate), p=p, unpaired=unpaired)
+    return Comparison(**vars(estimate), p=p_value(estimate), unpaired=unpaired)
+
+
+def p_value(estimate: Estimate, threshold: float = 0.0) -> float:
+    """Two-sided t test of value = threshold; NaN where the estimate has no t interval."""
+    if not estimate.available:
+        return NAN
+    return float(2 * special.stdtr(estimate.df, -abs(estimate.value - threshold) / estimate.stderr))
+
+
+MOST_SEEDS = 10_000
+
+
+def seeds_needed(
+    estimate: Estimate,
+    threshold: float,
+    seeds: int,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> float:
+    """Seeds a stratum that would settle `value` against `threshold` with the given power.
+
+    The smallest k with |value - threshold| >= (t_confidence + t_power)(df k/seeds) se sqrt(seeds/k)
+    if the observed value and spread are the true ones; `seeds` is what they were observed with.
+    Infinite above MOST_SEEDS, NaN where the estimate has no t interval.
+    """
+    if not estimate.available or not math.isfinite(estimate.stderr):
+        return NAN
+    distance = abs(estimate.value - threshold)
+
+    def settles(k: int) -> bool:
+        df = max(1.0, estimate.df * (k - 1) / max(1, seeds - 1))
+        quantiles = t_quantile(confidence, df) + float(special.stdtrit(df, power))
+        return distance >= quantiles * estimate.stderr * math.sqrt(seeds / k)
+
+    if not settles(MOST_SEEDS):
+        return math.inf
+    low, high = 1, MOST_SEEDS  # settles() is monotone in k: bisect
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settles(middle) else (middle, high)
+    return high
 
 
 def holm(pvalues: ArrayLike) -> np.ndarray:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from vimpo.config import ConfigError, check_results_folder, digest, dump_yaml, load_study
+from vimpo.config import ConfigError, check_before_running, digest, dump_yaml, load_study
 from vimpo.records import write_atomic
 
 try:
     STUDY = load_study(dict(config))
-    check_results_folder(STUDY)
+    check_before_running(STUDY)
 except ConfigError as error:
     raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
