@@ -208,13 +208,15 @@ def test_a_response_without_an_end_earns_nothing(make_trainer):
 
 
 def test_an_answer_cut_off_before_its_end_earns_nothing(make_trainer, monkeypatch):
-    trainer = make_trainer()
+    # `3+4=7#7` and EOS fit into 8 tokens, `3-4=-1#-1` does not.
+    trainer = make_trainer(max_response=8)
     monkeypatch.setattr("vimpo.trainer.is_right", lambda answer, text: True)
     rollouts, clean, _ = trainer._collect(0)
-    assert clean == [
-        float(row.sum() < 10 or ids[9] == 1)
-        for row, ids in zip(rollouts.mask, rollouts.response_ids, strict=True)
+    ended = [
+        ids[int(mask.sum()) - 1] == 1
+        for ids, mask in zip(rollouts.response_ids, rollouts.mask, strict=True)
     ]
+    assert clean == [float(done) for done in ended]
     assert 0 < sum(clean) < 24
 
 
