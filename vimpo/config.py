@@ -45,7 +45,7 @@ class Benchmark(Strict):
     """A fixed set of held-out problems, evaluated by lm-eval."""
 
     operators: int = Field(ge=1, le=12, description="operators in a chain: 2 is `7+5-3=`")
-    problems: int = Field(250, ge=1, le=5000, description="held-out problems")
+    problems: int = Field(200, ge=1, le=5000, description="held-out problems")
 
 
 class ChainTask(Strict):
@@ -148,8 +148,8 @@ def _rung(
 
 
 LADDER = {
-    "xs": _rung(64, 2, 900, 8e-3, 2e-4),
-    "s": _rung(96, 2, 700, 8e-3, 2e-4),
+    "xs": _rung(64, 2, 800, 8e-3, 2e-4),
+    "s": _rung(96, 2, 600, 8e-3, 2e-4),
     "m": _rung(128, 4, 800, 3e-3, 1e-4),
     "l": _rung(192, 6, 1000, 2e-3, 1e-4),
     "xl": _rung(256, 8, 1200, 1e-3, 5e-5),
@@ -172,7 +172,7 @@ class Pretrain(Strict):
 class Train(Strict):
     """What all algorithms share: prompts, sampler, optimiser, schedule, batch, token budget."""
 
-    steps: Count = 40
+    steps: Count = 32
     prompts_per_step: Count = 16
     group_size: Count = Field(8, description="rollouts of one prompt (paper: 8)")
     epochs: Count = Field(1, description="updates on one batch of rollouts (paper: 1)")
@@ -334,20 +334,20 @@ class Evaluation(Strict):
     temperature: Positive = Field(1.0, description="paper: 1.0")
     top_p: float = Field(0.7, gt=0, le=1, description="paper: 0.7")
     greedy: bool = True
-    batch_size: Count = Field(250, description="fixed, because lm-eval's scores depend on it")
+    batch_size: Count = Field(200, description="fixed, because lm-eval's scores depend on it")
     seed: Seed = 1234
 
 
 class Probes(Strict):
     """The scaling caveat, measured on saved checkpoints; the same problems for every run."""
 
-    problems: int = Field(40, ge=2, description="prompts, each with one fresh rollout")
+    problems: int = Field(32, ge=2, description="prompts, each with one fresh rollout")
     positions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.25, 0.5, 0.75, 0.9], min_length=1, description="prefixes, as shares of the response"
     )
     continuations: int = Field(16, ge=4, description="Monte Carlo continuations of a prefix")
     baseline_continuations: int = Field(64, ge=4, description="continuations of the bare prompt")
-    credit_rollouts: int = Field(160, ge=2, description="fresh rollouts graded step by step")
+    credit_rollouts: int = Field(128, ge=2, description="fresh rollouts graded step by step")
     seed: Seed = 777
 
 
@@ -585,6 +585,14 @@ class Study(Strict):
     def base_folder(self, size: str) -> Path:
         return self.folder / "base" / size
 
+    def cost_file(self, size: str) -> Path:
+        """The side-by-side measurement of what a step costs at a size."""
+        return self.folder / "cost" / f"{size}.csv"
+
+    def algorithms_at(self, size: str) -> list[str]:
+        """The grid's algorithms at a size, in grid order."""
+        return list(dict.fromkeys(c.algorithm for c in self.cells() if c.size == size))
+
     def run_folder(self, cell: Cell) -> Path:
         return self.folder / "runs" / cell.name
 
@@ -603,6 +611,11 @@ class Study(Strict):
     def probe_digest(self, cell: Cell) -> str:
         """Includes the betas at which values are read out of every policy."""
         return digest([self.probes, self.cell_digest(cell), self.readout_beta(cell.algorithm)])
+
+    def cost_digest(self, size: str) -> str:
+        objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
+        shared = [self.sizes[size], self.task, self.train, self.runtime, self.probes]
+        return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
         """beta of the implied value: VIMPO's own, and that of `vimpo` for the others."""

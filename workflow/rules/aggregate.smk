@@ -1,6 +1,9 @@
 # Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
 
-TABLES = ["accuracy", "curves", "cost", "missing", "summary", "provenance"]
+TABLES = """
+    accuracy curves cost missing summary curves_summary cost_summary probes probe_summary
+    measured_cost memory_projection claims provenance
+""".split()
 
 
 rule aggregate:
@@ -8,6 +11,8 @@ rule aggregate:
         study=f"{FOLDER}/config.yaml",
         base=expand(rules.evaluate_base.output.scores, size=SIZES),
         runs=[f"{path}/eval.json" for path in RUNS],
+        probes=[f"{path}/probes.parquet" for path in RUNS],
+        costs=expand(rules.cost.output, size=SIZES),
     output:
         expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
     log:

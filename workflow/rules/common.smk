@@ -56,6 +56,14 @@ def cell_digest(wildcards):
     return STUDY.cell_digest(CELLS[RUN.format(**wildcards)])
 
 
+def probe_digest(wildcards):
+    return STUDY.probe_digest(CELLS[RUN.format(**wildcards)])
+
+
+def cost_digest(wildcards):
+    return STUDY.cost_digest(wildcards.size)
+
+
 def memory_mb(wildcards, attempt):
     """What the configuration says of the size; a retry asks for more."""
     return attempt * STUDY.sizes[wildcards.size].memory_mb

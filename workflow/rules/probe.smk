@@ -1,0 +1,48 @@
+# The scaling caveat: is the implied value true, fine and stable; and what does a step cost?
+
+
+rule probe:
+    input:
+        base=rules.pretrain.output.manifest,
+        manifest=rules.train.output.manifest,
+    output:
+        probes=f"{FOLDER}/runs/{RUN}/probes.parquet",
+        prefixes=f"{FOLDER}/runs/{RUN}/prefixes.parquet",
+    log:
+        f"{FOLDER}/logs/probe/{RUN}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/probe/{RUN}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        mem_mb=memory_mb,
+        runtime=120,
+    params:
+        study=merged_study,
+        digest=probe_digest,
+    shell:
+        "python -m vimpo probe --config {params.study} --algorithm {wildcards.algorithm}"
+        " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
+
+
+rule cost:
+    input:
+        base=rules.pretrain.output.manifest,
+    output:
+        f"{FOLDER}/cost/{{size}}.csv",
+    log:
+        f"{FOLDER}/logs/cost/{{size}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/cost/{{size}}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: STUDY.runtime.threads
+    resources:
+        mem_mb=memory_mb,
+        runtime=60,
+    params:
+        study=merged_study,
+        digest=cost_digest,
+    shell:
+        "python -m vimpo cost --config {params.study} --size {wildcards.size} > {log} 2>&1"
