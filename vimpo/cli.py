@@ -18,6 +18,7 @@ from vimpo.config import (
     require,
     study_schema,
 )
+from vimpo.records import write_atomic
 
 EPILOG = """\
 examples:
@@ -78,14 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     _cell_arguments(sub, required=True)
     _quiet(sub)
 
-    sub = command(
-        _evaluate, "evaluate", "Score a cell, a base policy or any model by lm-eval."
-    )
+    sub = command(_evaluate, "evaluate", "Score a cell, a base policy or any model by lm-eval.")
     _cell_arguments(sub, required=False)
     sub.add_argument("--base", action="store_true", help="the base policy of --size")
     sub.add_argument("--model", metavar="FOLDER", help="a checkpoint outside the study")
     sub.add_argument("--output", metavar="FOLDER", help="with --model: where eval.json goes")
     sub.add_argument("--benchmarks", metavar="A,B", help="some of the study's benchmarks")
+
+    sub = command(_probe, "probe", "Measure value, credit and precision of a trained cell.")
+    _cell_arguments(sub, required=True)
+    sub = command(_cost, "cost", "Measure step time and memory of the algorithms side by side.")
+    sub.add_argument("--size", required=True, help="a rung of the ladder, such as xs")
 
     sub = command(_aggregate, "aggregate", "Collect all runs into tidy tables.")
     sub.add_argument("--output", metavar="FOLDER", help="default: tables/ of the study")
@@ -99,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command(_schema, "schema", "Print the JSON schema of a study file.")
-    command(_resolve, "resolve", "Print a study with every default written out.")
+    sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
+    sub.add_argument("--output", metavar="FILE", help="default: print it")
     return parser
 
 
@@ -189,6 +194,26 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(output)
 
 
+def _probe(options: argparse.Namespace) -> None:
+    from vimpo.probes import probe_run
+
+    study, cell = _study(options), _cell(options)
+    study.cell_config(cell)
+    output = study.run_folder(cell) / "probes.parquet"
+    probe_run(study, cell, output)
+    print(output)
+
+
+def _cost(options: argparse.Namespace) -> None:
+    from vimpo.probes.cost import compare_costs
+
+    study = _study(options)
+    require(options.size, study.sizes, "size")
+    output = study.cost_file(options.size)
+    compare_costs(study, options.size, study.algorithms_at(options.size), output)
+    print(output)
+
+
 def _aggregate(options: argparse.Namespace) -> None:
     from vimpo.aggregate import aggregate
 
@@ -233,4 +258,9 @@ def _schema(options: argparse.Namespace) -> None:
 
 
 def _resolve(options: argparse.Namespace) -> None:
-    print(dump_yaml(load_study(options.config)), end="")
+    text = dump_yaml(load_study(options.config))
+    if options.output:
+        # Atomic: jobs that run meanwhile compare themselves with this file.
+        write_atomic(Path(options.output), text)
+    else:
+        print(text, end="")
