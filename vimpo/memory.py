@@ -1,0 +1,324 @@
+"""Analytic model of the memory that training takes, by network and part. No torch.
+
+    parameters   closed form of the shape: exact
+    weights, gradients, optimizer   parameters x bytes: exact; AdamW keeps two moments, and mixed
+                 precision a float32 master copy beside them (16 bytes a parameter, as in ZeRO,
+                 arXiv 1910.02054, section 3.1)
+    activations  what autograd keeps of a forward pass, an estimate: see activation_elements
+    logits       what the loss keeps of [tokens, vocabulary] float32 arrays, an estimate
+    kv_cache     of the sequences that are decoded together: exact but for the allocator
+
+Rollout, critic update and policy update follow each other, so that the peak is what stays plus the
+largest of what comes and goes. The model covers one device without sharding, and neither
+fragmentation nor the library's own floor.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vimpo.config import AlgorithmConfig, GRPOConfig, ModelSpec, PPOConfig, Study, VimpoConfig
+from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
+
+SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
+MOMENTS = 2  # of AdamW
+SAMPLED = 64  # problems whose longest demonstration stands for a response
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder with grouped-query attention and a gated MLP; qk_norm as in Qwen3."""
+
+    name: str
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    tied: bool
+    qk_norm: bool = True
+    source: str = "vimpo.config.LADDER"
+
+
+def _qwen3(name: str, hidden, layers, heads, intermediate, tied) -> Shape:
+    source = f"huggingface.co/Qwen/{name}/config.json"
+    return Shape(
+        name, 151936, hidden, layers, heads, 8, 128, intermediate, tied=tied, source=source
+    )
+
+
+# Not measured by this suite: the scales that a projection is asked for.
+PUBLISHED = (
+    _qwen3("Qwen3-0.6B", 1024, 28, 16, 3072, True),
+    _qwen3("Qwen3-1.7B", 2048, 28, 16, 6144, True),
+    _qwen3("Qwen3-4B", 2560, 36, 32, 9728, True),
+    _qwen3("Qwen3-8B", 4096, 36, 32, 12288, False),
+    _qwen3("Qwen3-14B", 5120, 40, 40, 17408, False),
+    _qwen3("Qwen3-32B", 5120, 64, 64, 25600, False),
+    Shape(
+        "70B (Llama 3 shape)",
+        128256,
+        8192,
+        80,
+        64,
+        8,
+        128,
+        28672,
+        tied=False,
+        qk_norm=False,
+        source="arXiv 2407.21783, table 3",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Bytes of one number: weights, gradients, moments, master copy (0: none), activations."""
+
+    name: str
+    weight: int
+    gradient: int
+    moment: int
+    master: int
+    activation: int
+
+
+FLOAT32 = Numbers("float32", 4, 4, 4, 0, 4)
+BFLOAT16 = Numbers("bfloat16", 2, 2, 2, 0, 2)  # all in bfloat16, as runtime.dtype does
+MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)
+LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.last_logits)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A step: sequences decoded together, sequences in one backward pass, tokens of each."""
+
+    decoded: int
+    micro_batch: int
+    prompt: int
+    response: int
+    checkpointing: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Positions of one forward pass: the last token predicts nothing."""
+        return self.micro_batch * (self.prompt + self.response - 1)
+
+
+# The paper's lengths, on one device: one sequence a backward pass, 64 decoded together.
+PAPER_WORKLOAD = Workload(decoded=64, micro_batch=1, prompt=2048, response=4096, checkpointing=True)
+
+
+# --- one network ---------------------------------------------------------------------------------
+
+
+def shape_of(name: str, spec: ModelSpec) -> Shape:
+    """The shape of a ladder rung. Raises ValueError for a `path`, whose shape is elsewhere."""
+    if spec.path:
+        raise ValueError(f"{name}: the shape of '{spec.path}' is in its own config.json")
+    return Shape(
+        name,
+        vocabulary=len(ALPHABET) + SPECIAL_TOKENS,
+        hidden=spec.hidden,
+        layers=spec.layers,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.hidden // spec.heads,
+        intermediate=spec.intermediate or 3 * spec.hidden,
+        tied=True,
+    )
+
+
+def parameter_count(shape: Shape, critic: bool = False) -> int:
+    """All parameters of a policy, or of a critic: no output matrix, a scalar head with a bias."""
+    s = shape
+    attention = s.hidden * s.head_dim * (2 * s.heads + 2 * s.kv_heads)
+    norms = 2 * s.hidden + (2 * s.head_dim if s.qk_norm else 0)
+    layer = attention + 3 * s.hidden * s.intermediate + norms
+    backbone = s.vocabulary * s.hidden + s.layers * layer + s.hidden
+    if critic:
+        return backbone + s.hidden + 1
+    return backbone + (0 if s.tied else s.vocabulary * s.hidden)
+
+
+def layer_elements(shape: Shape) -> int:
+    """Numbers that autograd keeps for one token in one layer: an estimate, counted off the code.
+
+    Both norms keep input, normalised and scaled states (6 hidden). Queries keep projection,
+    normalised and rotated form, attention its output and the copy that the output matrix reads
+    (5 query widths); keys three and values one (4 key widths); the gated MLP keeps gate, its
+    activation, up and their product (4 intermediate). No T x T matrix: attention is fused.
+    """
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return 6 * shape.hidden + 5 * queries + 4 * keys + 4 * shape.intermediate
+
+
+def activation_elements(shape: Shape, checkpointing: bool) -> int:
+    """Numbers that autograd keeps for one token.
+
+    With checkpointing the input of each layer, and one layer whole while it is recomputed
+    (arXiv 1604.06174). The embedding and the last norm add 3 hidden.
+    """
+    if checkpointing:
+        return (shape.layers + 3) * shape.hidden + layer_elements(shape)
+    return shape.layers * layer_elements(shape) + 3 * shape.hidden
+
+
+def logit_copies(objective: AlgorithmConfig) -> int:
+    """float32 arrays [response tokens, vocabulary] alive at the peak of a policy update.
+
+    Counted off vimpo/trainer.py. Without a KL over the vocabulary 4: the loss keeps a log-softmax,
+    and its backward pass makes three gradients of that size. The exact KL needs 8: logits and
+    log-softmax of the policy, logits of the reference, and inside the KL two log-softmaxes,
+    probabilities, difference and product. The top-k KL stops at the log-softmaxes, 5.
+    """
+    if not isinstance(objective, VimpoConfig):
+        return 4
+    return {"exact": 8, "topk": 5}.get(objective.kl_estimator, 4)
+
+
+def kv_cache_bytes(shape: Shape, work: Workload, numbers: Numbers) -> int:
+    """Keys and values of every layer for all sequences that are decoded together."""
+    width = shape.kv_heads * shape.head_dim
+    tokens = work.decoded * (work.prompt + work.response)
+    return 2 * shape.layers * width * tokens * numbers.activation
+
+
+# --- one algorithm -------------------------------------------------------------------------------
+
+
+def needs_reference(objective: AlgorithmConfig) -> bool:
+    return isinstance(objective, VimpoConfig) or (
+        isinstance(objective, GRPOConfig) and objective.kl_coef > 0
+    )
+
+
+def networks(shape: Shape, objective: AlgorithmConfig) -> dict[str, tuple[int, bool]]:
+    """Networks of an algorithm: name -> (parameters, is it trained?)."""
+    found = {"policy": (parameter_count(shape), True)}
+    if needs_reference(objective):
+        found["reference"] = (parameter_count(shape), False)
+    if isinstance(objective, PPOConfig):
+        found["critic"] = (parameter_count(shape, critic=True), True)
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of one part of one network; `stays` through the step, or comes and goes in `phase`."""
+
+    network: str
+    part: str
+    bytes: int
+    phase: str = "stays"
+
+
+def memory_parts(
+    shape: Shape, objective: AlgorithmConfig, work: Workload, numbers: Numbers
+) -> list[Part]:
+    """Everything that one training step holds at one time or another."""
+    parts = []
+    for name, (count, trained) in networks(shape, objective).items():
+        parts.append(Part(name, "weights", count * numbers.weight))
+        if trained:
+            optimizer = count * (MOMENTS * numbers.moment + numbers.master)
+            parts.append(Part(name, "gradients", count * numbers.gradient))
+            parts.append(Part(name, "optimizer", optimizer))
+            kept = activation_elements(shape, work.checkpointing) * work.tokens
+            phase = "critic" if name == "critic" else "update"
+            parts.append(Part(name, "activations", kept * numbers.activation, phase))
+    logits = logit_copies(objective) * work.micro_batch * work.response * shape.vocabulary
+    parts.append(Part("policy", "logits", logits * LOGIT_BYTES, "update"))
+    parts.append(Part("policy", "kv_cache", kv_cache_bytes(shape, work, numbers), "rollout"))
+    return parts
+
+
+def peak_bytes(parts: Iterable[Part]) -> int:
+    """What stays, and the largest of the phases."""
+    phases: dict[str, int] = {"stays": 0}
+    for part in parts:
+        phases[part.phase] = phases.get(part.phase, 0) + part.bytes
+    stays = phases.pop("stays")
+    return stays + max(phases.values(), default=0)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def study_workload(study: Study) -> Workload:
+    """The workload of a study on the ladder; the longest demonstration stands for a response."""
+    task, train = study.task, study.train
+    rng = random.Random(0)
+    longest = max(task.train_operators)
+    count = min(SAMPLED, task.problem_space(longest) // 2)
+    problems = training_problems(task, 0, 0, count, [longest])
+    response = max(len(demonstration(p, 0.0, rng)) for p in problems) + 1  # and EOS
+    return Workload(
+        decoded=study.rollouts_per_step,
+        micro_batch=train.micro_batch or study.rollouts_per_step,
+        prompt=max(len(p.prompt) for p in problems),
+        response=min(response, train.max_response),
+    )
+
+
+def study_numbers(study: Study) -> Numbers:
+    return BFLOAT16 if study.runtime.dtype == "bfloat16" else FLOAT32
+
+
+def memory_rows(
+    shapes: Iterable[Shape],
+    algorithms: dict[str, AlgorithmConfig],
+    work: Workload,
+    numbers: Numbers,
+    kind: str,
+) -> list[dict]:
+    """Tidy rows: kind, algorithm, size, parameters, network, part, bytes, ratio_to_ppo, source.
+
+    A row for each part of each network, and `all, peak` with its ratio to the peak of the first
+    PPO among `algorithms` (NaN without one). kind: `model` for sizes that the study trains,
+    `projection` for sizes that nobody here has run.
+    """
+    rows = []
+    for shape in shapes:
+        plans = {name: memory_parts(shape, o, work, numbers) for name, o in algorithms.items()}
+        ppo = next((n for n, o in algorithms.items() if isinstance(o, PPOConfig)), None)
+        anchor = peak_bytes(plans[ppo]) if ppo else float("nan")
+        for name, parts in plans.items():
+            peak = Part("all", "peak", peak_bytes(parts))
+            rows += [
+                {
+                    "kind": kind,
+                    "algorithm": name,
+                    "size": shape.name,
+                    "parameters": parameter_count(shape),
+                    "network": part.network,
+                    "part": part.part,
+                    "bytes": part.bytes,
+                    "ratio_to_ppo": part.bytes / anchor if part is peak else float("nan"),
+                    "source": shape.source,
+                }
+                for part in [*parts, peak]
+            ]
+    return rows
+
+
+def study_memory(study: Study, algorithms: Iterable[str] | None = None) -> list[dict]:
+    """Rows (`memory_rows`) of the study's own ladder sizes; models with a `path` are left out."""
+    names = list(algorithms or dict.fromkeys(c.algorithm for c in study.cells()))
+    shapes = [shape_of(s, study.sizes[s]) for s in study.used_sizes() if not study.sizes[s].path]
+    chosen = {name: study.algorithms[name] for name in names}
+    return memory_rows(shapes, chosen, study_workload(study), study_numbers(study), "model")
+
+
+def projection(study: Study, algorithms: Iterable[str] = ("vimpo", "ppo", "grpo")) -> list[dict]:
+    """Rows (`memory_rows`) of published shapes at the paper's lengths: a projection, not a result.
+
+    Mixed precision, gradient checkpointing and one device without sharding; divide what stays by
+    the number of devices for ZeRO-3 or FSDP.
+    """
+    chosen = {name: study.algorithms[name] for name in algorithms}
+    return memory_rows(PUBLISHED, chosen, PAPER_WORKLOAD, MIXED, "projection")

@@ -1,0 +1,57 @@
+"""The scaling caveat, measured on a saved policy: is its implied value true, fine and stable?
+
+:func:`probe_run` writes two small tables beside a run. `probes.parquet` is tidy, one measured
+number a row, with the columns of :data:`COLUMNS`:
+
+    probe      value, credit, consistency or precision
+    predictor  who is measured: implied, critic, group_mean, truth (value); implied_td, implied_gae,
+               critic_td, critic_gae, group (credit); policy (consistency); float32,
+               bfloat16_float32_softmax, bfloat16 (precision)
+    target     of what: value, change (value); step, profile (credit); td, terminal, outcome
+               (consistency); log_ratio, implied_value (precision)
+    position   where, as text: `all`, or a share of the response (value), a token relative to the
+               first wrong one (profile), a number of summed tokens (precision)
+    metric     what was computed; vimpo/probes/<probe>.py says how
+    value      the number; NaN where `reason` says why there is none
+    stderr     its standard error over problems; NaN where there is none
+    n          how many observations it rests on
+    unit       share, reward, nats, std or 1
+    reason     empty, or why the value is NaN
+
+`prefixes.parquet` has a row for each prefix of the value probe (vimpo/probes/value.py), enough to
+draw prediction against truth. Both repeat byte for byte on the CPU; the digest of what they depend
+on is in their schema's metadata as `digest`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vimpo.config import Cell, Study
+
+COLUMNS = (
+    "probe",
+    "predictor",
+    "target",
+    "position",
+    "metric",
+    "value",
+    "stderr",
+    "n",
+    "unit",
+    "reason",
+)
+
+
+def probe_run(study: Study, cell: Cell, output: Path) -> None:
+    """Probe the finished run of `cell`; write the file `output` and `prefixes.parquet` beside it.
+
+    `output` is written last, so it vouches for the other. Sets torch's threads. Raises ConfigError
+    for an unknown cell, and where the run, its base policy or its critic is missing.
+    """
+    # Only here does a probe need torch: the table's format is known without it.
+    from vimpo.probes.run import probe_cell
+
+    probe_cell(study, cell, output)

@@ -1,0 +1,188 @@
+"""Cost probe: what a training step takes, measured side by side.
+
+Every measurement has a process of its own, so that its peak memory is its own; algorithms take
+turns (A B C A B C), so that a noisy machine hits all alike. Peaks are given whole and above the
+floor, what the process held after its imports and before it loaded a model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vimpo import memory
+from vimpo.config import Cell, ConfigError, Study, load_study
+from vimpo.records import peak_memory_mb, write_rows
+
+COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
+WARM_UP = 1  # first steps that are not counted: allocators and caches fill there
+
+
+def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
+    """Train `steps` steps from the base policy of `size` and say what they took.
+
+    Meant for a fresh process: peak memory is the process's own highest. Returns algorithm, size,
+    steps, seconds (phase -> median a step, `total` included), bytes (`peak`, `floor`,
+    `above_floor`, `optimizer`) and parameters (`policy`, `resident`, `trainable`).
+
+    Raises ConfigError where the base policy is missing, ValueError for no steps.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: {steps} measures nothing; allowed: >= 1")
+    from vimpo.models import parameter_count, set_up_torch
+    from vimpo.trainer import Trainer
+
+    config = study.cell_config(Cell(algorithm, size, "0", study.probes.seed))
+    base = study.base_folder(size) / "model"
+    if not base.is_dir():
+        raise ConfigError(f"base: '{base}' is missing; allowed: a pretrained size")
+    set_up_torch(config.runtime)
+    device = config.runtime.device
+    floor = resident_bytes(device)
+    trainer = Trainer(config, base)
+    seconds = [_timed_step(trainer, step) for step in range(WARM_UP + steps)][WARM_UP:]
+    peak = peak_bytes(device)
+    slots = [s for o in trainer.optimizers.values() for s in o.state_dict()["state"].values()]
+    moments = [t for slot in slots for t in slot.values() if t.ndim]
+    return {
+        "algorithm": algorithm,
+        "size": size,
+        "steps": steps,
+        "seconds": {
+            phase: statistics.median(row[phase] for row in seconds) for phase in seconds[0]
+        },
+        "bytes": {
+            "peak": peak,
+            "floor": floor,
+            "above_floor": peak - floor,
+            "optimizer": sum(t.numel() * t.element_size() for t in moments),
+        },
+        "parameters": {
+            "policy": parameter_count(trainer.policy),
+            "resident": sum(parameter_count(m) for m in trainer.networks()),
+            "trainable": sum(parameter_count(m, True) for m in trainer.modules.values()),
+        },
+    }
+
+
+def _timed_step(trainer, step: int) -> dict[str, float]:
+    """Seconds of one step by phase, and their total."""
+    before = dict(trainer.clock.seconds)
+    trainer.step(step)
+    spent = {p: trainer.clock.seconds.get(p, 0.0) - before.get(p, 0.0) for p in trainer.phases}
+    return spent | {"total": sum(spent.values())}
+
+
+def resident_bytes(device: str) -> int:
+    """Memory held now: of the device where there is one, else this process's resident set."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def peak_bytes(device: str) -> int:
+    """Highest memory of this process so far.
+
+    Linux hands getrusage's figure down from the parent through fork and exec, so that a small
+    process started by a large one would report its parent's: VmHWM belongs to this program alone.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if device == "cpu" and found:
+        return int(found[1]) * 2**10
+    return int(peak_memory_mb(device) * 2**20)
+
+
+def compare_costs(
+    study: Study,
+    size: str,
+    algorithms: Sequence[str],
+    output: Path,
+    *,
+    steps: int = 5,
+    rounds: int = 2,
+) -> list[dict]:
+    """Measure each algorithm `rounds` times in turn and write `output` (CSV); returns its rows.
+
+    Columns `kind, algorithm, size, round, metric, unit, value`. kind `measured`: `step_<phase>` (s,
+    median over the steps of a process), `memory_peak`, `memory_floor`, `memory_above_floor`,
+    `optimizer` (bytes), `parameters`, `parameters_resident`, `parameters_trainable`. kind `model`
+    (round 0; vimpo/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
+    `memory_ratio_to_ppo`; not for models with a `path`.
+
+    Raises RuntimeError with the last words of a measurement that failed.
+    """
+    rows = []
+    for turn in range(1, rounds + 1):
+        for algorithm in algorithms:
+            rows += _measured_rows(_in_fresh_process(study, algorithm, size, steps), turn)
+    if not study.sizes[size].path:
+        rows += _model_rows(study, size, algorithms)
+    write_rows(output, rows, COLUMNS)
+    return rows
+
+
+def _in_fresh_process(study: Study, algorithm: str, size: str, steps: int) -> dict:
+    order = {"study": study.model_dump(mode="json"), "algorithm": algorithm, "size": size}
+    done = subprocess.run(
+        [sys.executable, "-m", "vimpo.probes.cost"],
+        input=json.dumps(order | {"steps": steps}),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        words = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise RuntimeError(f"cost of {algorithm} at {size} could not be measured:\n{words}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measured_rows(found: dict, turn: int) -> list[dict]:
+    values = [(f"step_{phase}", "s", value) for phase, value in found["seconds"].items()]
+    for name, value in found["bytes"].items():
+        values.append((name if name == "optimizer" else f"memory_{name}", "bytes", value))
+    for name, value in found["parameters"].items():
+        values.append(("parameters" if name == "policy" else f"parameters_{name}", "1", value))
+    key = {"kind": "measured", "algorithm": found["algorithm"], "size": found["size"]}
+    return [key | {"round": turn, "metric": m, "unit": u, "value": v} for m, u, v in values]
+
+
+def _model_rows(study: Study, size: str, algorithms: Sequence[str]) -> list[dict]:
+    """The analytic model's figures, under the names of what is measured."""
+    rows = []
+    plan = memory.memory_rows(
+        [memory.shape_of(size, study.sizes[size])],
+        {name: study.algorithms[name] for name in algorithms},
+        memory.study_workload(study),
+        memory.study_numbers(study),
+        "model",
+    )
+    for part in plan:
+        key = {"kind": "model", "algorithm": part["algorithm"], "size": size, "round": 0}
+        name = f"memory_{part['network']}_{part['part']}"
+        if part["network"] == "all":
+            name = "memory_above_floor"
+        rows.append(key | {"metric": name, "unit": "bytes", "value": part["bytes"]})
+        if part["network"] == "all":
+            ratio = {"metric": "memory_ratio_to_ppo", "unit": "1", "value": part["ratio_to_ppo"]}
+            rows.append(key | ratio)
+    return rows
+
+
+def main() -> None:
+    """One measurement in this process: the order on stdin, the result on stdout, both JSON."""
+    order = json.load(sys.stdin)
+    study = load_study(order.pop("study"))
+    print(json.dumps(measure_cost(study, **order)))
+
+
+if __name__ == "__main__":
+    main()

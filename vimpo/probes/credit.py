@@ -1,0 +1,223 @@
+"""Credit probe: do token advantages point at the first wrong step?
+
+The oracle grades every step of fresh rollouts. In each rollout with a first wrong step and at least
+one other step, a signal is averaged over the tokens of every step, and
+
+    auc          P(mean advantage of the first wrong step < that of another step), ties one half:
+                 the area under the ROC within a rollout, averaged over rollouts
+    top1         is the lowest mean that of the first wrong step? Ties share the hit
+    top1_chance  1 / number of steps, what a constant signal scores
+
+Signals: implied_td and implied_gae (td of the log-ratio, for every algorithm), critic_td and
+critic_gae (PPO, with the clean terminal reward), and group, which is constant within a rollout and
+so the line of chance. lambda is the algorithm's own, 1 for those without one.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from vimpo.objectives.common import gae, whiten
+from vimpo.objectives.ppo import critic_td
+from vimpo.probes.measures import cluster_mean, row
+from vimpo.probes.subject import Reading, Subject, responses
+from vimpo.tasks.chain import Step, grade_steps
+
+PURPOSE = 1  # of the problems' seed
+REACH = 10  # tokens before and behind the first wrong one in the profile
+TIE = 1e-9  # means closer than this share of the largest are equal
+NO_STEPS = "no rollout has a first wrong step and another step"
+NO_TOKENS = "no rollout with a first wrong step reaches this token"
+NOT_FINITE = "the signal is not finite"
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A rollout with a first wrong step: its row in the batch, its problem, tokens of each step."""
+
+    row: int
+    cluster: int
+    steps: list[list[int]]
+    wrong: int
+
+
+# --- where a step is -----------------------------------------------------------------------------
+
+
+def token_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Characters [start, end) of each token in the decoded response; empty for special tokens.
+
+    Pieces decoded one by one are used where they join to the whole text; tokenizers whose pieces
+    depend on their neighbours are decoded prefix by prefix.
+    """
+
+    def decode(part: Sequence[int]) -> str:
+        return tokenizer.decode(list(part), skip_special_tokens=True)
+
+    pieces = {token: decode([token]) for token in set(ids)}
+    if "".join(pieces[token] for token in ids) == decode(ids):
+        ends = np.cumsum([len(pieces[token]) for token in ids]).tolist()
+    else:
+        ends = [len(decode(ids[: i + 1])) for i in range(len(ids))]
+        # An unfinished character is a placeholder that may shrink: offsets never run backwards.
+        ends = np.minimum.accumulate(ends[::-1])[::-1].tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def step_tokens(steps: Sequence[Step], spans: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Tokens of each step: those that share a character with it.
+
+    A step without characters was decided by the token that stands in its place: the separator, or
+    EOS. It has no token where the response was cut off there.
+    """
+    starts = [start for start, _ in spans]
+    found = []
+    for step in steps:
+        if step.start < step.end:
+            shared = [
+                i for i, (start, end) in enumerate(spans) if start < step.end and end > step.start
+            ]
+        else:
+            first = bisect.bisect_left(starts, step.start)
+            shared = [first] if first < len(spans) else []
+        found.append(shared)
+    return found
+
+
+# --- what a signal says --------------------------------------------------------------------------
+
+
+def signals_of(reading: Reading, rewards: Tensor, lam: float) -> dict[str, Tensor]:
+    """Token advantages by name, [B, T] each. rewards [B]: clean."""
+    mask = reading.mask
+    signals = {
+        "implied_td": reading.td,
+        "implied_gae": gae(reading.td, mask, lam),
+        "group": (rewards - rewards.mean())[:, None] * mask,
+    }
+    if reading.values is not None:
+        td = critic_td(rewards, reading.values, mask)
+        signals |= {"critic_td": td, "critic_gae": gae(td, mask, lam)}
+    return signals
+
+
+def within_rollout(means: np.ndarray, wrong: int) -> tuple[float, float]:
+    """auc and top1 of one rollout from its steps' means [S], S >= 2."""
+    tie = TIE * np.abs(means).max()
+    others = np.delete(means, wrong) - means[wrong]
+    auc = np.where(np.abs(others) <= tie, 0.5, others > 0).mean()
+    lowest = means <= means.min() + tie
+    return float(auc), float(lowest[wrong] / lowest.sum())
+
+
+def credit_rows(
+    signals: Mapping[str, Tensor], mask: Tensor, graded: Sequence[Graded]
+) -> list[dict]:
+    """All rows of the probe. signals: name -> [B, T]; mask [B, T]."""
+    rows = []
+    for name, signal in signals.items():
+        finite = bool(torch.isfinite(signal).all())
+        rows += _step_rows(name, signal.double().numpy(), graded, finite)
+        rows += _profile_rows(name, whiten(signal, mask).double().numpy(), mask, graded, finite)
+    return rows
+
+
+def _step_rows(name: str, signal: np.ndarray, graded: Sequence[Graded], finite: bool) -> list[dict]:
+    """auc, top1 and top1_chance, averaged over rollouts."""
+    compared = [g for g in graded if len(g.steps) > 1]
+    scores = []
+    for g in compared:
+        means = np.array([signal[g.row, tokens].mean() for tokens in g.steps])
+        scores.append([*within_rollout(means, g.wrong), 1 / len(g.steps)])
+    table = np.array(scores).reshape(-1, 3)
+    clusters = np.array([g.cluster for g in compared])
+    rows = []
+    for metric, values in zip(("auc", "top1", "top1_chance"), table.T, strict=True):
+        mean, stderr = cluster_mean(values if finite else values[:0], clusters[: len(values)])
+        reason = NO_STEPS if finite else NOT_FINITE
+        rows.append(
+            row("credit", name, "step", "all", metric, mean, stderr, len(values), "1", reason)
+        )
+    return rows
+
+
+def _profile_rows(
+    name: str, signal: np.ndarray, mask: Tensor, graded: Sequence[Graded], finite: bool
+) -> list[dict]:
+    """Mean whitened advantage, aligned on the first token of the first wrong step."""
+    lengths = mask.sum(1).long().tolist()
+    rows = []
+    for offset in range(-REACH, REACH + 1):
+        places = [(g, g.steps[g.wrong][0] + offset) for g in graded]
+        places = [(g, t) for g, t in places if 0 <= t < lengths[g.row] and finite]
+        values = np.array([signal[g.row, t] for g, t in places])
+        mean, stderr = cluster_mean(values, np.array([g.cluster for g, _ in places]))
+        reason = NO_TOKENS if finite else NOT_FINITE
+        labels = ("credit", name, "profile", str(offset), "mean_advantage")
+        rows.append(row(*labels, mean, stderr, len(values), "std", reason))
+    return rows
+
+
+# --- the probe -----------------------------------------------------------------------------------
+
+
+def credit_probe(subject: Subject) -> list[dict]:
+    """Fresh rollouts, graded and read. -> rows of probes.parquet"""
+    problems = subject.problems(subject.probes.credit_rollouts, PURPOSE)
+    rows, offset, batches = [], 0, []
+    for chunk in subject.sample([subject.encode(p) for p in problems], "credit"):
+        tokens, finished = responses([chunk])
+        owners = problems[offset : offset + len(tokens)]
+        rewards = [
+            float(subject.reward(p, ids, done))
+            for p, ids, done in zip(owners, tokens, finished, strict=True)
+        ]
+        batches.append((subject.read(chunk), torch.tensor(rewards)))
+        for i, (problem, ids) in enumerate(zip(owners, tokens, strict=True)):
+            steps = grade_steps(problem, subject.text(ids))
+            spans = step_tokens(steps, token_spans(subject.tokenizer, ids))
+            rows.append((offset + i, problem.id, steps, spans))
+        offset += len(tokens)
+    ids = {name: k for k, name in enumerate(dict.fromkeys(r[1] for r in rows))}
+    graded = [g for r in rows if (g := _graded(r[0], ids[r[1]], r[2], r[3]))]
+    reading, rewards = _joined(batches)
+    return [
+        *credit_rows(signals_of(reading, rewards, subject.lam), reading.mask, graded),
+        _share_row("wrong_rollouts", [float(any(not s.right for s in r[2])) for r in rows]),
+        _share_row("accuracy", rewards.tolist()),
+    ]
+
+
+def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]) -> Graded | None:
+    """None where every step is right, or where no token of the first wrong one exists."""
+    wrong = next((i for i, step in enumerate(steps) if not step.right), None)
+    if wrong is None or not tokens[wrong]:
+        return None
+    kept = [i for i in range(len(steps)) if tokens[i]]
+    return Graded(index, cluster, [tokens[i] for i in kept], kept.index(wrong))
+
+
+def _joined(batches: list[tuple[Reading, Tensor]]) -> tuple[Reading, Tensor]:
+    """Chunks of different width as one batch, right-padded."""
+    width = max(reading.mask.shape[1] for reading, _ in batches)
+
+    def join(name: str) -> Tensor | None:
+        parts = [getattr(reading, name) for reading, _ in batches]
+        if parts[0] is None:
+            return None
+        return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in parts])
+
+    names = ("mask", "log_ratio", "token_kl", "td", "values")
+    return Reading(*(join(n) for n in names)), torch.cat([r for _, r in batches])
+
+
+def _share_row(metric: str, values: list[float]) -> dict:
+    mean, stderr = cluster_mean(np.array(values), np.arange(len(values)))
+    return row("credit", "policy", "step", "all", metric, mean, stderr, len(values), "share")

@@ -1,0 +1,44 @@
+"""All probes of one run, and the two tables they leave."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vimpo.config import Cell, Study
+from vimpo.models import set_up_torch
+from vimpo.probes import COLUMNS
+from vimpo.probes.consistency import consistency_probe
+from vimpo.probes.credit import credit_probe
+from vimpo.probes.precision import precision_probe
+from vimpo.probes.subject import Subject
+from vimpo.probes.value import measure_prefixes, prefix_table, value_rows
+from vimpo.records import write_atomic
+
+TYPES = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
+
+
+def probe_cell(study: Study, cell: Cell, output: Path) -> None:
+    """See :func:`vimpo.probes.probe_run`."""
+    set_up_torch(study.runtime)
+    subject = Subject.load(study, cell)
+    prefixes = measure_prefixes(subject)
+    rows = value_rows(prefixes, study.probes.seed)
+    rows += credit_probe(subject)
+    rows += consistency_probe(subject)
+    rows += precision_probe(subject)
+    digest = study.probe_digest(cell)
+    columns = {name: [row[name] for row in rows] for name in COLUMNS}
+    schema = pa.schema([(name, TYPES.get(name, pa.string())) for name in COLUMNS])
+    write_parquet(output.with_name("prefixes.parquet"), pa.table(prefix_table(prefixes)), digest)
+    write_parquet(output, pa.table(columns, schema=schema), digest)
+
+
+def write_parquet(path: Path, table: pa.Table, digest: str) -> None:
+    """Atomic; the digest of what the table depends on goes into its schema's metadata."""
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"digest": digest}), buffer)
+    write_atomic(path, buffer.getvalue())
