@@ -9,6 +9,7 @@ summed. Nothing falls back: the number of processes and the kind of every weight
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -57,6 +58,9 @@ class Alone:
         """A context in which all of a spread module's weights are at hand, without gradients."""
         return nullcontext()
 
+    def release(self, module: nn.Module) -> None:
+        """Drop what a forward pass of a frozen module left at hand."""
+
     def wait(self) -> None:
         """Until all processes are here."""
 
@@ -79,7 +83,8 @@ class Together(Alone):
         if self.device != "cpu":
             check_devices(runtime)
             torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if self.device != "cpu" else "gloo")
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device != "cpu" else "gloo")
         self._dist, self._sharding = dist, runtime.sharding
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.main = self.rank == 0
@@ -142,15 +147,20 @@ class Together(Alone):
 
         mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
         settings = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
+        # Outputs are never changed in place, of which this warns.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         expected = _first(module, *example)
         for layer in decoder_layers(module):
-            fully_shard(layer, **settings)
-        fully_shard(module, **settings)
+            fully_shard(layer, reshard_after_forward=True, **settings)
+        # A reference's output layer is read after its forward pass; release() drops it.
+        trained = any(p.requires_grad for p in module.parameters())
+        fully_shard(module, reshard_after_forward=trained, **settings)
+        # The first pass settles which module is the root, before sampling enters below it.
+        found = _first(module, *example)
+        self.release(module)
         for name, parameter in module.named_parameters():
             if not isinstance(parameter, DTensor) or parameter.device_mesh.size() != self.size:
                 raise RuntimeError(f"fsdp2: '{name}' is not split over {self.size} processes")
-        # The first pass settles which module is the root, before sampling enters below it.
-        found = _first(module, *example)
         scale = float(expected.abs().max()) + 1e-6
         if float((found - expected).abs().max()) > SAME * scale:
             raise RuntimeError("fsdp2: the split network does not answer as the whole one did")
@@ -173,7 +183,11 @@ class Together(Alone):
         finally:
             for part in parts:
                 part.reshard()
-                part.set_reshard_after_forward(part is not module, recurse=False)
+                part.set_reshard_after_forward(True, recurse=False)
+
+    def release(self, module: nn.Module) -> None:
+        if self._sharding == "fsdp2":
+            module.reshard()
 
     def wait(self) -> None:
         self._dist.barrier()

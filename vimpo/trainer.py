@@ -206,9 +206,11 @@ class Trainer:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
         ids, attention_mask = rollouts.inputs()
         reference = self._read_reference(ids, attention_mask, rollouts.width)
-        targets = rollouts.response_ids
-        policy = self._calls["policy"]
-        return Scores(*policy(ids, attention_mask, targets, rollouts.mask, reference))
+        tokens = (rollouts.response_ids, rollouts.mask)
+        scores = Scores(*self._calls["policy"](ids, attention_mask, *tokens, reference))
+        if self.reference is not None:
+            self.world.release(self._calls["reference"])
+        return scores
 
     @torch.no_grad()
     def _read_reference(self, ids: Tensor, mask: Tensor, last: int) -> Reading | None:

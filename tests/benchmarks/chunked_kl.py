@@ -92,7 +92,8 @@ def main() -> None:
     gradient_mb = VOCABULARY * options.hidden * 4 / 2**20
     for plain, chunked in zip(rows[::2], rows[1::2], strict=True):
         print(
-            f"{plain['tokens']:5} tokens: plain {plain['peak_mb']:7.0f} MB {plain['seconds']:6.2f} s"
+            f"{plain['tokens']:5} tokens:"
+            f" plain {plain['peak_mb']:7.0f} MB {plain['seconds']:6.2f} s"
             f"   chunked {chunked['peak_mb']:6.0f} MB {chunked['seconds']:6.2f} s"
             f"   time ratio {chunked['seconds'] / plain['seconds']:.2f}"
             f" (CPU {chunked['cpu_seconds'] / plain['cpu_seconds']:.2f})"
