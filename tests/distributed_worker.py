@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/distributed_worker.py STUDY.json OUTPUT
 
-Trains the cases that it finds in STUDY.json, step by step, under each sharding, and leaves rows, rollouts, weights and checkpoints in OUTPUT.
+Trains the cases that it finds in STUDY.json, step by step, under each sharding, and leaves rows,
+rollouts, weights and checkpoints in OUTPUT.
 """
 
 from __future__ import annotations
