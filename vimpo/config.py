@@ -18,25 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run: the message names field, value and allowed range."""
-
-
-class Strict(BaseModel):
-    """Immutable; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
+from vimpo.cluster import Cluster
+from vimpo.fields import ConfigError, Count, Name, Positive, Probability, Seed, Strict
+from vimpo.planning import Planning
 
 # --- Problems ------------------------------------------------------------------------------------
 
@@ -98,6 +84,9 @@ class ChainTask(Strict):
 
 
 # --- Models --------------------------------------------------------------------------------------
+
+
+NO_RESULT = {"memory_mb"}  # fields of a size that no result depends on
 
 
 class ModelSpec(Strict):
@@ -464,6 +453,8 @@ class Study(Strict):
     statistics: Statistics = Statistics()
     claims: Claims = Claims()
     runtime: Runtime = Runtime()
+    cluster: Cluster = Cluster()
+    plan: Planning = Planning()
 
     @model_validator(mode="before")
     @classmethod
@@ -599,7 +590,7 @@ class Study(Strict):
     # Digests decide what is run again: each covers exactly what its result depends on.
 
     def base_digest(self, size: str) -> str:
-        spec = self.sizes[size].model_dump(exclude={"learning_rate"})
+        spec = self.sizes[size].model_dump(exclude={"learning_rate"} | NO_RESULT)
         return digest([spec, _training_task(self.task), self.pretrain, self.runtime])
 
     def cell_digest(self, cell: Cell) -> str:
@@ -614,7 +605,8 @@ class Study(Strict):
 
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
-        shared = [self.sizes[size], self.task, self.train, self.runtime, self.probes]
+        size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
+        shared = [size_fields, self.task, self.train, self.runtime, self.probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
@@ -627,7 +619,8 @@ class Study(Strict):
 
 def cell_digest(config: CellConfig) -> str:
     """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
-    return digest([config.model_dump(exclude={"task"}), _training_task(config.task)])
+    fields = config.model_dump(exclude={"task": True, "model": NO_RESULT})
+    return digest([fields, _training_task(config.task)])
 
 
 def _training_task(task: ChainTask) -> dict:
@@ -779,8 +772,8 @@ def check_results_folder(study: Study) -> None:
     for section in FOUNDATION:
         old, new = getattr(recorded, section), getattr(study, section)
         if section == "sizes":
-            old = {k: v.model_dump(mode="json") for k, v in old.items() if k in used}
-            new = {k: v.model_dump(mode="json") for k, v in new.items() if k in used}
+            old = {k: v.model_dump(exclude=NO_RESULT) for k, v in old.items() if k in used}
+            new = {k: v.model_dump(exclude=NO_RESULT) for k, v in new.items() if k in used}
         else:
             old, new = old.model_dump(mode="json"), new.model_dump(mode="json")
         differences += _differences(old, new, section)

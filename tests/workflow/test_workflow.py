@@ -36,7 +36,7 @@ def planned(result):
     counts, trained, rule = {}, [], None
     for line in lines:
         words = line.split()
-        if line.startswith(("rule ", "localrule ")):
+        if line.lstrip().startswith(("rule ", "localrule ")):  # those of a group are indented
             rule = words[1].rstrip(":")
             counts[rule] = counts.get(rule, 0) + 1
         if rule == "train" and line.strip().startswith("wildcards:"):
@@ -85,8 +85,8 @@ def test_a_finished_study_holds_its_report_tables_and_figures(finished):
 
 def test_a_finished_study_has_nothing_left_to_do(copy):
     # The copy lies elsewhere, so Snakemake has no record of its parameters: by time alone.
-    counts, _ = planned(snakemake("-n", "--rerun-triggers", "mtime", results=copy))
-    assert counts == {}, result.stdout
+    result = snakemake("-n", "--rerun-triggers", "mtime", results=copy)
+    assert planned(result)[0] == {}, result.stdout
 
 
 def test_a_changed_hyperparameter_runs_only_its_algorithm_again(finished):
