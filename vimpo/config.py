@@ -501,6 +501,11 @@ class Study(Strict):
                         f"train.group_size: {self.train.group_size} gives {name} no group to "
                         f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
                     )
+        for name in self.cluster.sizes:
+            if name not in self.sizes:
+                raise ValueError(
+                    f"cluster.sizes: '{name}' is unknown; allowed: {', '.join(self.sizes)}"
+                )
         self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
         if any(self.sizes[size].pretrain_steps for size in self.used_sizes()):
             self._check_supply(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from vimpo.cluster import JobRequest, Stage, cell_request, job_request, nodes_of
+from vimpo.cluster import CELL, JobRequest, Stage, cell_request, job_request, nodes_of
 from vimpo.fields import ConfigError
 
 if TYPE_CHECKING:
@@ -68,17 +68,13 @@ def parse_nodes(text: str) -> list[Nodes]:
 
 def study_requests(study: Study) -> dict[tuple[str, str], JobRequest]:
     """Every kind of job that is submitted: (what it is, size) -> request."""
-    stages: list[Stage] = list(get_args(Stage))
-    requests = {
-        (stage, size): job_request(study, stage, size)
-        for size in study.used_sizes()
-        for stage in stages
-    }
-    if study.cluster.one_job_a_cell:
-        requests |= {
-            ("train, evaluate and probe", size): cell_request(study, size)
-            for size in study.used_sizes()
-        }
+    shared = study.cluster.one_job_a_cell
+    stages = [stage for stage in get_args(Stage) if not (shared and stage in CELL)]
+    requests = {}
+    for size in study.used_sizes():
+        requests |= {(stage, size): job_request(study, stage, size) for stage in stages}
+        if shared:
+            requests["train, evaluate and probe", size] = cell_request(study, size)
     return requests
 
 

@@ -105,6 +105,7 @@ def test_changed_evaluation_settings_train_nothing_again(finished):
     counts, _ = planned(snakemake("-n", results=finished, config=config))
     assert counts["evaluate"] == 3
     assert "train" not in counts
+    assert "probe" not in counts
 
 
 def test_a_folder_of_another_study_is_refused_untouched(copy):
