@@ -29,7 +29,8 @@ HARDNESS = (0.0, 0.1, 0.22, 0.35)
 
 def small_study(folder: Path, **changes: object) -> Study:
     """The quick grid: 2 sizes x 2 noises x 3 algorithms x 2 seeds."""
-    return load_study({"study": "fake", "results": str(folder)} | changes)
+    quick = {"resamples": 200}  # the bootstrap has its own tests
+    return load_study({"study": "fake", "results": str(folder), "statistics": quick} | changes)
 
 
 def large_study(folder: Path) -> Study:

@@ -136,7 +136,7 @@ def test_verdicts_under_a_planted_null_are_rare():
     c = study.claims
     null = dict(gap=-c.accuracy_margin, loss=0.0, value=c.value_accuracy, drop=c.value_slope)
     null |= dict(auc=0.5 + c.credit_margin, time=c.time_ratio, spread=0.05)
-    repeats = 80
+    repeats = 60
     for _ in range(repeats):
         tables = tables_of(study, rng, **null)
         critic = tables.probes.predictor == "critic"

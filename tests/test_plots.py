@@ -130,7 +130,8 @@ def test_nothing_overlaps_or_leaves_the_figure(grid, name, drawn, request):
     drawer, sources = plots.DRAWERS[name]
     with context(["default", RC]):
         figure = drawer(*(read_table(tables, source) for source in sources), looks)
-        FigureCanvasAgg(figure).draw()
+        FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
         panels, labels = boxes(figure)
         legend = figure.legends[0].get_window_extent()
     for a, b in itertools.combinations([*panels, legend], 2):

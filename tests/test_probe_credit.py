@@ -232,8 +232,9 @@ def test_signals_are_those_of_the_objectives():
     assert signals["critic_td"][1].tolist() == pytest.approx([0.5, -0.9, 0.0])
     assert signals["critic_gae"][1].tolist() == pytest.approx([0.05, -0.9, 0.0])
     assert signals["group"].tolist() == [[0.5, 0.5, 0.5], [-0.5, -0.5, 0.0]]
+    assert signals["position"].tolist() == [[1, 2, 3], [1, 2, 0]]
     without = signals_of(Reading(mask, td, td, td, None), rewards, lam=1.0)
-    assert set(without) == {"implied_td", "implied_gae", "group"}
+    assert set(without) == {"implied_td", "implied_gae", "group", "position"}
 
 
 # --- consistency ---------------------------------------------------------------------------------

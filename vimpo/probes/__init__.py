@@ -5,7 +5,7 @@ number a row, with the columns of :data:`COLUMNS`:
 
     probe      value, credit, consistency or precision
     predictor  who is measured: implied, critic, group_mean, truth (value); implied_td, implied_gae,
-               critic_td, critic_gae, group (credit); policy (consistency); float32,
+               critic_td, critic_gae, group, position (credit); policy (consistency); float32,
                bfloat16_float32_softmax, bfloat16 (precision)
     target     of what: value, change (value); step, profile (credit); td, terminal, outcome
                (consistency); log_ratio, implied_value (precision)
