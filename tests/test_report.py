@@ -189,8 +189,14 @@ def test_names_are_escaped(written, tmp_path):
         ({"grid": [{"seeds": [1]}]}, "seed-2.* not in the grid"),
         ({"grid": [{"seeds": [1, 2, 3]}]}, "seed-3.* neither in accuracy.csv nor"),
         ({"statistics": {"confidence": 0.9}}, "0.95: intervals of another confidence"),
-        ({"claims": {"accuracy_margin": 0.3}}, "study, statistics, claims: other settings than those of"),
-        ({"algorithms": {"vimpo": {"beta": 0.3}}}, "study, algorithms, statistics: other settings than"),
+        (
+            {"claims": {"accuracy_margin": 0.3}},
+            "study, statistics, claims: other settings than those of",
+        ),
+        (
+            {"algorithms": {"vimpo": {"beta": 0.3}}},
+            "study, algorithms, statistics: other settings than",
+        ),
         ({"task": {"benchmarks": {"mine": {"operators": 2}}}}, "chain_easy.* benchmarks not in"),
     ],
 )
