@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=description, description=description, formatter_class=style
         )
         sub.set_defaults(command=function)
-        if function is not _schema:
+        if function not in (_schema, _figures):
             sub.add_argument("--config", metavar="FILE", help="a study (default: the quick study)")
         return sub
 
@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
     sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
+    sub = command(_publish, "publish", "Copy a study's tables to results/published/<study>.")
+    sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
+    sub = command(_figures, "figures", "Draw figures and reports of all published studies.")
+    sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
+
     command(_schema, "schema", "Print the JSON schema of a study file.")
     sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
     sub.add_argument("--output", metavar="FILE", help="default: print it")
@@ -240,7 +245,8 @@ def _report(options: argparse.Namespace) -> None:
     study = _study(options)
     output = _folder(options.output, study.folder / "report.html")
     tables = _folder(options.tables, study.folder / "tables")
-    write_report(study, tables, _folder(options.figures, study.folder / "figures"), output)
+    figures = _folder(options.figures, study.folder / "figures")
+    write_report(study, tables, figures, output, config=options.config)
     print(output)
 
 
@@ -253,7 +259,8 @@ def _summarize(options: argparse.Namespace) -> None:
     folder = study.folder / "partial"
     aggregate(study, folder / "tables")
     draw(folder / "tables", folder / "figures")
-    write_report(study, folder / "tables", folder / "figures", folder / "report.html")
+    output = folder / "report.html"
+    write_report(study, folder / "tables", folder / "figures", output, config=options.config)
     print(folder / "report.html")
 
 
@@ -261,6 +268,20 @@ def _plan(options: argparse.Namespace) -> None:
     from vimpo.plan_text import describe
 
     print(describe(load_study(options.study or options.config)))
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from vimpo.published import FOLDER, publish
+
+    config = Path(options.config) if options.config else None
+    print(publish(_study(options), _folder(options.published, FOLDER), config))
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from vimpo.published import FOLDER, draw_published
+
+    for path in draw_published(_folder(options.published, FOLDER)):
+        print(path)
 
 
 def _schema(options: argparse.Namespace) -> None:

@@ -225,8 +225,11 @@ def hyperparameters(study: Study, looks: dict[str, Style]) -> Table:
 
 
 def shared_settings(study: Study) -> Table:
-    """What all algorithms share: task, warm start, training, evaluation, statistics, runtime."""
-    sections = ("task", "pretrain", "train", "evaluation", "statistics", "runtime")
+    """What all algorithms share, from the task to the thresholds of the claims."""
+    sections = (
+        *("task", "pretrain", "train", "evaluation", "probes", "statistics", "claims"),
+        "runtime",
+    )
     rows = []
     for section in sections:
         values = getattr(study, section).model_dump()

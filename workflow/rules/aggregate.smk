@@ -1,9 +1,6 @@
 # Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
 
-TABLES = """
-    accuracy curves cost missing summary curves_summary cost_summary probes probe_summary
-    measured_cost memory_projection claims provenance
-""".split()
+from vimpo.contents import TABLES
 
 
 rule aggregate:
