@@ -10,7 +10,7 @@ from vimpo.memory import parameter_count
 from vimpo.plan import Job, Planner
 from vimpo.plan_inputs import benchmark_responses
 
-LOCAL = ("resolve", "aggregate", "figures", "report")  # rules that run beside Snakemake
+LOCAL = ("resolve", "aggregate", "draw", "report")  # rules that run beside Snakemake
 
 
 def describe(study: Study) -> str:
