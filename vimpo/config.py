@@ -37,7 +37,6 @@ from vimpo.task_config import (
     TaskConfig,
 )
 
-
 # --- Models --------------------------------------------------------------------------------------
 
 
@@ -548,6 +547,11 @@ class Study(Strict):
     def cost_file(self, size: str) -> Path:
         """The side-by-side measurement of what a step costs at a size."""
         return self.folder / "cost" / f"{size}.csv"
+
+    def samples_of(self, benchmark: str) -> int:
+        """k of avg@k: a real benchmark has its own, chains share one."""
+        spec = self.task.benchmarks[benchmark]
+        return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
 
     def algorithms_at(self, size: str) -> list[str]:
         """The grid's algorithms at a size, in grid order."""

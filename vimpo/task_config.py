@@ -18,14 +18,14 @@ BOXED_PROMPT = (
 )
 PROBLEM = "{problem}"
 
-# Problems and responses a problem: those of the published files and of the paper (AIME avg@32).
+# Name -> responses a problem (the paper's k; AMC as AIME), column of the problem, of the answer.
 REAL_BENCHMARKS = {
-    "math500": (500, 1),
-    "aime24": (30, 32),
-    "aime25": (30, 32),
-    "olympiadbench": (675, 1),
-    "amc23": (40, 32),
-    "gsm8k": (1319, 1),
+    "math500": (1, "problem", "answer"),
+    "aime24": (32, "Problem", "Answer"),
+    "aime25": (32, "problem", "answer"),
+    "olympiadbench": (1, "question", "final_answer"),
+    "amc23": (32, "question", "answer"),
+    "gsm8k": (1, "question", "answer"),
 }
 STOCK_STYLES = ("math500", "aime24", "aime25")
 
@@ -76,15 +76,20 @@ class RealBenchmark(Strict):
     prompt: Template | None = Field(None, description="boxed style; default: the task's own")
 
     @property
-    def problems(self) -> int:
-        """How many problems are scored."""
-        whole = REAL_BENCHMARKS[self.task][0]
-        return min(self.limit or whole, whole)
+    def problems(self) -> int | None:
+        """How many problems are scored; None for all that the source has."""
+        return self.limit
 
     @property
     def k(self) -> int:
         """Responses a problem."""
-        return self.samples or REAL_BENCHMARKS[self.task][1]
+        return self.samples or REAL_BENCHMARKS[self.task][0]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the source must have: the columns of the published files."""
+        worked = ("solution",) if self.style == "stock" and self.task == "math500" else ()
+        return (*REAL_BENCHMARKS[self.task][1:], *worked)
 
     @model_validator(mode="after")
     def _style_exists(self) -> RealBenchmark:

@@ -8,7 +8,6 @@ step is not used in that epoch, so the problems of a step are distinct.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -73,6 +72,7 @@ class DatasetProblems:
         self.config = config
         self.benchmarks = tuple(config.benchmarks)
         self.verifier = shared_verifier(config.verifier)
+        self._orders: dict[tuple, tuple[str, ...]] = {}
         prompter = Prompter(config, tokenizer)
         if room is not None and config.max_prompt > room:
             raise ConfigError(
@@ -126,13 +126,13 @@ class DatasetProblems:
             )
         return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict]
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019: a task lives as long as its process
     def order(self, seed: int, epoch: int) -> tuple[str, ...]:
         """Identities of all problems in the order of one epoch of one run."""
         key = ("order", self.config.order_seed, seed, epoch)
-        return tuple(
-            sorted(self.problems, key=lambda identity: (uniform(*key, identity), identity))
-        )
+        if key not in self._orders:  # the newest only: an epoch is left for good
+            shuffled = sorted(self.problems, key=lambda identity: uniform(*key, identity))
+            self._orders = {key: tuple(shuffled)}
+        return self._orders[key]
 
     def training_problems(self, seed: int, step: int, count: int) -> list[DatasetProblem]:
         steps = len(self.problems) // count

@@ -48,6 +48,8 @@ DECIMAL = re.compile(r"-?\d+\.(\d{1,12})")
 CONJUNCTION = re.compile(r"\b(?:and|or)\b|,")
 ONE_SIDED = re.compile(r"[a-z]\s*(<|>|\\leq?|\\geq?)\s*([^<>=a-z]+|[^<>=]*\\[a-z]+[^<>=]*)")
 TWO_SIDED = re.compile(r"([^<>=]+?)\s*(<|\\leq?)\s*[a-z]\s*(<|\\leq?)\s*([^<>=]+)")
+WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+MOST_WORDS = 3  # of a gold answer that is not prose: `2 stuffed goats`
 PROSE = re.compile(r"[a-z]{3,}", re.IGNORECASE)
 
 
@@ -75,7 +77,10 @@ def is_equivalent(gold: str, answer: str) -> bool:
 def is_readable(gold: str) -> bool:
     """Can this gold answer be judged: is it an expression, and not prose or a fragment?"""
     gold = clean(gold)
-    return bool(gold) and any(not isinstance(value, str) for value in read(gold))
+    if not gold or len(WORD.findall(TEXT.sub(r" \1 ", gold))) > MOST_WORDS:
+        return False
+    forms = [gold, *_forms(gold), *_percentages(gold), *_without_names(gold)]
+    return any(not isinstance(value, str) for form in forms for value in read(form))
 
 
 def read(text: str) -> list:

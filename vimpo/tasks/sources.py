@@ -129,7 +129,10 @@ def check_sources(task: TaskConfig) -> None:
     """
     for name, benchmark in task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark) and benchmark.path:
-            _first_row(benchmark.path, f"task.benchmarks.{name}.path")
+            field = f"task.benchmarks.{name}.path"
+            if row := _first_row(benchmark.path, field):
+                for required in benchmark.columns:
+                    column(row, required, field, benchmark.path)
     if isinstance(task, DatasetTask):
         for i, source in enumerate(task.datasets):
             field = f"task.datasets[{i}]"

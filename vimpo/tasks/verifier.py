@@ -135,9 +135,9 @@ class _Worker:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         descriptor = theirs.fileno()
+        budget = [str(limits.seconds), str(limits.memory_mb)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vimpo.tasks.verifier_worker", str(descriptor)]
-            + [str(limits.seconds), str(limits.memory_mb)],
+            [sys.executable, "-m", "vimpo.tasks.verifier_worker", str(descriptor), *budget],
             pass_fds=[descriptor],
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
