@@ -218,7 +218,7 @@ def _log(benchmark: BenchmarkTask, metric: str, sample: dict) -> dict:
 
 def _quiet(offline: bool) -> None:
     """No logs below errors, and no network; the variables count where they precede the imports."""
-    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["TQDM_DISABLE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     if offline:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     import transformers

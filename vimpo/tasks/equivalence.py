@@ -2,7 +2,7 @@ r"""Is this answer the gold answer? Equivalence of two mathematical answers, by 
 
 Only :mod:`vimpo.tasks.verifier_worker` calls this, inside a guarded process: sympy may need endless
 time or memory. Answers are read by math-verify's LaTeX grammar alone; its reader of plain
-expressions ends in Python's `eval` and is left out. What is added to math-verify are readings that
+expressions ends in Python's `eval` and is left out, and sympy's own is replaced. What is added to math-verify are readings that
 leave the value unchanged: the dummy variable of a function, names before an equals sign, an
 interval written as an inequality, a column vector as a tuple, degrees as radians, a percentage, and
 an exact value that rounds to a decimal gold.
@@ -16,10 +16,27 @@ from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from itertools import product
 
 import sympy
+import sympy.parsing.sympy_parser
+import sympy.physics.units  # it reads texts of its own while it is imported, so it goes first
 from math_verify import LatexExtractionConfig, parse, verify
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 logging.getLogger("latex2sympy2_extended").setLevel(logging.CRITICAL)
+
+NUMERAL = re.compile(r"\s*[+-]?(\d+|\d*\.\d+|\d+\.\d*)\s*")
+
+
+def number(text: str, *_args, **_options) -> sympy.Number:
+    """A numeral as sympy's number; raises SympifyError for all other text."""
+    match = NUMERAL.fullmatch(text)
+    if not match:
+        raise sympy.SympifyError(text)
+    return sympy.Integer(int(text)) if match[1].isdigit() else sympy.Float(text.strip())
+
+
+# sympy turns every text into a number, even the grammar's own digits, by evaluating it as Python.
+# In the processes that import this module no text is ever evaluated; reading is faster, too.
+sympy.parsing.sympy_parser.parse_expr = number
 
 UNICODE = str.maketrans(
     {
@@ -212,8 +229,8 @@ def rounds_to(gold: str, values: list) -> bool:
     At least two decimal places, or a percentage: a gold of 0.5 is exact, not rounded.
     """
     percent = gold.endswith(r"\%")
-    number = gold.removesuffix(r"\%").strip()
-    match = DECIMAL.fullmatch(number)
+    decimal = gold.removesuffix(r"\%").strip()
+    match = DECIMAL.fullmatch(decimal)
     if not match or (len(match[1]) < 2 and not percent):
         return False
     step = Decimal(1).scaleb(-len(match[1]))
@@ -224,6 +241,6 @@ def rounds_to(gold: str, values: list) -> bool:
         if exact.is_real:
             written = Decimal(str(exact))
             for mode in (ROUND_HALF_UP, ROUND_HALF_EVEN):
-                if written.quantize(step, mode) == Decimal(number):
+                if written.quantize(step, mode) == Decimal(decimal):
                     return True
     return False
