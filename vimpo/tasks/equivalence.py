@@ -2,10 +2,10 @@ r"""Is this answer the gold answer? Equivalence of two mathematical answers, by 
 
 Only :mod:`vimpo.tasks.verifier_worker` calls this, inside a guarded process: sympy may need endless
 time or memory. Answers are read by math-verify's LaTeX grammar alone; its reader of plain
-expressions ends in Python's `eval` and is left out, and sympy's own is replaced. What is added to math-verify are readings that
-leave the value unchanged: the dummy variable of a function, names before an equals sign, an
-interval written as an inequality, a column vector as a tuple, degrees as radians, a percentage, and
-an exact value that rounds to a decimal gold.
+expressions ends in Python's `eval` and is left out, and sympy's own is replaced. What is added to
+math-verify are readings that leave the value unchanged: the dummy variable of a function, names
+before an equals sign, an interval written as an inequality, a column vector as a tuple, degrees as
+radians, a percentage, and an exact value that rounds to a decimal gold.
 """
 
 from __future__ import annotations
