@@ -35,7 +35,7 @@ from vimpo.objectives.common import (
 )
 from vimpo.records import Stopwatch
 from vimpo.rollout import Rollouts, sample
-from vimpo.tasks.chain import is_right, training_problems
+from vimpo.tasks import make_task
 from vimpo.tasks.noise import noisy_rewards
 
 
@@ -88,6 +88,13 @@ class Trainer:
         self.policy = load_policy(base, config.runtime)
         self.reference = frozen_copy(self.policy) if self.algorithm.needs_reference else None
         self.critic = Critic.from_policy(self.policy) if self.algorithm.needs_critic else None
+        positions = getattr(self.policy.config, "max_position_embeddings", None)
+        self.task = make_task(
+            config.task,
+            self.tokenizer,
+            batch_size=config.train.prompts_per_step,
+            room=positions and positions - config.train.max_response,
+        )
         self.clock = Stopwatch(config.runtime.device)
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
@@ -146,7 +153,7 @@ class Trainer:
     def _collect(self, step: int) -> tuple[Rollouts, list[float], Batch]:
         """Rollouts, their clean rewards, and a batch with the noisy ones."""
         c = self.config
-        problems = training_problems(c.task, c.seed, step, c.train.prompts_per_step)
+        problems = self.task.training_problems(c.seed, step, c.train.prompts_per_step)
         rollouts = sample(
             self.policy,
             [self.tokenizer(p.prompt, add_special_tokens=False).input_ids for p in problems],
@@ -158,12 +165,10 @@ class Trainer:
             generator=torch.Generator().manual_seed(step_seed(c.seed, step, "rollout")),
         )
         owners = [p for p in problems for _ in range(c.train.group_size)]
-        clean = [
-            float(done and is_right(problem.answer, text))
-            for problem, text, done in zip(
-                owners, rollouts.texts(self.tokenizer), rollouts.finished.tolist(), strict=True
-            )
-        ]
+        finished = rollouts.finished.tolist()
+        marks = self.task.rewards(owners, rollouts.texts(self.tokenizer))
+        # A response that was cut off did not end: it is wrong, whatever it holds.
+        clean = [mark * done for mark, done in zip(marks, finished, strict=True)]
         rewards = noisy_rewards(
             c.noise,
             clean,
@@ -298,6 +303,10 @@ class Trainer:
         save_policy(self.policy, self.tokenizer, folder)
         if self.critic is not None:
             self.critic.save(folder / "critic")
+
+    def provenance(self) -> dict:
+        """What the manifest records of the training data."""
+        return self.task.provenance(self.config.seed)
 
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""
