@@ -26,6 +26,8 @@ examples:
       train one cell of the quick study (its base policy is made first where it is missing)
   python -m vimpo evaluate --algorithm vimpo --size xs --noise 0.25 --seed 1
       score that cell by lm-eval on every benchmark
+  python -m vimpo plan workflow/config/paper.yaml
+      jobs, memory, GPU-hours and disk of a study, before anything is run
   python -m vimpo summarize
       tables, figures and a report of whatever is finished, with the missing cells by name
   snakemake --cores all
@@ -107,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(_figures, "figures", "Draw figures and reports of all published studies.")
     sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
 
+    sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
+    sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
     command(_schema, "schema", "Print the JSON schema of a study file.")
     sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
     sub.add_argument("--output", metavar="FILE", help="default: print it")
@@ -272,6 +276,12 @@ def _figures(options: argparse.Namespace) -> None:
 
     for path in draw_published(_folder(options.published, FOLDER)):
         print(path)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from vimpo.plan_text import describe
+
+    print(describe(load_study(options.study or options.config)))
 
 
 def _schema(options: argparse.Namespace) -> None:

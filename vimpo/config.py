@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from vimpo.cluster import Cluster
 from vimpo.config_types import (
     ConfigError,
     Count,
@@ -29,6 +30,7 @@ from vimpo.config_types import (
     Seed,
     Strict,
 )
+from vimpo.planning import Planning
 from vimpo.task_config import Benchmark as Benchmark
 from vimpo.task_config import (
     ChainTask,
@@ -38,6 +40,9 @@ from vimpo.task_config import (
 )
 
 # --- Models --------------------------------------------------------------------------------------
+
+
+NO_RESULT = {"memory_mb"}  # fields of a size that no result depends on
 
 
 class ModelSpec(Strict):
@@ -404,6 +409,8 @@ class Study(Strict):
     statistics: Statistics = Statistics()
     claims: Claims = Claims()
     runtime: Runtime = Runtime()
+    cluster: Cluster = Cluster()
+    plan: Planning = Planning()
 
     @model_validator(mode="before")
     @classmethod
@@ -451,6 +458,11 @@ class Study(Strict):
                         f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
                     )
         self._task_suits_the_sizes()
+        for name in self.cluster.sizes:
+            if name not in self.sizes:
+                raise ValueError(
+                    f"cluster.sizes: '{name}' is unknown; allowed: {', '.join(self.sizes)}"
+                )
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
@@ -563,7 +575,7 @@ class Study(Strict):
     # Digests decide what is run again: each covers exactly what its result depends on.
 
     def base_digest(self, size: str) -> str:
-        spec = self.sizes[size].model_dump(exclude={"learning_rate"})
+        spec = self.sizes[size].model_dump(exclude={"learning_rate"} | NO_RESULT)
         return digest([spec, _training_task(self.task), self.pretrain, self.runtime])
 
     def cell_digest(self, cell: Cell) -> str:
@@ -578,7 +590,8 @@ class Study(Strict):
 
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
-        shared = [self.sizes[size], self.task, self.train, self.runtime, self.probes]
+        size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
+        shared = [size_fields, self.task, self.train, self.runtime, self.probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
@@ -591,7 +604,8 @@ class Study(Strict):
 
 def cell_digest(config: CellConfig) -> str:
     """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
-    return digest([config.model_dump(exclude={"task"}), _training_task(config.task)])
+    fields = config.model_dump(exclude={"task": True, "model": NO_RESULT})
+    return digest([fields, _training_task(config.task)])
 
 
 def _training_task(task: TaskConfig) -> dict:
@@ -753,8 +767,8 @@ def check_results_folder(study: Study) -> None:
     for section in FOUNDATION:
         old, new = getattr(recorded, section), getattr(study, section)
         if section == "sizes":
-            old = {k: v.model_dump(mode="json") for k, v in old.items() if k in used}
-            new = {k: v.model_dump(mode="json") for k, v in new.items() if k in used}
+            old = {k: v.model_dump(exclude=NO_RESULT) for k, v in old.items() if k in used}
+            new = {k: v.model_dump(exclude=NO_RESULT) for k, v in new.items() if k in used}
         else:
             old, new = old.model_dump(mode="json"), new.model_dump(mode="json")
         differences += _differences(old, new, section)

@@ -36,7 +36,7 @@ def planned(result):
     counts, trained, rule = {}, [], None
     for line in lines:
         words = line.split()
-        if line.startswith(("rule ", "localrule ")):
+        if line.lstrip().startswith(("rule ", "localrule ")):  # those of a group are indented
             rule = words[1].rstrip(":")
             counts[rule] = counts.get(rule, 0) + 1
         if rule == "train" and line.strip().startswith("wildcards:"):
@@ -105,6 +105,7 @@ def test_changed_evaluation_settings_train_nothing_again(finished):
     counts, _ = planned(snakemake("-n", results=finished, config=config))
     assert counts["evaluate"] == 3
     assert "train" not in counts
+    assert "probe" not in counts
 
 
 def test_a_folder_of_another_study_is_refused_untouched(copy):
