@@ -9,7 +9,8 @@ import torch
 
 from vimpo.config import Cell, VimpoConfig
 from vimpo.models import Critic
-from vimpo.trainer import Trainer, micro_batches, step_seed, token_kl
+from vimpo.scoring import token_kl
+from vimpo.trainer import Trainer, micro_batches, step_seed
 
 NAMES = ("vimpo", "ppo", "grpo")
 VARIANTS = {

@@ -163,10 +163,27 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     study, cell = _study(options), _cell(options)
-    study.cell_config(cell)
+    runtime = study.cell_config(cell).runtime
+    from vimpo.launch import is_launched, launch
+
+    if runtime.processes > 1 and not is_launched():
+        from vimpo.runs import prepare_cell
+
+        if prepare_cell(study, cell, quiet=options.quiet):
+            launch(runtime, _train_arguments(options))
     from vimpo.runs import train_cell
 
-    print(train_cell(study, cell, quiet=options.quiet))
+    folder = train_cell(study, cell, quiet=options.quiet)
+    if os.environ.get("RANK", "0") == "0":
+        print(folder)
+
+
+def _train_arguments(options: argparse.Namespace) -> list[str]:
+    """The command line of these options."""
+    named = ("config", "algorithm", "size", "noise", "seed")
+    given = {name: getattr(options, name) for name in named}
+    pairs = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return ["train", *pairs, *["--quiet"] * options.quiet]
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -45,6 +45,16 @@ from vimpo.task_config import (
 NO_RESULT = {"memory_mb"}  # fields of a size that no result depends on
 
 
+class Lora(Strict):
+    """Low-rank adapters (arXiv 2106.09685), by peft; the base weights stay as they are."""
+
+    rank: Count = 16
+    alpha: Positive = Field(32.0, description="an adapter's output is scaled by alpha / rank")
+    targets: list[Name] | None = Field(
+        None, min_length=1, description="layer names; default: every linear layer but the output"
+    )
+
+
 class ModelSpec(Strict):
     """One rung of the size ladder: a Qwen3 made from scratch, or any Hugging Face causal LM."""
 
@@ -58,6 +68,7 @@ class ModelSpec(Strict):
     pretrain_lr: Positive = 3e-3
     learning_rate: Positive = Field(2e-4, description="RL rate of the policy at this size")
     memory_mb: int = Field(2000, ge=400, description="memory that a job at this size asks for")
+    lora: Lora | None = Field(None, description="train adapters; saved models have them merged")
 
     @model_validator(mode="after")
     def _shape(self) -> ModelSpec:
@@ -333,8 +344,51 @@ class Runtime(Strict):
     """Machine settings of one job."""
 
     threads: Count = Field(1, description="CPU threads; byte-equal metrics need a fixed number")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of weights and activations; the optimiser's copy is always float32"
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    gradient_checkpointing: bool = Field(
+        False, description="keep the inputs of layers only, and compute them again backwards"
+    )
+    logit_chunk: Count | None = Field(
+        None,
+        description="tokens whose logits are held at once in training; default: those of all",
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with a model; it can do anything you can"
+    )
+    sampler: Literal["torch", "vllm"] = Field("torch", description="vllm: extra `vllm`, a GPU")
+    vllm_memory: float = Field(
+        0.3, gt=0, lt=1, description="share of GPU memory that vLLM may take for weights and cache"
+    )
+    processes: Count = Field(1, description="of one training run, on all its nodes together")
+    nodes: Count = Field(1, description="machines that share the processes evenly")
+    sharding: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="whole copies, or weights and optimiser split over the processes"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Runtime:
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"processes: {self.processes} cannot be spread evenly over nodes = {self.nodes}; "
+                "allowed: a multiple of it"
+            )
+        if self.processes > 1 and ":" in self.device:
+            raise ValueError(
+                f"device: '{self.device}' is one GPU for {self.processes} processes; "
+                "allowed: cuda (each process takes its own) or cpu"
+            )
+        if self.sampler == "vllm" and self.device == "cpu":
+            raise ValueError("sampler: 'vllm' needs a GPU; allowed: torch with device: cpu")
+        return self
+
+
+# How the work is spread, not what comes out: no part of a digest, so that a run which was begun on
+# two processes can be ended on one.
+PLACEMENT = {"processes", "nodes", "sharding"}
 
 
 class GridBlock(Strict):
@@ -389,6 +443,35 @@ class CellConfig(Strict):
     pretrain: Pretrain
     train: Train
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _can_be_spread(self) -> CellConfig:
+        check_runtime(self.runtime, self.train, self.model, self.objective)
+        return self
+
+
+def check_runtime(
+    runtime: Runtime, train: Train, model: ModelSpec, objective: AlgorithmConfig
+) -> None:
+    """Raise ValueError where runtime does not go with what is trained."""
+    if train.prompts_per_step % runtime.processes:
+        raise ValueError(
+            f"train.prompts_per_step: {train.prompts_per_step} prompts cannot be split over "
+            f"runtime.processes = {runtime.processes}; allowed: a multiple of it, because a group "
+            "stays on one process"
+        )
+    if model.lora and runtime.processes > 1 and runtime.sharding == "fsdp2":
+        raise ValueError(
+            "runtime.sharding: 'fsdp2' does not split a model with lora; allowed: ddp (adapters "
+            "are small), or no lora"
+        )
+    if model.lora and runtime.sampler == "vllm":
+        raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
+    if runtime.logit_chunk and getattr(objective, "kl_estimator", "") == "topk":
+        raise ValueError(
+            "runtime.logit_chunk: the topk estimator reads all logits; allowed: null, or "
+            "kl_estimator exact, k2 or k3"
+        )
 
 
 class Study(Strict):
@@ -463,6 +546,11 @@ class Study(Strict):
                 raise ValueError(
                     f"cluster.sizes: '{name}' is unknown; allowed: {', '.join(self.sizes)}"
                 )
+        for block in self.grid:
+            for size in block.sizes:
+                for name in block.algorithms:
+                    models = self.sizes[size], self.algorithms[name]
+                    check_runtime(self.runtime, self.train, *models)
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
@@ -575,14 +663,14 @@ class Study(Strict):
     # Digests decide what is run again: each covers exactly what its result depends on.
 
     def base_digest(self, size: str) -> str:
-        spec = self.sizes[size].model_dump(exclude={"learning_rate"} | NO_RESULT)
-        return digest([spec, _training_task(self.task), self.pretrain, self.runtime])
+        spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
+        return digest([spec, _training_task(self.task), self.pretrain, _result(self.runtime)])
 
     def cell_digest(self, cell: Cell) -> str:
         return cell_digest(self.cell_config(cell))
 
     def evaluation_digest(self) -> str:
-        return digest([self.evaluation, self.task, self.runtime])
+        return digest([self.evaluation, self.task, _result(self.runtime)])
 
     def probe_digest(self, cell: Cell) -> str:
         """Includes the betas at which values are read out of every policy."""
@@ -604,8 +692,13 @@ class Study(Strict):
 
 def cell_digest(config: CellConfig) -> str:
     """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
-    fields = config.model_dump(exclude={"task": True, "model": NO_RESULT})
-    return digest([fields, _training_task(config.task)])
+    fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
+    return digest([fields | {"runtime": _result(config.runtime)}, _training_task(config.task)])
+
+
+def _result(runtime: Runtime) -> dict:
+    """What of the runtime decides a result."""
+    return runtime.model_dump(exclude=PLACEMENT)
 
 
 def _training_task(task: TaskConfig) -> dict:
@@ -770,7 +863,8 @@ def check_results_folder(study: Study) -> None:
             old = {k: v.model_dump(exclude=NO_RESULT) for k, v in old.items() if k in used}
             new = {k: v.model_dump(exclude=NO_RESULT) for k, v in new.items() if k in used}
         else:
-            old, new = old.model_dump(mode="json"), new.model_dump(mode="json")
+            left_out = PLACEMENT if section == "runtime" else None
+            old, new = (s.model_dump(mode="json", exclude=left_out) for s in (old, new))
         differences += _differences(old, new, section)
     if differences:
         raise ConfigError(
