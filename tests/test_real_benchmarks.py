@@ -14,8 +14,8 @@ from real_data import FILES, byte_model, real_file
 from transformers import Qwen3ForCausalLM
 
 from vimpo import evaluate
-from vimpo.aggregate import IncompleteError, _scores
 from vimpo.config import ConfigError, check_before_running, load_study
+from vimpo.reading import IncompleteError, read_scores
 from vimpo.tasks.benchmarks import benchmark_task, needs_hub
 
 STOCK = ("math500", "aime24", "aime25")
@@ -222,10 +222,10 @@ def test_a_random_model_is_scored_on_the_real_files_without_a_network(model, tmp
     assert all(len(log["responses"]) == len(log["marks"]) == 2 for log in logs)
     assert any(response for log in logs for response in log["responses"])
     # What is written is what the study asks for, and another number of samples is noticed.
-    assert len(_scores(tmp_path, study)) == len(benchmarks)
+    assert len(read_scores(tmp_path, study)) == len(benchmarks)
     other = study_of(benchmarks | {"aime24": local("aime24", limit=3, samples=3)}, model)
     with pytest.raises(IncompleteError, match="2 samples of aime24 sampled, the study asks for 3"):
-        _scores(tmp_path, other)
+        read_scores(tmp_path, other)
 
 
 def test_gold_text_goes_through_tokenizer_and_model_unharmed(model, tmp_path, monkeypatch):

@@ -216,7 +216,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         benchmarks=names,
     )
     for result in report["results"]:
-        print("{benchmark:16} {metric:8} {value:.3f} +- {stderr:.3f}".format_map(result))
+        error = "n/a" if result["stderr"] is None else f"{result['stderr']:.3f}"
+        print(f"{result['benchmark']:16} {result['metric']:8} {result['value']:.3f} +- {error}")
     print(output)
 
 
