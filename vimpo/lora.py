@@ -35,6 +35,9 @@ def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"lora.targets: {config.targets} do not fit: {reason}") from None
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()  # whatever the base is stored in
     model.eval()
 
 
