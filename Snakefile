@@ -50,4 +50,4 @@ onsuccess:
 
 onerror:
     # What is complete is still worth reading: the cells that are missing are named in it.
-    shell("python -m vimpo summarize --config {FOLDER}/config.yaml || true")
+    shell("python -m vimpo summarize --config {MERGED} || true")

@@ -271,13 +271,18 @@ def probe_rows(study: Study, cell: Cell, rng: np.random.Generator) -> list[dict]
                 add(labels, "explained_variance", explained, 0.0 if constant else 0.08)
                 add(labels, "rmse", 0.3 - 0.1 * level + noise / 5, 0.02)
                 if constant:
-                    for metric in ("spearman", "slope", "intercept"):
+                    for metric in ("spearman", "slope", "explained_variance_linear", "intercept"):
                         add(labels, metric, np.nan, np.nan, "the prediction does not vary")
                 else:
-                    for metric, value in (("spearman", level + more), ("slope", 1.2)):
+                    for metric, value in (
+                        ("spearman", level + more),
+                        ("slope", 1.2),
+                        ("explained_variance_linear", level + more + 0.02),
+                    ):
                         add(labels, metric, value + noise, 0.07)
                     add(labels, "intercept", noise, 0.05)
     signals = {"implied_td": 0.5 + skill / 2, "implied_gae": 0.5 + skill / 3, "group": 0.5}
+    signals["position"] = 0.56
     if objective == "ppo":
         signals |= {"critic_td": 0.62, "critic_gae": 0.45}
     for name, auc in signals.items():

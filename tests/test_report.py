@@ -289,7 +289,7 @@ def part(**changes):
         (
             dict(needed_per_size=np.inf, counted="rounds"),
             "It holds: inconclusive; 0.012 [-0.500, 0.520] over 4 rounds, asked > -0.02 (p 0.2); "
-            "as seen, about more than ten thousand rounds a size would settle it, there are 2.",
+            "as seen, more than ten thousand rounds a size would settle it, there are 2.",
         ),
     ],
 )

@@ -2,21 +2,25 @@
 
 A checkpoint is `step-N.safetensors` and `step-N.json`. The JSON is written last and holds the
 checksum of the tensors, so a checkpoint without a JSON that fits it does not exist. No random state
-is kept, because every draw is a pure function of (seed, step). The last two are kept.
+is kept, because every draw is a pure function of (seed, step). The last two are kept. Weights that
+do not train are left out. Tensors are written whole, so that a run may go on with another number of
+processes, or split in another way.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from vimpo.distributed import Alone, full, part_like
 from vimpo.records import sha256, write_atomic, write_json
 
 KEEP = 2
@@ -28,14 +32,37 @@ def save_checkpoint(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: dict[str, Any],
+    world: Alone | None = None,
 ) -> None:
-    """Write everything that step `step` (steps done) needs to go on; drop older ones."""
+    """Write everything that step `step` (steps done) needs to go on; drop older ones.
+
+    Every process of `world` has to call it; the main one writes, and the others wait.
+    """
+    world = world or Alone()
     tensors: dict[str, Tensor] = {}
+    for key, tensor in _tensors(modules, optimizers):
+        whole = full(tensor)
+        if world.main:
+            tensors[key] = whole if world.size == 1 else whole.cpu()
+    if world.main:
+        _write(folder, step, tensors, state)
+    world.wait()
+
+
+def _tensors(
+    modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> Iterator[tuple[str, Tensor]]:
     for name, module in modules.items():
-        tensors |= {f"module.{name}.{k}": p.detach() for k, p in module.named_parameters()}
+        for key, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                yield f"module.{name}.{key}", parameter.detach()
     for name, optimizer in optimizers.items():
         for i, slots in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{name}.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+            for key, value in slots.items():
+                yield f"optimizer.{name}.{i}.{key}", torch.as_tensor(value)
+
+
+def _write(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     path = folder / f"step-{step:06d}.safetensors"
     write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}))
     write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256(path), "state": state})
@@ -58,28 +85,34 @@ def load_checkpoint(
                 continue
         except (OSError, ValueError, KeyError):
             continue  # damaged: the one before it is used
-        _restore(load_file(tensors_path), modules, optimizers)
+        with safe_open(tensors_path, framework="pt") as tensors:
+            _restore(tensors, modules, optimizers)
         return record["step"], record["state"]
     return None
 
 
 def _restore(
-    tensors: dict[str, Tensor],
+    tensors: safe_open,
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
+    """Read one tensor after another; of each, a process keeps its part."""
     with torch.no_grad():
         for name, module in modules.items():
             for key, parameter in module.named_parameters():
-                parameter.copy_(tensors[f"module.{name}.{key}"])
+                if parameter.requires_grad:
+                    whole = tensors.get_tensor(f"module.{name}.{key}")
+                    parameter.copy_(part_like(whole, parameter))
     for name, optimizer in optimizers.items():
         content = optimizer.state_dict()
         content["state"] = {}
-        for key, tensor in tensors.items():
+        (group,) = optimizer.param_groups
+        for key in tensors.keys():  # noqa: SIM118
             kind, owner, *rest = key.split(".")
             if kind == "optimizer" and owner == name:
-                index, slot = rest
-                content["state"].setdefault(int(index), {})[slot] = tensor
+                index, slot = int(rest[0]), rest[1]
+                part = part_like(tensors.get_tensor(key), group["params"][index])
+                content["state"].setdefault(index, {})[slot] = part
         optimizer.load_state_dict(content)
 
 

@@ -343,6 +343,7 @@ def credit_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
     )
     others = {
         "VIMPO's advantage (GAE of td)": (OURS, "implied_gae"),
+        "the token's place alone, in VIMPO's responses": (OURS, "position"),
         "PPO's critic td": ("ppo", "critic_td"),
         "PPO's advantage (GAE)": ("ppo", "critic_gae"),
     }

@@ -104,13 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         _summarize, "summarize", "Tables, figures and report of what is finished, in partial/."
     )
 
-    sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
-    sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
     sub = command(_publish, "publish", "Copy a study's tables to results/published/<study>.")
     sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
     sub = command(_figures, "figures", "Draw figures and reports of all published studies.")
     sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
 
+    sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
+    sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
     command(_schema, "schema", "Print the JSON schema of a study file.")
     sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
     sub.add_argument("--output", metavar="FILE", help="default: print it")
@@ -163,10 +163,27 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     study, cell = _study(options), _cell(options)
-    study.cell_config(cell)
+    runtime = study.cell_config(cell).runtime
+    from vimpo.launch import is_launched, launch
+
+    if runtime.processes > 1 and not is_launched():
+        from vimpo.runs import prepare_cell
+
+        if prepare_cell(study, cell, quiet=options.quiet):
+            launch(runtime, _train_arguments(options))
     from vimpo.runs import train_cell
 
-    print(train_cell(study, cell, quiet=options.quiet))
+    folder = train_cell(study, cell, quiet=options.quiet)
+    if os.environ.get("RANK", "0") == "0":
+        print(folder)
+
+
+def _train_arguments(options: argparse.Namespace) -> list[str]:
+    """The command line of these options."""
+    named = ("config", "algorithm", "size", "noise", "seed")
+    given = {name: getattr(options, name) for name in named}
+    pairs = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return ["train", *pairs, *["--quiet"] * options.quiet]
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -199,7 +216,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         benchmarks=names,
     )
     for result in report["results"]:
-        print("{benchmark:16} {metric:8} {value:.3f} +- {stderr:.3f}".format_map(result))
+        error = "n/a" if result["stderr"] is None else f"{result['stderr']:.3f}"
+        print(f"{result['benchmark']:16} {result['metric']:8} {result['value']:.3f} +- {error}")
     print(output)
 
 
@@ -264,12 +282,6 @@ def _summarize(options: argparse.Namespace) -> None:
     print(folder / "report.html")
 
 
-def _plan(options: argparse.Namespace) -> None:
-    from vimpo.plan_text import describe
-
-    print(describe(load_study(options.study or options.config)))
-
-
 def _publish(options: argparse.Namespace) -> None:
     from vimpo.published import FOLDER, publish
 
@@ -282,6 +294,12 @@ def _figures(options: argparse.Namespace) -> None:
 
     for path in draw_published(_folder(options.published, FOLDER)):
         print(path)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from vimpo.plan_text import describe
+
+    print(describe(load_study(options.study or options.config)))
 
 
 def _schema(options: argparse.Namespace) -> None:

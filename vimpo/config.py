@@ -21,72 +21,38 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from vimpo.cluster import Cluster
-from vimpo.fields import ConfigError, Count, Name, Positive, Probability, Seed, Strict
+from vimpo.config_types import (
+    ConfigError,
+    Count,
+    Name,
+    Positive,
+    Probability,
+    Seed,
+    Strict,
+)
 from vimpo.planning import Planning
-
-# --- Problems ------------------------------------------------------------------------------------
-
-
-class Benchmark(Strict):
-    """A fixed set of held-out problems, evaluated by lm-eval."""
-
-    operators: int = Field(ge=1, le=12, description="operators in a chain: 2 is `7+5-3=`")
-    problems: int = Field(200, ge=1, le=5000, description="held-out problems")
-
-
-class ChainTask(Strict):
-    """Integer arithmetic with written-out steps: `7+5-3=` -> `7+5=12;12-3=9#9`."""
-
-    kind: Literal["chain"] = "chain"
-    symbols: Annotated[str, Field(pattern=r"^[+*-]+$")] = Field("+-", description="operators used")
-    largest: int = Field(9, ge=2, le=999, description="operands are drawn from 1..largest")
-    pretrain_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
-        [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
-    )
-    train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
-        [2, 3, 4], min_length=1, description="chain lengths met in reinforcement learning"
-    )
-    step_error: float = Field(
-        0.35,
-        ge=0,
-        lt=1,
-        description="chance that a carry or borrow is forgotten in a pretraining demonstration; "
-        "the wrong value is carried on, so that the base policy samples errors that reward can "
-        "remove (above 0.3 they survive top-p 0.7)",
-    )
-    benchmarks: dict[Name, Benchmark] = Field(
-        {
-            "chain_easy": Benchmark(operators=2),
-            "chain_medium": Benchmark(operators=3),
-            "chain_hard": Benchmark(operators=4),
-            "chain_beyond": Benchmark(operators=5),
-        },
-        min_length=1,
-        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds what RL trains on",
-    )
-
-    def problem_space(self, operators: int) -> int:
-        """How many problems of this length there are, training and held out."""
-        return self.largest ** (operators + 1) * len(set(self.symbols)) ** operators
-
-    @model_validator(mode="after")
-    def _enough_held_out_problems(self) -> ChainTask:
-        for name, benchmark in self.benchmarks.items():
-            space = self.problem_space(benchmark.operators)
-            # One problem in five is held out; half of those may be asked for, so that drawing
-            # distinct ones stays quick.
-            if benchmark.problems > space // 10:
-                raise ValueError(
-                    f"benchmarks.{name}.problems: {benchmark.problems} is more than this task "
-                    f"holds out; allowed: 1 to {space // 10} (more operands or operators give more)"
-                )
-        return self
-
+from vimpo.task_config import Benchmark as Benchmark
+from vimpo.task_config import (
+    ChainTask,
+    DatasetTask,
+    RealBenchmark,
+    TaskConfig,
+)
 
 # --- Models --------------------------------------------------------------------------------------
 
 
 NO_RESULT = {"memory_mb"}  # fields of a size that no result depends on
+
+
+class Lora(Strict):
+    """Low-rank adapters (arXiv 2106.09685), by peft; the base weights stay as they are."""
+
+    rank: Count = 16
+    alpha: Positive = Field(32.0, description="an adapter's output is scaled by alpha / rank")
+    targets: list[Name] | None = Field(
+        None, min_length=1, description="layer names; default: every linear layer but the output"
+    )
 
 
 class ModelSpec(Strict):
@@ -102,6 +68,7 @@ class ModelSpec(Strict):
     pretrain_lr: Positive = 3e-3
     learning_rate: Positive = Field(2e-4, description="RL rate of the policy at this size")
     memory_mb: int = Field(2000, ge=400, description="memory that a job at this size asks for")
+    lora: Lora | None = Field(None, description="train adapters; saved models have them merged")
 
     @model_validator(mode="after")
     def _shape(self) -> ModelSpec:
@@ -377,8 +344,51 @@ class Runtime(Strict):
     """Machine settings of one job."""
 
     threads: Count = Field(1, description="CPU threads; byte-equal metrics need a fixed number")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of weights and activations; the optimiser's copy is always float32"
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    gradient_checkpointing: bool = Field(
+        False, description="keep the inputs of layers only, and compute them again backwards"
+    )
+    logit_chunk: Count | None = Field(
+        None,
+        description="tokens whose logits are held at once in training; default: those of all",
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with a model; it can do anything you can"
+    )
+    sampler: Literal["torch", "vllm"] = Field("torch", description="vllm: extra `vllm`, a GPU")
+    vllm_memory: float = Field(
+        0.3, gt=0, lt=1, description="share of GPU memory that vLLM may take for weights and cache"
+    )
+    processes: Count = Field(1, description="of one training run, on all its nodes together")
+    nodes: Count = Field(1, description="machines that share the processes evenly")
+    sharding: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="whole copies, or weights and optimiser split over the processes"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Runtime:
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"processes: {self.processes} cannot be spread evenly over nodes = {self.nodes}; "
+                "allowed: a multiple of it"
+            )
+        if self.processes > 1 and ":" in self.device:
+            raise ValueError(
+                f"device: '{self.device}' is one GPU for {self.processes} processes; "
+                "allowed: cuda (each process takes its own) or cpu"
+            )
+        if self.sampler == "vllm" and self.device == "cpu":
+            raise ValueError("sampler: 'vllm' needs a GPU; allowed: torch with device: cpu")
+        return self
+
+
+# How the work is spread, not what comes out: no part of a digest, so that a run which was begun on
+# two processes can be ended on one.
+PLACEMENT = {"processes", "nodes", "sharding"}
 
 
 class GridBlock(Strict):
@@ -429,10 +439,39 @@ class CellConfig(Strict):
     seed: Seed
     objective: AlgorithmConfig
     model: ModelSpec
-    task: ChainTask
+    task: TaskConfig
     pretrain: Pretrain
     train: Train
     runtime: Runtime
+
+    @model_validator(mode="after")
+    def _can_be_spread(self) -> CellConfig:
+        check_runtime(self.runtime, self.train, self.model, self.objective)
+        return self
+
+
+def check_runtime(
+    runtime: Runtime, train: Train, model: ModelSpec, objective: AlgorithmConfig
+) -> None:
+    """Raise ValueError where runtime does not go with what is trained."""
+    if train.prompts_per_step % runtime.processes:
+        raise ValueError(
+            f"train.prompts_per_step: {train.prompts_per_step} prompts cannot be split over "
+            f"runtime.processes = {runtime.processes}; allowed: a multiple of it, because a group "
+            "stays on one process"
+        )
+    if model.lora and runtime.processes > 1 and runtime.sharding == "fsdp2":
+        raise ValueError(
+            "runtime.sharding: 'fsdp2' does not split a model with lora; allowed: ddp (adapters "
+            "are small), or no lora"
+        )
+    if model.lora and runtime.sampler == "vllm":
+        raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
+    if runtime.logit_chunk and getattr(objective, "kl_estimator", "") == "topk":
+        raise ValueError(
+            "runtime.logit_chunk: the topk estimator reads all logits; allowed: null, or "
+            "kl_estimator exact, k2 or k3"
+        )
 
 
 class Study(Strict):
@@ -440,7 +479,7 @@ class Study(Strict):
 
     study: Name = Field("quick", description="name of the folder below `results`")
     results: str = Field("results", pattern=r"^[A-Za-z0-9_./-]+$", description="results folder")
-    task: ChainTask = ChainTask()
+    task: TaskConfig = ChainTask()
     sizes: dict[Name, ModelSpec] = Field({}, description="added to, or replacing, the ladder")
     pretrain: Pretrain = Pretrain()
     train: Train = Train()
@@ -501,22 +540,46 @@ class Study(Strict):
                         f"train.group_size: {self.train.group_size} gives {name} no group to "
                         f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
                     )
+        self._task_suits_the_sizes()
         for name in self.cluster.sizes:
             if name not in self.sizes:
                 raise ValueError(
                     f"cluster.sizes: '{name}' is unknown; allowed: {', '.join(self.sizes)}"
                 )
-        self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
-        if any(self.sizes[size].pretrain_steps for size in self.used_sizes()):
-            self._check_supply(
-                "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
-            )
+        for block in self.grid:
+            for size in block.sizes:
+                for name in block.algorithms:
+                    models = self.sizes[size], self.algorithms[name]
+                    check_runtime(self.runtime, self.train, *models)
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
                 f"{self.rollouts_per_step} rollouts of a step; allowed: 1 to that"
             )
         return self
+
+    def _task_suits_the_sizes(self) -> None:
+        """Real texts need a model's own tokenizer, pretraining needs demonstrations."""
+        pretrained = [size for size in self.used_sizes() if self.sizes[size].pretrain_steps]
+        real = [n for n, b in self.task.benchmarks.items() if isinstance(b, RealBenchmark)]
+        scratch = [size for size in self.used_sizes() if self.sizes[size].path is None]
+        if scratch and (real or isinstance(self.task, DatasetTask)):
+            raise ValueError(
+                f"sizes.{scratch[0]}.path: a model made from scratch reads only chains, and the "
+                f"task has {real[0] if real else 'a dataset'}; allowed: a hub name or local folder"
+            )
+        if isinstance(self.task, DatasetTask):
+            if pretrained and any(source.solution is None for source in self.task.datasets):
+                raise ValueError(
+                    f"sizes.{pretrained[0]}.pretrain_steps: needs worked solutions; allowed: 0, or "
+                    "a column name in task.datasets[].solution"
+                )
+            return
+        self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
+        if pretrained:
+            self._check_supply(
+                "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
+            )
 
     def _check_supply(self, field: str, count: int, lengths: str) -> None:
         """A step's problems are distinct: four in five of the space, of which half may be drawn."""
@@ -585,6 +648,11 @@ class Study(Strict):
         """The side-by-side measurement of what a step costs at a size."""
         return self.folder / "cost" / f"{size}.csv"
 
+    def samples_of(self, benchmark: str) -> int:
+        """k of avg@k: a real benchmark has its own, chains share one."""
+        spec = self.task.benchmarks[benchmark]
+        return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
+
     def algorithms_at(self, size: str) -> list[str]:
         """The grid's algorithms at a size, in grid order."""
         return list(dict.fromkeys(c.algorithm for c in self.cells() if c.size == size))
@@ -595,14 +663,14 @@ class Study(Strict):
     # Digests decide what is run again: each covers exactly what its result depends on.
 
     def base_digest(self, size: str) -> str:
-        spec = self.sizes[size].model_dump(exclude={"learning_rate"} | NO_RESULT)
-        return digest([spec, _training_task(self.task), self.pretrain, self.runtime])
+        spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
+        return digest([spec, _training_task(self.task), self.pretrain, _result(self.runtime)])
 
     def cell_digest(self, cell: Cell) -> str:
         return cell_digest(self.cell_config(cell))
 
     def evaluation_digest(self) -> str:
-        return digest([self.evaluation, self.task, self.runtime])
+        return digest([self.evaluation, self.task, _result(self.runtime)])
 
     def probe_digest(self, cell: Cell) -> str:
         """Includes the betas at which values are read out of every policy."""
@@ -624,12 +692,20 @@ class Study(Strict):
 
 def cell_digest(config: CellConfig) -> str:
     """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
-    fields = config.model_dump(exclude={"task": True, "model": NO_RESULT})
-    return digest([fields, _training_task(config.task)])
+    fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
+    return digest([fields | {"runtime": _result(config.runtime)}, _training_task(config.task)])
 
 
-def _training_task(task: ChainTask) -> dict:
-    return task.model_dump(exclude={"benchmarks"})
+def _result(runtime: Runtime) -> dict:
+    """What of the runtime decides a result."""
+    return runtime.model_dump(exclude=PLACEMENT)
+
+
+def _training_task(task: TaskConfig) -> dict:
+    """Without what training does not read; workers change how fast it judges, and nothing else."""
+    plain = task.model_dump(exclude={"benchmarks"})
+    plain.get("verifier", {}).pop("workers", None)
+    return plain
 
 
 def digest(value: Any) -> str:
@@ -681,6 +757,10 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     lines = []
     for fault in error.errors():
         place = [str(part) for part in fault["loc"]]
+        if place[:1] == ["task"]:  # tags of unions, which are not what the user wrote
+            place = ["task", *place[2:]] if place[1:2] in (["chain"], ["dataset"]) else place
+            if place[1:2] == ["benchmarks"] and place[3:4] in (["chain"], ["real"]):
+                del place[3]
         message = fault["msg"].removeprefix("Value error, ")
         allowed = _allowed(model, place)
         if place[:1] == ["algorithms"] and len(place) > 3:
@@ -741,6 +821,9 @@ def check_before_running(study: Study) -> None:
     for size in study.used_sizes():
         if path := study.sizes[size].path:
             check_model_path(path, f"sizes.{size}.path")
+    from vimpo.tasks.sources import check_sources
+
+    check_sources(study.task)
     check_results_folder(study)
 
 
@@ -780,7 +863,8 @@ def check_results_folder(study: Study) -> None:
             old = {k: v.model_dump(exclude=NO_RESULT) for k, v in old.items() if k in used}
             new = {k: v.model_dump(exclude=NO_RESULT) for k, v in new.items() if k in used}
         else:
-            old, new = old.model_dump(mode="json"), new.model_dump(mode="json")
+            left_out = PLACEMENT if section == "runtime" else None
+            old, new = (s.model_dump(mode="json", exclude=left_out) for s in (old, new))
         differences += _differences(old, new, section)
     if differences:
         raise ConfigError(

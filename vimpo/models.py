@@ -9,12 +9,16 @@ from __future__ import annotations
 import copy
 import math
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,9 +30,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
+from vimpo.lora import merged_tensors
 from vimpo.tasks.chain import ALPHABET
 
 MAX_POSITIONS = 1024  # of the ladder's models; far above any chain
@@ -73,14 +79,16 @@ def build_policy(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, seed: int)
     return Qwen3ForCausalLM(config)
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
     Raises ConfigError where there is none, and where it lacks a pad or an EOS token.
     """
     check_model_path(str(path))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(Path(path).expanduser()))
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(Path(path).expanduser()), trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(_not_loaded(path, error)) from None
     for name in ("eos_token", "pad_token"):
@@ -93,17 +101,29 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     """Load a causal LM by folder or hub name, dropout off: what is sampled is what is trained.
 
-    Raises ConfigError where there is none.
+    Raises ConfigError where there is none, where it needs code of its own that is not trusted, and
+    where the attention implementation is not there.
     """
     check_model_path(str(path))
+    if runtime.trust_remote_code:
+        warnings.warn(
+            f"runtime.trust_remote_code: Python code that comes with '{path}' runs unchecked",
+            stacklevel=2,
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(Path(path).expanduser()),
             dtype=getattr(torch, runtime.dtype),
-            attn_implementation="sdpa",
+            attn_implementation=runtime.attention,
+            trust_remote_code=runtime.trust_remote_code,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(_not_loaded(path, error)) from None
+    except ImportError as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"runtime.attention: '{runtime.attention}' cannot be used: {first}; allowed: sdpa"
+        ) from None
     return model.to(runtime.device)
 
 
@@ -111,12 +131,20 @@ def _not_loaded(path: str | Path, error: Exception) -> str:
     return f"path: '{path}' could not be loaded: {str(error).splitlines()[0]}"
 
 
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a `save_pretrained` folder that transformers and lm-eval load unchanged."""
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    tensors: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a `save_pretrained` folder that transformers and lm-eval load unchanged.
+
+    tensors: the weights by name, where they are not those of the model itself.
+    """
     # An unset eos would make lm-eval score the text behind it.
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder, safe_serialization=True, state_dict=tensors)
     tokenizer.save_pretrained(folder)
 
 
@@ -143,18 +171,20 @@ class Critic(nn.Module):
 
     def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
         """V(s) at the last positions. ids, attention_mask [B, L] -> [B, last], float32."""
-        states = self.backbone(
-            input_ids=ids,
-            attention_mask=attention_mask,
-            position_ids=positions(attention_mask),
-            use_cache=False,
-        ).last_hidden_state
+        with recomputing(self.backbone):
+            states = self.backbone(
+                input_ids=ids,
+                attention_mask=attention_mask,
+                position_ids=positions(attention_mask),
+                use_cache=False,
+            ).last_hidden_state
         return self.head(states[:, -last:]).squeeze(-1).float()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:
+        """Write what :meth:`load` reads. tensors: as in :func:`save_policy`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.config.save_pretrained(folder)
-        save_file(dict(self.named_parameters()), folder / "critic.safetensors")
+        save_file(tensors or merged_tensors(self), folder / "critic.safetensors")
 
     @classmethod
     def load(cls, folder: Path, runtime: Runtime) -> Critic:
@@ -169,6 +199,69 @@ class Critic(nn.Module):
 def positions(attention_mask: Tensor) -> Tensor:
     """Position of each token in its own text, whatever the padding. [B, L] -> [B, L]."""
     return (attention_mask.cumsum(1) - 1).clamp(min=0)
+
+
+def decoder_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
+    """The repeated blocks of a network, in order."""
+    return [m for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Let layers recompute themselves in a backward pass, where :func:`recomputing` says so.
+
+    Raises ConfigError for a model that cannot.
+    """
+    if not model.supports_gradient_checkpointing or not decoder_layers(model):
+        raise ConfigError(
+            f"runtime.gradient_checkpointing: {type(model).__name__} has none; allowed: false"
+        )
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        # A layer has to be in training mode to checkpoint: no dropout of its own may wake up.
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+
+
+@contextmanager
+def recomputing(module: nn.Module) -> Iterator[None]:
+    """Checkpoint the layers that were enabled for it; sampling, with its cache, stays outside."""
+    layers = [m for m in decoder_layers(module) if m.gradient_checkpointing]
+    for layer in layers:
+        layer.training = True  # of the layer alone: what is inside it stays in evaluation mode
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def last_states(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
+    """What the output layer reads at the last positions. ids, mask [B, L] -> [B, last, H]."""
+    states = model.base_model(
+        input_ids=ids,
+        attention_mask=attention_mask,
+        position_ids=positions(attention_mask),
+        use_cache=False,
+    ).last_hidden_state
+    return states[:, -last:]
+
+
+@torch.no_grad()
+def check_plain_head(model: PreTrainedModel) -> None:
+    """Raise ConfigError where logits are more than one matrix times the hidden states."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    mask = torch.ones_like(ids)
+    head = model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    found = linear(last_states(model, ids, mask, 2), head.weight, bias).float()
+    expected = last_logits(model, ids, mask, 2)
+    rounding = 1e-4 if model.dtype == torch.float32 else 5e-3
+    scaled = float((found - expected).abs().max()) > rounding * float(expected.abs().max())
+    if scaled or getattr(model.config, "final_logit_softcapping", None):
+        raise ConfigError(
+            f"runtime.logit_chunk: the output layer of {type(model).__name__} is not one matrix; "
+            "allowed: null for this model"
+        )
 
 
 def last_logits(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:

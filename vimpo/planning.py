@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vimpo.fields import Count, Name, Strict
+from vimpo.config_types import Count, Name, Strict
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

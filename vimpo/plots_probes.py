@@ -54,6 +54,7 @@ class Line:
         return ":" if self.hollow else looks[self.algorithm].line
 
 
+CONTROL_GREY = "#e2e2e2"
 LEAST = 6.8  # inches that a legend of three columns needs
 VALUES = (
     Line("vimpo", "implied", "VIMPO: implied value"),
@@ -203,17 +204,36 @@ def credit(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     for axes, (title, lines) in zip(panels[0], kinds.items(), strict=True):
         part = frame[frame["predictor"].isin({line.predictor for line in lines})]
         axes.axhline(0.5, color="#555555", linewidth=0.8, zorder=1)
+        _control(axes, frame)
         _draw_lines(axes, part, lines, looks, "params")
         size_axis(axes, _ladder(frame))
         axes.set_title(f"{title}\n{_note(part, lines, looks)}")
-    limit_to_means(panels[0, 0], frame["mean"], 0.5, 0.7, bounds=(0.0, 1.0))
+    shown = frame.loc[frame["predictor"] != "position", "mean"]
+    limit_to_means(panels[0, 0], shown, 0.5, 0.7, bounds=(0.0, 1.0))
     panels[0, 0].set_ylabel("AUC; the line is chance")
     figure.supxlabel(f"parameters of the policy (bars: {interval_name(frame)})", fontsize=8)
     handles = _handles(TD, frame, looks)
     for handle in handles:
         handle.set_label(handle.get_label().replace(" td", " signal"))
+    if (frame["predictor"] == "position").any():
+        from matplotlib.patches import Patch
+
+        handles.append(Patch(facecolor=CONTROL_GREY, label="control: place alone"))
     add_legend(figure, handles, columns=3)
     return figure
+
+
+def _control(axes: Axes, frame: pd.DataFrame) -> None:
+    """What a signal scores that rises, or falls, along VIMPO's responses and does nothing else."""
+    control = Line("vimpo", "position", "").rows(frame).sort_values("params")
+    if len(control):
+        rising = control["mean"].to_numpy(float)
+        # beyond the outer sizes too, so that one size is a band as well
+        x = np.concatenate(
+            [control["params"][:1] / 9, control["params"], control["params"][-1:] * 9]
+        )
+        rising = np.concatenate([rising[:1], rising, rising[-1:]])
+        axes.fill_between(x, rising, 1 - rising, color=CONTROL_GREY, linewidth=0, zorder=0)
 
 
 def credit_profile(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:

@@ -67,9 +67,9 @@ def read_scores(folder: Path, study: Study) -> list[dict]:
     rows = [found[key] for key in wanted]
     for row in rows:
         problems = study.task.benchmarks[row["benchmark"]].problems
-        samples = study.evaluation.samples if row["metric"] == "sampled" else 1
+        samples = study.samples_of(row["benchmark"]) if row["metric"] == "sampled" else 1
         for field, asked in (("problems", problems), ("samples", samples)):
-            if row[field] != asked:
+            if asked is not None and row[field] != asked:
                 raise IncompleteError(
                     f"eval.json has {row[field]} {field} of {row['benchmark']} {row['metric']}, "
                     f"the study asks for {asked}: it is of another evaluation"

@@ -60,7 +60,7 @@ def part_view(row: pd.Series) -> dict:
 def _needed(needed: float) -> str:
     if math.isnan(needed):
         return ""
-    return f"{needed:.0f}" if math.isfinite(needed) else "more than ten thousand"
+    return f"about {needed:.0f}" if math.isfinite(needed) else "more than ten thousand"
 
 
 def verdicts(claims: pd.DataFrame) -> list[dict]:

@@ -30,6 +30,7 @@ def value_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
     frame = frame[frame["probe"] == "value"]
     columns = {
         "explained variance of change": ("change", "explained_variance"),
+        "after the best rescaling": ("change", "explained_variance_linear"),
         "rank correlation": ("change", "spearman"),
         "slope of truth on it": ("change", "slope"),
         "intercept": ("change", "intercept"),
@@ -104,8 +105,8 @@ def credit_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
             if own.empty:
                 continue
             entries = [estimate_entry(only(own, metric=m), digits=".2f") for m in columns.values()]
-            entry = _line_entry(line, looks)
-            rows.append([Entry(size), Entry(label, "", entry.colour), *entries])
+            colour = _line_entry(line, looks).colour if line.label else ""
+            rows.append([Entry(size), Entry(label, "", colour), *entries])
     return Table(["size", "signal", *columns], rows)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_last_dims
 from transformers import DynamicCache, PreTrainedModel
 
 from vimpo.models import positions
@@ -45,6 +48,15 @@ class Rollouts:
     def rows(self, index: slice | Tensor) -> Rollouts:
         return Rollouts(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def widened(self, width: int, pad: int) -> Rollouts:
+        """The same with responses padded to `width` >= T; nothing but padding is added."""
+        extra = width - self.width
+        changed = {
+            name: pad_last_dims(getattr(self, name), (0, extra), value=value)
+            for name, value in (("response_ids", pad), ("mask", 0), ("logp", 0))
+        }
+        return replace(self, **changed) if extra else self
+
     def texts(self, tokenizer) -> list[str]:
         """Responses without EOS and padding."""
         return [
@@ -75,6 +87,58 @@ def draw_tokens(logp: Tensor, uniform: Tensor) -> Tensor:
     )
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What every sampler must know; max_response in tokens, EOS included."""
+
+    group_size: int
+    max_response: int
+    temperature: float
+    eos: int
+    pad: int
+
+
+class Sampler(Protocol):
+    """Whoever makes the rollouts of a training step."""
+
+    def sync(self, weights: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
+        """Take over the policy's weights, by name; called before every step's :meth:`rollouts`."""
+
+    def rollouts(
+        self, prompts: Sequence[Sequence[int]], seed: int, first: int = 0, total: int | None = None
+    ) -> Rollouts:
+        """Sample as :func:`sample` does; its `logp` is the sampler's own, training makes others."""
+
+
+class TorchSampler:
+    """Samples from the very network that is trained, so there is nothing to take over."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        sampling: Sampling,
+        at_hand: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        """at_hand: makes a context in which all of the model's weights are on this process."""
+        self._model, self._sampling, self._at_hand = model, sampling, at_hand
+
+    def sync(self, weights: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
+        pass
+
+    def rollouts(
+        self, prompts: Sequence[Sequence[int]], seed: int, first: int = 0, total: int | None = None
+    ) -> Rollouts:
+        with self._at_hand():
+            return sample(
+                self._model,
+                prompts,
+                generator=torch.Generator().manual_seed(seed),
+                first=first,
+                total=total,
+                **vars(self._sampling),
+            )
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
@@ -86,16 +150,24 @@ def sample(
     eos: int,
     pad: int,
     generator: torch.Generator,
+    first: int = 0,
+    total: int | None = None,
 ) -> Rollouts:
     """Sample `group_size` responses to each prompt; rows of one prompt are adjacent.
 
     prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once a
-    group; rows that ended leave the batch.
+    group; rows that ended leave the batch. first, total: these are prompts first, first + 1, ... of
+    `total`, and have the luck that they would have if all were sampled here.
     """
     device = model.device
     prompt_ids, prompt_mask = left_pad(prompts, pad, device)
     count = len(prompts) * group_size
-    uniforms = torch.rand(count, max_response, generator=generator, dtype=torch.float64).to(device)
+    uniforms = torch.rand(
+        (total or len(prompts)) * group_size,
+        max_response,
+        generator=generator,
+        dtype=torch.float64,
+    )[first * group_size :][:count].to(device)
 
     cache = DynamicCache(config=model.config)
     logits = model(

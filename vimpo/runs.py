@@ -22,15 +22,16 @@ from vimpo import records
 from vimpo.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from vimpo.config import (
     Cell,
-    ChainTask,
     ConfigError,
     ModelSpec,
     Pretrain,
     Runtime,
     Strict,
     Study,
+    TaskConfig,
     dump_yaml,
 )
+from vimpo.distributed import Alone, check_devices, join
 from vimpo.models import parameter_count, set_up_torch
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
@@ -51,6 +52,9 @@ class Learner(Protocol):
     def save(self, folder: Path) -> None:
         """Write the model."""
 
+    def provenance(self) -> dict:
+        """What the manifest records of the training data, empty for generated problems."""
+
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""
 
@@ -60,7 +64,7 @@ class BaseConfig(Strict):
 
     size: str
     model: ModelSpec
-    task: ChainTask
+    task: TaskConfig
     pretrain: Pretrain
     runtime: Runtime
 
@@ -121,10 +125,14 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
     )
     if is_complete(folder, digest):
         return folder
-    base = pretrain_base(study, cell.size, quiet=quiet)
+    world = join(config.runtime)
+    if world.size == 1:
+        base = pretrain_base(study, cell.size, quiet=quiet)
+    else:
+        base = require_base(study, cell.size)
     set_up_torch(config.runtime)
     _run(
-        lambda: Trainer(config, base / "model"),
+        lambda: Trainer(config, base / "model", world),
         folder,
         config,
         digest,
@@ -132,8 +140,37 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
         checkpoint_every=config.train.checkpoint_every,
         title=cell.name,
         shown="accuracy",
-        quiet=quiet,
+        quiet=quiet or not world.main,
+        world=world,
     )
+    world.leave()
+    return folder
+
+
+def prepare_cell(study: Study, cell: Cell, *, quiet: bool = False) -> bool:
+    """What one process does before several train a cell: is there anything to train?
+
+    Makes the base policy where it is missing and this is the only machine. Raises ConfigError for
+    too few GPUs, and what :func:`train_cell` would.
+    """
+    check_devices(study.runtime)
+    if is_complete(study.run_folder(cell), study.cell_digest(cell)):
+        return False
+    if study.runtime.nodes == 1:
+        pretrain_base(study, cell.size, quiet=quiet)
+    else:
+        require_base(study, cell.size)
+    return True
+
+
+def require_base(study: Study, size: str) -> Path:
+    """Folder of a base policy that is there. Raises ConfigError where it is not."""
+    folder = study.base_folder(size)
+    if not is_complete(folder, study.base_digest(size)):
+        raise ConfigError(
+            f"base: '{folder}' is missing, and several processes do not make it together; "
+            f"allowed: a folder made by `python -m vimpo pretrain --size {size}`"
+        )
     return folder
 
 
@@ -148,8 +185,13 @@ def _run(
     title: str,
     shown: str,
     quiet: bool,
+    world: Alone | None = None,
 ) -> None:
-    """All steps of a learner, then its outputs; goes on from the newest sound checkpoint."""
+    """All steps of a learner, then its outputs; goes on from the newest sound checkpoint.
+
+    Of several processes, all do the steps and the main one writes.
+    """
+    world = world or Alone()
     startup = records.seconds_since_process_start()
     learner = make_learner()
     # Named by the digest: what another configuration left half done is never gone on from.
@@ -179,35 +221,52 @@ def _run(
         if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
             with learner.clock("checkpoint"):
                 state = {"metrics": metrics, "timing": timing}
-                save_checkpoint(checkpoints, step + 1, learner.modules, learner.optimizers, state)
+                save_checkpoint(
+                    checkpoints, step + 1, learner.modules, learner.optimizers, state, world
+                )
     bar.close()
+    aside = folder / ".model"
     with learner.clock("save"):
-        _write_outputs(learner, folder, config, metrics, timing)
-    records.write_json(
-        folder / "manifest.json", _manifest(learner, folder, config, digest, timing, startup)
-    )
-    discard_checkpoints(checkpoints)
+        if world.main:
+            shutil.rmtree(aside, ignore_errors=True)
+        learner.save(aside)
+    peak = world.largest(records.peak_memory_mb(world.device))
+    together = {"processes": world.size, "peak_memory_mb": round(peak, 1)}
+    if world.main:
+        _write_outputs(aside, folder, config, metrics, timing)
+        manifest = _manifest(learner, folder, config, digest, timing, startup, together)
+        records.write_json(folder / "manifest.json", manifest)
+        discard_checkpoints(checkpoints)
+    world.wait()
 
 
 def _write_outputs(
-    learner: Learner, folder: Path, config: Strict, metrics: list[dict], timing: list[dict]
+    model: Path, folder: Path, config: Strict, metrics: list[dict], timing: list[dict]
 ) -> None:
+    """The tables of a run, and its model, which lies ready beside them."""
     records.write_atomic(folder / "config.yaml", dump_yaml(config))
     records.write_rows(folder / "metrics.csv", metrics, ["step"])
     records.write_rows(folder / "timing.csv", timing, ["step"])
-    aside = folder / ".model"
-    shutil.rmtree(aside, ignore_errors=True)
-    learner.save(aside)
     shutil.rmtree(folder / "model", ignore_errors=True)
-    aside.rename(folder / "model")
+    model.rename(folder / "model")
 
 
 def _manifest(
-    learner: Learner, folder: Path, config, digest: str, timing: list[dict], startup: float
+    learner: Learner,
+    folder: Path,
+    config: Strict,
+    digest: str,
+    timing: list[dict],
+    startup: float,
+    together: dict[str, float],
 ) -> dict:
-    """Provenance and cost of a finished run; phases add up over interruptions."""
+    """Provenance and cost of a finished run; phases add up over interruptions.
+
+    together: what only all of the run's processes can say.
+    """
     phases = {p: sum(row[f"{p}_s"] for row in timing) for p in learner.phases}
     others = {k: v for k, v in learner.clock.seconds.items() if k not in phases}
+    data = learner.provenance()
     slots = [s for o in learner.optimizers.values() for s in o.state_dict()["state"].values()]
     return {
         "digest": digest,
@@ -218,11 +277,12 @@ def _manifest(
         "optimizer_bytes": sum(
             t.numel() * t.element_size() for s in slots for t in s.values() if t.ndim
         ),
-        "peak_memory_mb": round(records.peak_memory_mb(config.runtime.device), 1),
+        **together,
         "wall_s": round(records.seconds_since_process_start(), 3),
         "phases_s": {k: round(v, 3) for k, v in ({"startup": startup} | phases | others).items()},
         "versions": records.versions(),
         "git_commit": records.git_commit(),
         "hardware": records.hardware(config.runtime.device),
+        **({"data": data} if data else {}),
         "outputs": records.checksums(folder, OUTPUTS),
     }

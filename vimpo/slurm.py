@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from vimpo.cluster import CELL, JobRequest, Stage, cell_request, job_request, nodes_of
-from vimpo.fields import ConfigError
+from vimpo.config_types import ConfigError
 
 if TYPE_CHECKING:
     from vimpo.config import Study

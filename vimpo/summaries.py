@@ -40,7 +40,7 @@ _BOUNDS = {
     (0.0, math.inf): "spread mean_stderr mse rmse rms residual_rms target_rms residual_ratio "
     "rms_drift relative_drift",
     (-1.0, 1.0): "spearman pearson",
-    (-math.inf, 1.0): "explained_variance",
+    (-math.inf, 1.0): "explained_variance explained_variance_linear",
 }
 PROBE_BOUNDS = {metric: bounds for bounds, names in _BOUNDS.items() for metric in names.split()}
 WINDOWS = 10  # learning curves are smoothed over a tenth of the steps

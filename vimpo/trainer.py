@@ -9,59 +9,31 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from vimpo.algorithms import Batch, Share, make_algorithm, make_batch
-from vimpo.config import CellConfig, PPOConfig, VimpoConfig
+from vimpo.config import CellConfig, PPOConfig
+from vimpo.distributed import Alone, full, named_weights
+from vimpo.lora import add_adapters, merged_tensors, without_adapters
 from vimpo.models import (
     Critic,
+    check_plain_head,
+    enable_checkpointing,
     frozen_copy,
-    last_logits,
     load_policy,
     load_tokenizer,
     save_policy,
 )
-from vimpo.objectives.common import (
-    clip_fraction,
-    exact_kl,
-    k2_kl,
-    k3_kl,
-    masked_mean,
-    top_k_kl,
-)
+from vimpo.objectives.common import clip_fraction, masked_mean
+from vimpo.optimizer import make_optimizer
 from vimpo.records import Stopwatch
-from vimpo.rollout import Rollouts, sample
-from vimpo.tasks.chain import is_right, training_problems
+from vimpo.rollout import Rollouts, Sampler, Sampling, TorchSampler
+from vimpo.scoring import Reader, Reading, Scorer, Scores
+from vimpo.tasks import make_task
 from vimpo.tasks.noise import noisy_rewards
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The policy (and the reference) on a batch of rollouts; each [B, T], logp with its graph."""
-
-    logp: Tensor
-    entropy: Tensor
-    ref_logp: Tensor | None = None
-    token_kl: Tensor | None = None
-
-    def detached(self) -> dict[str, Tensor]:
-        found = {"logp": self.logp.detach(), "ref_logp": self.ref_logp, "token_kl": self.token_kl}
-        return {k: v for k, v in found.items() if v is not None}
-
-
-def token_kl(
-    config: VimpoConfig, policy_logits: Tensor, ref_logits: Tensor, logp: Tensor, ref_logp: Tensor
-) -> Tensor:
-    """KL(pi || pi_ref) of each token by the configured estimator. -> [B, T], nats, no graph."""
-    if config.kl_estimator == "exact":
-        return exact_kl(policy_logits, ref_logits)
-    if config.kl_estimator == "topk":
-        return top_k_kl(policy_logits, ref_logits, config.kl_top_k)
-    return (k2_kl if config.kl_estimator == "k2" else k3_kl)(logp, ref_logp)
 
 
 def step_seed(seed: int, step: int, purpose: str) -> int:
@@ -80,27 +52,79 @@ class Trainer:
 
     phases = ("rollout", "reference", "critic", "update")
 
-    def __init__(self, config: CellConfig, base: Path) -> None:
-        """Load the base policy. Raises ConfigError where `base` holds none."""
+    def __init__(self, config: CellConfig, base: Path, world: Alone | None = None) -> None:
+        """Load the base policy. Raises ConfigError where `base` holds none.
+
+        world: the processes that train together (vimpo/distributed.py); default: this one alone.
+        """
         self.config = config
+        self.world = world = world or Alone(config.runtime.device)
         self.algorithm = make_algorithm(config.objective)
-        self.tokenizer = load_tokenizer(base)
-        self.policy = load_policy(base, config.runtime)
-        self.reference = frozen_copy(self.policy) if self.algorithm.needs_reference else None
-        self.critic = Critic.from_policy(self.policy) if self.algorithm.needs_critic else None
-        self.clock = Stopwatch(config.runtime.device)
+        self.clock = Stopwatch(world.device)
+        self._load(base)
+        positions = getattr(self.policy.config, "max_position_embeddings", None)
+        self.task = make_task(
+            config.task,
+            self.tokenizer,
+            batch_size=config.train.prompts_per_step,
+            room=positions and positions - config.train.max_response,
+        )
+        self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
-        self.modules: dict[str, nn.Module] = {"policy": self.policy}
         if isinstance(config.objective, PPOConfig):
             self.rates["critic"] = rate * config.objective.critic_lr_scale
             self.modules["critic"] = self.critic
+        self._spread()
         self.optimizers = {
-            name: torch.optim.AdamW(
-                module.parameters(), lr=self.rates[name], weight_decay=config.train.weight_decay
-            )
+            name: make_optimizer(module, self.rates[name], config.train.weight_decay)
             for name, module in self.modules.items()
         }
+        self.sampler = self._make_sampler(base)
+
+    def _load(self, base: Path) -> None:
+        """Tokenizer and networks; with adapters, the policy is its own reference."""
+        config, runtime = self.config, self.config.runtime
+        self.tokenizer = load_tokenizer(base, runtime.trust_remote_code)
+        self.policy = load_policy(base, runtime.model_copy(update={"device": self.world.device}))
+        if runtime.logit_chunk:
+            check_plain_head(self.policy)
+        if config.model.lora:
+            add_adapters(self.policy, config.model.lora, step_seed(config.seed, 0, "adapters"))
+        own_reference = self.algorithm.needs_reference and not config.model.lora
+        self.reference = frozen_copy(self.policy) if own_reference else None
+        if runtime.gradient_checkpointing:
+            enable_checkpointing(self.policy)
+        self.critic = Critic.from_policy(self.policy) if self.algorithm.needs_critic else None
+
+    def _spread(self) -> None:
+        """The networks as they are called from now on, each by way of one module."""
+        how = (self.config.train.temperature, self.config.runtime.logit_chunk)
+        ids = torch.full((1, 2), self.tokenizer.eos_token_id, device=self.world.device)
+        mask = torch.ones_like(ids)
+        scorer = Scorer(self.policy, self.config.objective, *how)
+        self.scorer, self._calls = scorer, {}
+        self._calls["policy"] = self.world.spread(scorer, ids, mask, ids, mask)
+        if self.reference is not None:
+            reader = Reader(self.reference, *how)
+            self._calls["reference"] = self.world.spread(reader, ids, mask, 1)
+        if self.critic is not None:
+            self._calls["critic"] = self.world.spread(self.critic, ids, mask, 1)
+
+    def _make_sampler(self, base: Path) -> Sampler:
+        train, tokenizer = self.config.train, self.tokenizer
+        sampling = Sampling(
+            train.group_size,
+            train.max_response,
+            train.temperature,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
+        if self.config.runtime.sampler == "vllm":
+            from vimpo.samplers.vllm import VllmSampler
+
+            return VllmSampler(base, sampling, self.config.runtime, self.world)
+        return TorchSampler(self.policy, sampling, lambda: self.world.whole(self.scorer))
 
     # --- one step ---------------------------------------------------------------------------
 
@@ -128,8 +152,8 @@ class Trainer:
             "step": step,
             "accuracy": sum(clean) / len(clean),
             "reward": float(batch.rewards.mean()),
-            "response_length": float(rollouts.mask.sum(1).mean()),
-            "truncated": float((~rollouts.finished).float().mean()),
+            "response_length": float(batch.mask.sum(1).mean()),
+            "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
             **critic_metrics,
@@ -144,26 +168,18 @@ class Trainer:
                 group["lr"] = self.rates[name] * share
 
     def _collect(self, step: int) -> tuple[Rollouts, list[float], Batch]:
-        """Rollouts, their clean rewards, and a batch with the noisy ones."""
+        """This process's rollouts; the clean rewards of all, and their batch with noisy ones."""
         c = self.config
-        problems = training_problems(c.task, c.seed, step, c.train.prompts_per_step)
-        rollouts = sample(
-            self.policy,
-            [self.tokenizer(p.prompt, add_special_tokens=False).input_ids for p in problems],
-            group_size=c.train.group_size,
-            max_response=c.train.max_response,
-            temperature=c.train.temperature,
-            eos=self.tokenizer.eos_token_id,
-            pad=self.tokenizer.pad_token_id,
-            generator=torch.Generator().manual_seed(step_seed(c.seed, step, "rollout")),
-        )
+        problems = self.task.training_problems(c.seed, step, c.train.prompts_per_step)
+        mine = self.world.share(len(problems))
+        rollouts = self._sample([p.prompt for p in problems[mine]], step, mine.start, len(problems))
         owners = [p for p in problems for _ in range(c.train.group_size)]
-        clean = [
-            float(done and is_right(problem.answer, text))
-            for problem, text, done in zip(
-                owners, rollouts.texts(self.tokenizer), rollouts.finished.tolist(), strict=True
-            )
-        ]
+        marks = self.task.rewards(
+            owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
+        )
+        # A response that was cut off did not end: it is wrong, whatever it holds.
+        right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
+        clean = self.world.gather(torch.tensor(right)).tolist()
         rewards = noisy_rewards(
             c.noise,
             clean,
@@ -173,31 +189,41 @@ class Trainer:
             step=step,
         )
         groups = torch.arange(len(problems)).repeat_interleave(c.train.group_size)
-        return rollouts, clean, make_batch(rewards, groups, rollouts.mask)
+        return rollouts, clean, make_batch(rewards, groups, self.world.gather(rollouts.mask))
+
+    def _sample(self, prompts: list[str], step: int, first: int, total: int) -> Rollouts:
+        """Rollouts of prompts `first`, `first` + 1, ... of the step's `total`.
+
+        As wide as those of all processes, whose rows are put together later.
+        """
+        tokens = [self.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
+        self.sampler.sync(lambda: named_weights(self.policy))
+        seed = step_seed(self.config.seed, step, "rollout")
+        rollouts = self.sampler.rollouts(tokens, seed, first, total)
+        width = int(self.world.largest(rollouts.width))
+        return rollouts.widened(width, self.tokenizer.pad_token_id)
 
     # --- policy -------------------------------------------------------------------------------
 
     def _score(self, rollouts: Rollouts) -> Scores:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
-        config = self.config
         ids, attention_mask = rollouts.inputs()
-        temperature = config.train.temperature
-        logits = last_logits(self.policy, ids, attention_mask, rollouts.width) / temperature
-        log_probs = logits.log_softmax(-1)
-        index = rollouts.response_ids[..., None]
-        logp = log_probs.gather(-1, index).squeeze(-1)
-        with torch.no_grad():
-            entropy = -(log_probs.exp() * log_probs).sum(-1)
-            if self.reference is None:
-                return Scores(logp, entropy)
-            with self.clock("reference"):
-                ref_logits = last_logits(self.reference, ids, attention_mask, rollouts.width)
-                ref_logits = ref_logits / temperature
-                ref_logp = ref_logits.log_softmax(-1).gather(-1, index).squeeze(-1)
-                kl = None
-                if isinstance(config.objective, VimpoConfig):
-                    kl = token_kl(config.objective, logits, ref_logits, logp, ref_logp)
-        return Scores(logp, entropy, ref_logp, kl)
+        reference = self._read_reference(ids, attention_mask, rollouts.width)
+        tokens = (rollouts.response_ids, rollouts.mask)
+        scores = Scores(*self._calls["policy"](ids, attention_mask, *tokens, reference))
+        if self.reference is not None:
+            self.world.release(self._calls["reference"])
+        return scores
+
+    @torch.no_grad()
+    def _read_reference(self, ids: Tensor, mask: Tensor, last: int) -> Reading | None:
+        if not self.algorithm.needs_reference:
+            return None
+        with self.clock("reference"):
+            if self.reference is not None:
+                return self._calls["reference"](ids, mask, last)
+            with without_adapters(self.policy):
+                return self.scorer.read(ids, mask, last)
 
     def _update_policy(
         self, rollouts: Rollouts, batch: Batch, apply: bool
@@ -207,22 +233,23 @@ class Trainer:
         Several of them need a first pass where the advantage is made of the policy's own
         log-probabilities, because it is whitened over the whole batch.
         """
-        c = self.config
-        slices = micro_batches(len(batch.mask), c.train.micro_batch)
+        c, gather = self.config, self.world.gather
+        slices = micro_batches(len(rollouts.mask), c.train.micro_batch)
         whole = self._score(rollouts) if len(slices) == 1 else None
         if whole is not None:
-            batch = batch.with_(**whole.detached())
+            batch = batch.with_(**{k: gather(v) for k, v in whole.detached().items()})
         elif self.algorithm.advantage_reads_policy:
             with torch.no_grad():
                 parts = [self._score(rollouts.rows(s)).detached() for s in slices]
-            batch = batch.with_(**{k: torch.cat([p[k] for p in parts]) for k in parts[0]})
+            batch = batch.with_(**{k: gather(torch.cat([p[k] for p in parts])) for k in parts[0]})
         batch = batch.with_(advantage=self.algorithm.advantage(batch))
 
         self.optimizers["policy"].zero_grad()
+        own = batch.rows(self.world.share(len(batch.mask)))
         loss_sum, entropy_sum, clipped, logps, ref_logps = 0.0, 0.0, 0.0, [], []
         for s in slices:
             scores = whole or self._score(rollouts.rows(s))
-            rows = batch.rows(s).with_(**scores.detached())
+            rows = own.rows(s).with_(**scores.detached())
             if rows.old_logp is None:
                 rows = rows.with_(old_logp=rows.logp)
             share = Share(
@@ -231,7 +258,7 @@ class Trainer:
             )
             loss = self.algorithm.loss(scores.logp, rows, share)
             if apply:
-                loss.backward()
+                self._backward("policy", loss)
             loss_sum += loss.item()
             clip = (c.objective.clip_low, c.objective.clip_high)
             clipped += share.tokens * float(
@@ -240,13 +267,14 @@ class Trainer:
             entropy_sum += share.tokens * float(masked_mean(scores.entropy, rows.mask))
             logps.append(rows.logp)
             ref_logps.append(rows.ref_logp)
-        batch = batch.with_(logp=torch.cat(logps))
+        batch = batch.with_(logp=gather(torch.cat(logps)))
         if batch.old_logp is None:
             batch = batch.with_(old_logp=batch.logp)
         if ref_logps[0] is not None:
-            batch = batch.with_(ref_logp=torch.cat(ref_logps))
+            batch = batch.with_(ref_logp=gather(torch.cat(ref_logps)))
         norm = self._apply("policy") if apply else 0.0
         ratio = batch.old_logp - batch.logp
+        loss_sum, clipped, entropy_sum = self.world.total(loss_sum, clipped, entropy_sum)
         return batch, {
             "loss": loss_sum,
             "grad_norm": norm,
@@ -256,48 +284,72 @@ class Trainer:
             "advantage_std": float(masked_mean(batch.advantage.square(), batch.mask).sqrt()),
         }
 
+    def _backward(self, name: str, loss: Tensor) -> None:
+        self.world.backward(loss)
+        self.optimizers[name].collect()
+
     def _apply(self, name: str) -> float:
-        norm = nn.utils.clip_grad_norm_(
-            self.modules[name].parameters(), self.config.train.grad_clip
-        )
+        (group,) = self.optimizers[name].param_groups
+        norm = nn.utils.clip_grad_norm_(group["params"], self.config.train.grad_clip)
         self.optimizers[name].step()
-        return float(norm)
+        return float(full(norm))
 
     # --- critic -------------------------------------------------------------------------------
 
     def _values(self, rollouts: Rollouts) -> Tensor:
-        return self.critic(*rollouts.inputs(), rollouts.width)
+        return self._calls["critic"](*rollouts.inputs(), rollouts.width)
 
     def _estimate_values(self, rollouts: Rollouts, batch: Batch) -> tuple[Batch, Tensor | None]:
         """V(s_t) before the update, and its graph where one micro-batch holds everything."""
-        slices = micro_batches(len(batch.mask), self.config.train.micro_batch)
+        slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
         with nullcontext() if len(slices) == 1 else torch.no_grad():
             values = torch.cat([self._values(rollouts.rows(s)) for s in slices])
-        batch = batch.with_(values=values.detach() * batch.mask)
+        batch = batch.with_(values=self.world.gather(values.detach()) * batch.mask)
         return batch, values if len(slices) == 1 else None
 
     def _update_critic(
         self, rollouts: Rollouts, batch: Batch, graph: Tensor | None
     ) -> dict[str, float]:
-        returns = self.algorithm.returns(batch)
         self.optimizers["critic"].zero_grad()
+        mine = self.world.share(len(batch.mask))
+        own, returns = batch.rows(mine), self.algorithm.returns(batch)[mine]
         total = 0.0
-        for s in micro_batches(len(batch.mask), self.config.train.micro_batch):
+        for s in micro_batches(len(rollouts.mask), self.config.train.micro_batch):
             values = graph if graph is not None else self._values(rollouts.rows(s))
-            rows = batch.rows(s)
+            rows = own.rows(s)
             share = float(rows.mask.sum() / batch.mask.sum())
             loss = share * self.algorithm.critic_loss(values, returns[s], rows)
-            loss.backward()
+            self._backward("critic", loss)
             total += loss.item()
+        (total,) = self.world.total(total)
         return {"critic_loss": total, "critic_grad_norm": self._apply("critic")}
 
     # --- what the run leaves behind (vimpo/runs.py) -------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """The policy as a `save_pretrained` folder, with PPO's critic in `critic/` below it."""
-        save_policy(self.policy, self.tokenizer, folder)
-        if self.critic is not None:
-            self.critic.save(folder / "critic")
+        """The policy as a `save_pretrained` folder, with PPO's critic in `critic/` below it.
+
+        Adapters are merged. Every process has to call it; the main one writes.
+        """
+        policy = self._tensors(self.policy)
+        critic = self._tensors(self.critic) if self.critic is not None else None
+        if self.world.main:
+            save_policy(self.policy, self.tokenizer, folder, policy)
+            if self.critic is not None:
+                self.critic.save(folder / "critic", critic)
+
+    def _tensors(self, module: nn.Module) -> dict[str, Tensor] | None:
+        """Weights to be saved by name, where they are not simply the module's own."""
+        if self.config.model.lora:
+            return merged_tensors(module)
+        if self.world.size == 1:
+            return None
+        weights = named_weights(module)
+        return {name: tensor.cpu() for name, tensor in weights if self.world.main}
+
+    def provenance(self) -> dict:
+        """What the manifest records of the training data."""
+        return self.task.provenance(self.config.seed)
 
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""

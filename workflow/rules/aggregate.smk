@@ -21,8 +21,10 @@ rule aggregate:
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        study=merged_study,
     shell:
-        "python -m vimpo aggregate --config {input.study} > {log} 2>&1"
+        "python -m vimpo aggregate --config {params.study} > {log} 2>&1"
 
 
 localrules:

@@ -27,8 +27,10 @@ rule draw:
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        study=merged_study,
     shell:
-        "python -m vimpo plot --config {input.study} > {log} 2>&1"
+        "python -m vimpo plot --config {params.study} > {log} 2>&1"
 
 
 rule report:
@@ -48,8 +50,10 @@ rule report:
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        study=merged_study,
     shell:
-        "python -m vimpo report --config {input.study} > {log} 2>&1"
+        "python -m vimpo report --config {params.study} > {log} 2>&1"
 
 
 # Figures and reports of all committed studies, from their tables alone: no job of a study is in its

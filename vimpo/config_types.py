@@ -1,4 +1,4 @@
-"""Field types that every part of the configuration shares."""
+"""What the modules of the configuration share: field types, the strict model, the error."""
 
 from __future__ import annotations
 

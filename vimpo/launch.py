@@ -1,0 +1,53 @@
+"""Starting the processes of one training run, by torchrun."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from vimpo.config import ConfigError, Runtime
+
+
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Was this process started by torchrun?"""
+    return "TORCHELASTIC_RUN_ID" in environment
+
+
+def launch_command(
+    runtime: Runtime, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """torchrun on this node, each of whose processes runs `python -m vimpo` with `arguments`.
+
+    Raises ConfigError for several nodes where nothing says which one this is.
+    """
+    here = runtime.processes // runtime.nodes
+    place = ["--standalone"] if runtime.nodes == 1 else _meeting_point(runtime.nodes, environment)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={here}"]
+    return [*torchrun, *place, "-m", "vimpo", *arguments]
+
+
+def _meeting_point(nodes: int, environment: Mapping[str, str]) -> list[str]:
+    """Which node this is, and where the first one listens: from the launcher, or from Slurm."""
+    rank = environment.get("NODE_RANK", environment.get("SLURM_NODEID"))
+    address = environment.get("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR"))
+    if rank is None or address is None:
+        raise ConfigError(
+            f"runtime.nodes: {nodes} need one start on each node, with NODE_RANK and MASTER_ADDR "
+            "set; `srun --nodes N --ntasks N` sets them by itself; allowed: 1 without"
+        )
+    # The same on all nodes of a job, another one for a job beside it.
+    port = environment.get("MASTER_PORT", 20000 + int(environment.get("SLURM_JOB_ID", "0")) % 20000)
+    return [
+        f"--nnodes={nodes}",
+        f"--node-rank={rank}",
+        f"--master-addr={address}",
+        f"--master-port={port}",
+    ]
+
+
+def launch(runtime: Runtime, arguments: Sequence[str]) -> None:
+    """Become torchrun: signals reach it, and its exit code is this command's. Does not return."""
+    command = launch_command(runtime, arguments)
+    sys.stdout.flush()
+    os.execve(command[0], command, {"OMP_NUM_THREADS": str(runtime.threads)} | os.environ)

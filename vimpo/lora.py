@@ -1,0 +1,78 @@
+"""Low-rank adapters by peft, put inside the model: whatever reads the model reads them too.
+
+The reference is the same network with its adapters switched off, and a saved model has them merged
+into its weights, so that it loads like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vimpo.config import ConfigError, Lora
+
+
+def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
+    """Freeze the model and give it trainable adapters that start as no change.
+
+    Raises ConfigError where no layer is called as `targets` says.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,  # what is sampled is what is trained
+        target_modules=config.targets or "all-linear",
+    )
+    torch.manual_seed(seed)
+    try:
+        inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"lora.targets: {config.targets} do not fit: {reason}") from None
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()  # whatever the base is stored in
+    model.eval()
+
+
+def _layers(module: nn.Module) -> dict[str, nn.Module]:
+    """The adapted layers by name; none are looked for where peft was never asked for."""
+    return {n: m for n, m in module.named_modules() if hasattr(m, "lora_A")}
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """The network as it was before training."""
+    layers = _layers(module).values()
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merged_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters by the names that they have without adapters, adapters merged."""
+    layers = _layers(module)
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        owner, _, rest = name.partition(".base_layer.")
+        if ".lora_" in name:
+            continue
+        if owner not in layers:
+            tensors[name] = parameter.detach()
+        elif rest == "weight":
+            change = layers[owner].get_delta_weight("default")
+            merged = parameter.detach().float() + change.detach().float()
+            tensors[f"{owner}.weight"] = merged.to(parameter.dtype)
+        else:
+            tensors[f"{owner}.{rest}"] = parameter.detach()
+    return tensors

@@ -1,0 +1,72 @@
+"""AdamW, with float32 copies of weights that are trained in bfloat16.
+
+A bfloat16 number has 8 significant bits: at a learning rate of 1e-6, nearly every update of a
+weight near 0.02 rounds to nothing. So the optimiser adds up gradients, keeps its moments and moves
+a copy in float32; the network reads the copy, rounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's own, for weights that need no copy."""
+
+    def collect(self) -> None:
+        """To be called after every backward pass."""
+
+
+class MasterAdamW(AdamW):
+    """AdamW over float32 copies; `param_groups` holds the copies, with the gradients in them."""
+
+    def __init__(self, parameters: list[nn.Parameter], **settings: Any) -> None:
+        self._weights = list(parameters)
+        copies = [nn.Parameter(w.detach().float().clone()) for w in self._weights]
+        super().__init__(copies, **settings)
+
+    def _pairs(self) -> list[tuple[nn.Parameter, Tensor]]:
+        (group,) = self.param_groups
+        return list(zip(self._weights, group["params"], strict=True))
+
+    def collect(self) -> None:
+        """Add the weights' gradients to those of the copies, in float32, and drop them."""
+        for weight, copy in self._pairs():
+            if weight.grad is None:
+                continue
+            gradient = weight.grad.float()
+            copy.grad = gradient if copy.grad is None else copy.grad.add_(gradient)
+            weight.grad = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        super().step(closure)
+        for weight, copy in self._pairs():
+            weight.copy_(copy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """AdamW's, with the copy as one more slot of each weight."""
+        content = super().state_dict()
+        for index, (_, copy) in enumerate(self._pairs()):
+            if index in content["state"]:
+                content["state"][index] = content["state"][index] | {"master": copy.detach()}
+        return content
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        state = {i: dict(slots) for i, slots in content["state"].items()}
+        with torch.no_grad():
+            for index, (_, copy) in enumerate(self._pairs()):
+                if index in state:
+                    copy.copy_(state[index].pop("master"))
+        super().load_state_dict(content | {"state": state})
+
+
+def make_optimizer(module: nn.Module, learning_rate: float, weight_decay: float) -> AdamW:
+    """The optimiser of a module's trainable weights."""
+    weights = [p for p in module.parameters() if p.requires_grad]
+    narrow = any(w.dtype in (torch.bfloat16, torch.float16) for w in weights)
+    kind = MasterAdamW if narrow else AdamW
+    return kind(weights, lr=learning_rate, weight_decay=weight_decay)

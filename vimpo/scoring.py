@@ -1,0 +1,138 @@
+"""How likely a network finds the tokens of a rollout: log-probabilities, entropy, KL.
+
+All of it happens inside one forward pass of a module, because that is where DDP and FSDP2 watch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vimpo.config import AlgorithmConfig, VimpoConfig
+from vimpo.models import last_logits, last_states, recomputing
+from vimpo.objectives.chunked import Head, chunked_scores
+from vimpo.objectives.common import exact_kl, k2_kl, k3_kl, top_k_kl
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The policy (and the reference) on a batch of rollouts; each [B, T], logp with its graph."""
+
+    logp: Tensor
+    entropy: Tensor
+    ref_logp: Tensor | None = None
+    token_kl: Tensor | None = None
+
+    def detached(self) -> dict[str, Tensor]:
+        found = {"logp": self.logp.detach(), "ref_logp": self.ref_logp, "token_kl": self.token_kl}
+        return {k: v for k, v in found.items() if v is not None}
+
+
+def token_kl(
+    config: VimpoConfig, policy_logits: Tensor, ref_logits: Tensor, logp: Tensor, ref_logp: Tensor
+) -> Tensor:
+    """KL(pi || pi_ref) of each token by the configured estimator. -> [B, T], nats, no graph."""
+    if config.kl_estimator == "exact":
+        return exact_kl(policy_logits, ref_logits)
+    if config.kl_estimator == "topk":
+        return top_k_kl(policy_logits, ref_logits, config.kl_top_k)
+    return (k2_kl if config.kl_estimator == "k2" else k3_kl)(logp, ref_logp)
+
+
+Reading = tuple[Tensor, ...]
+"""Logits (B, last, V); in chunks: hidden (B, last, H), weight (V, H) and, if any, bias (V)."""
+
+
+class Reader(nn.Module):
+    """A causal LM that says what its predictions at the last positions are made of.
+
+    chunk: tokens whose logits are held at once; None: all of them, [B, T, V].
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, temperature: float, chunk: int | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.temperature, self.chunk = model, temperature, chunk
+
+    def read(self, ids: Tensor, attention_mask: Tensor, last: int) -> Reading:
+        """ids, attention_mask [B, L] -> :data:`Reading` of the last positions."""
+        if self.chunk is None:
+            return (last_logits(self.model, ids, attention_mask, last) / self.temperature,)
+        states = last_states(self.model, ids, attention_mask, last)
+        head = self.model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        return (states, head.weight) if bias is None else (states, head.weight, bias)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Reading:
+        """As :meth:`read`, by the way that DDP and FSDP2 watch."""
+        return self.read(ids, attention_mask, last)
+
+
+class Scorer(Reader):
+    """A policy that scores given tokens at the sampling temperature."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        objective: AlgorithmConfig,
+        temperature: float,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(model, temperature, chunk)
+        self.objective = objective
+
+    def forward(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor,
+        targets: Tensor,
+        mask: Tensor,
+        reference: Reading | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """The fields of :class:`Scores`; the first has a graph.
+
+        ids, attention_mask [B, L], whose last T positions predict targets, mask [B, T];
+        reference: what another reader says of the same positions.
+        """
+        with recomputing(self.model):
+            reading = self.read(ids, attention_mask, targets.shape[1])
+        if self.chunk is None:
+            return self._score(reading[0], targets, None if reference is None else reference[0])
+        return self._score_chunks(reading, targets, mask.bool(), reference)
+
+    def _score(
+        self, logits: Tensor, targets: Tensor, ref_logits: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        log_probs = logits.log_softmax(-1)
+        index = targets[..., None]
+        logp = log_probs.gather(-1, index).squeeze(-1)
+        with torch.no_grad():
+            entropy = -(log_probs.exp() * log_probs).sum(-1)
+            if ref_logits is None:
+                return logp, entropy, None, None
+            ref_logp = ref_logits.log_softmax(-1).gather(-1, index).squeeze(-1)
+            kl = None
+            if isinstance(self.objective, VimpoConfig):
+                kl = token_kl(self.objective, logits, ref_logits, logp, ref_logp)
+        return logp, entropy, ref_logp, kl
+
+    def _score_chunks(
+        self, reading: Reading, targets: Tensor, keep: Tensor, reference: Reading | None
+    ) -> tuple[Tensor | None, ...]:
+        """As :meth:`_score`, of the kept tokens alone; 0 elsewhere."""
+        policy, reference = (r and Head(r[0][keep], *r[1:]) for r in (reading, reference))
+        found = chunked_scores(
+            policy, targets[keep], reference, temperature=self.temperature, chunk=self.chunk
+        )
+        logp, entropy, ref_logp, kl = (
+            x if x is None else x.new_zeros(keep.shape).masked_scatter(keep, x) for x in found
+        )
+        if reference is None or not isinstance(self.objective, VimpoConfig):
+            return logp, entropy.detach(), ref_logp, None
+        if self.objective.kl_estimator != "exact":
+            kl = (k2_kl if self.objective.kl_estimator == "k2" else k3_kl)(logp, ref_logp)
+        return logp, entropy.detach(), ref_logp, kl.detach()
