@@ -19,6 +19,7 @@ include: "workflow/rules/resolve.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/probe.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/report.smk"
 
@@ -49,4 +50,4 @@ onsuccess:
 
 onerror:
     # What is complete is still worth reading: the cells that are missing are named in it.
-    shell("python -m vimpo summarize --config {FOLDER}/config.yaml || true")
+    shell("python -m vimpo summarize --config {MERGED} || true")

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vimpo.config import Cell, Study, dump_yaml, load_study
+from vimpo.contents import FIGURES
+from vimpo.probes import COLUMNS as PROBE_COLUMNS
+from vimpo.records import write_rows
 
 PARAMETERS = {"xs": 107_000, "s": 371_000, "m": 860_000, "l": 2_900_000, "xl": 6_800_000}
 PROVENANCE = {
@@ -24,7 +29,8 @@ HARDNESS = (0.0, 0.1, 0.22, 0.35)
 
 def small_study(folder: Path, **changes: object) -> Study:
     """The quick grid: 2 sizes x 2 noises x 3 algorithms x 2 seeds."""
-    return load_study({"study": "fake", "results": str(folder)} | changes)
+    quick = {"resamples": 200}  # the bootstrap has its own tests
+    return load_study({"study": "fake", "results": str(folder), "statistics": quick} | changes)
 
 
 def large_study(folder: Path) -> Study:
@@ -51,8 +57,10 @@ def write_results(study: Study, seed: int = 0) -> Path:
     (study.folder / "config.yaml").write_text(dump_yaml(study))
     for size in study.used_sizes():
         _write_base(study, size, rng)
+        write_cost(study, size, rng)
     for cell in study.cells():
         _write_cell(study, cell, rng)
+        write_probes(study, cell, rng)
     return study.folder
 
 
@@ -169,3 +177,138 @@ def _evaluation(study: Study, accuracy: float, rng: np.random.Generator) -> dict
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_figures(folder: Path) -> Path:
+    """Files that the report embeds and links: drawing them takes seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        (folder / f"{name}.svg").write_text(f"<svg><title>{name}</title></svg>")
+        (folder / f"{name}.png").write_bytes(b"")
+    return folder
+
+
+# --- Probes and cost -----------------------------------------------------------------------------
+
+
+def write_cost(study: Study, size: str, rng: np.random.Generator, rounds: int = 2) -> None:
+    """Side-by-side measurements in the format of vimpo/probes/cost.py."""
+    rows = []
+    for algorithm in study.algorithms_at(size):
+        objective, count = study.algorithms[algorithm].objective, PARAMETERS[size]
+        trained, resident = (2, 2) if objective == "ppo" else (1, 1 + (objective == "vimpo"))
+        seconds = {
+            "rollout": 0.3,
+            "reference": 0.06 * (objective == "vimpo"),
+            "critic": 0.15 * (objective == "ppo"),
+            "update": 0.16,
+        }
+        key = {"algorithm": algorithm, "size": size}
+        for turn in range(1, rounds + 1):
+            spent = {k: v * count / 1e5 * rng.uniform(0.98, 1.02) for k, v in seconds.items()}
+            values = [(f"step_{k}", "s", v) for k, v in spent.items()]
+            values += [
+                ("step_total", "s", sum(spent.values())),
+                ("memory_peak", "bytes", 6e8 + 400 * count * trained + rng.normal(0, 1e6)),
+                ("memory_floor", "bytes", 4e8),
+                ("memory_above_floor", "bytes", 2e8 + 400 * count * trained + rng.normal(0, 1e6)),
+                ("optimizer", "bytes", 8 * trained * count),
+                ("parameters", "1", count),
+                ("parameters_resident", "1", resident * count),
+                ("parameters_trainable", "1", trained * count),
+            ]
+            row = key | {"kind": "measured", "round": turn}
+            rows += [row | {"metric": m, "unit": u, "value": v} for m, u, v in values]
+        model = key | {"kind": "model", "round": 0, "unit": "bytes"}
+        rows.append(model | {"metric": "memory_above_floor", "value": 9e7 + 300 * count * trained})
+    columns = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
+    write_rows(study.cost_file(size), [{c: row[c] for c in columns} for row in rows], columns)
+
+
+def write_probes(
+    study: Study, cell: Cell, rng: np.random.Generator, change: dict | None = None
+) -> None:
+    """probes.parquet as vimpo/probes writes it. change: (predictor, metric) -> value, or reason."""
+    rows = probe_rows(study, cell, rng)
+    for row in rows:
+        new = (change or {}).get((row["predictor"], row["metric"]))
+        if isinstance(new, str):
+            row.update(value=np.nan, stderr=np.nan, reason=new)
+        elif new is not None:
+            row["value"] = new
+    types = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
+    schema = pa.schema(
+        [(name, types.get(name, pa.string())) for name in PROBE_COLUMNS],
+        metadata={"digest": study.probe_digest(cell)},
+    )
+    table = pa.table({c: [row[c] for row in rows] for c in PROBE_COLUMNS}, schema=schema)
+    pq.write_table(table, study.run_folder(cell) / "probes.parquet")
+
+
+def probe_rows(study: Study, cell: Cell, rng: np.random.Generator) -> list[dict]:
+    """The rows that figures and report use, with plausible numbers."""
+    objective = study.algorithms[cell.algorithm].objective
+    grown = np.log10(PARAMETERS[cell.size] / PARAMETERS["xs"])
+    skill = {"vimpo": 0.4 - 0.1 * grown, "ppo": 0.3, "grpo": 0.1}[objective]
+    places = ["all", *(f"{p:g}" for p in study.probes.positions)]
+    rows: list[dict] = []
+
+    def add(labels: tuple, metric: str, value: float, stderr: float, reason: str = "") -> None:
+        found = (*labels, metric, value, stderr, 160, "1", reason)
+        rows.append(dict(zip(PROBE_COLUMNS, found, strict=True)))
+
+    predictors = {"implied": skill if objective != "ppo" else 0.1, "group_mean": 0.0}
+    if objective == "ppo":
+        predictors["critic"] = skill
+    for place in places:
+        for target, more in (("change", 0.0), ("value", 0.4)):
+            for metric, value in (("spread", 0.3), ("mean_stderr", 0.08)):
+                add(("value", "truth", target, place), metric, value, 0.02)
+            for name, level in predictors.items():
+                constant = name == "group_mean" and target == "change"
+                labels, noise = ("value", name, target, place), rng.normal(0, 0.03)
+                explained = 0.0 if constant else level + more + noise
+                add(labels, "explained_variance", explained, 0.0 if constant else 0.08)
+                add(labels, "rmse", 0.3 - 0.1 * level + noise / 5, 0.02)
+                if constant:
+                    for metric in ("spearman", "slope", "explained_variance_linear", "intercept"):
+                        add(labels, metric, np.nan, np.nan, "the prediction does not vary")
+                else:
+                    for metric, value in (
+                        ("spearman", level + more),
+                        ("slope", 1.2),
+                        ("explained_variance_linear", level + more + 0.02),
+                    ):
+                        add(labels, metric, value + noise, 0.07)
+                    add(labels, "intercept", noise, 0.05)
+    signals = {"implied_td": 0.5 + skill / 2, "implied_gae": 0.5 + skill / 3, "group": 0.5}
+    signals["position"] = 0.56
+    if objective == "ppo":
+        signals |= {"critic_td": 0.62, "critic_gae": 0.45}
+    for name, auc in signals.items():
+        constant, noise = name == "group", rng.normal(0, 0.02)
+        add(("credit", name, "step", "all"), "auc", auc + (not constant) * noise, 0.04)
+        add(("credit", name, "step", "all"), "top1", 0.24 + (auc - 0.5) + noise / 2, 0.05)
+        add(("credit", name, "step", "all"), "top1_chance", 0.24 + noise / 9, 0.006)
+        for offset in range(-10, 11):
+            dip = -2.0 * (auc - 0.5) * np.exp(-((offset - 3) ** 2) / 4)
+            labels = ("credit", name, "profile", str(offset))
+            add(labels, "mean_advantage", -0.5 if constant else dip + noise, 0.05)
+    for target, metric, value in (
+        ("td", "mean", rng.normal(0, 1e-5)),
+        ("td", "rms", 0.003 + rng.normal(0, 1e-4)),
+        ("terminal", "residual_ratio", 0.95 + rng.normal(0, 0.01)),
+        ("terminal", "pearson", 0.2 + rng.normal(0, 0.02)),
+    ):
+        add(("consistency", "policy", target, "all"), metric, value, abs(value) / 10)
+    for name, level in (("float32", 1e-5), ("bfloat16_float32_softmax", 0.1), ("bfloat16", 0.11)):
+        for place, tokens in (("4", 4), ("16", 16), ("32", 32), ("all", 40)):
+            drift = level * np.sqrt(tokens) * rng.uniform(0.9, 1.1)
+            for target, metric, scale in (
+                ("log_ratio", "rms_drift", 1.0),
+                ("implied_value", "rms_drift", 0.02),
+                ("implied_value", "relative_drift", 1.0),
+            ):
+                labels = ("precision", name, target, place)
+                add(labels, metric, scale * drift, scale * drift / 8)
+    return rows

@@ -7,12 +7,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import PARAMETERS, small_study, write_results
+from fake_results import PARAMETERS, small_study, write_probes, write_results
 
 from vimpo.aggregate import aggregate
 from vimpo.config import Cell, ConfigError, load_study
+from vimpo.contents import COLUMNS, PUBLISHED_TABLES
 from vimpo.stats import mean_interval
-from vimpo.tables import COLUMNS, read_table
+from vimpo.tables import read_table, read_tables
 
 LOST = Cell("vimpo", "xs", "0.25", 2)
 
@@ -167,7 +168,9 @@ def test_a_nan_metric_makes_a_gap_not_an_average(study):
     metrics.loc[20, "accuracy"] = np.nan
     metrics.to_csv(path, index=False)
     tables = tables_of(study)
-    assert tables["missing"]["reason"].tolist() == ["not finite: accuracy at 1 of 40 steps"]
+    assert tables["missing"]["reason"].tolist() == [
+        f"not finite: accuracy at 1 of {study.train.steps} steps"
+    ]
     curve = pick(tables["curves_summary"], algorithm="vimpo", size="xs", noise="0.25")
     gap = curve.set_index("step").loc[20]
     assert math.isnan(gap["mean"])
@@ -187,7 +190,13 @@ def test_a_missing_base_is_listed(study):
 def test_nothing_at_all_gives_tables_of_nothing(tmp_path):
     study = small_study(tmp_path)
     tables = tables_of(study)
-    assert len(tables["missing"]) == 24 + 2
+    assert tables["missing"]["stage"].value_counts().to_dict() == {
+        "train": 24,
+        "pretrain": 2,
+        "cost": 2,
+    }
+    assert set(pick(tables["claims"], kind="test")["verdict"]) == {"inconclusive"}
+    assert (pick(tables["claims"], kind="test")["reason"] != "").all()
     assert tables["summary"]["mean"].isna().all()
     assert (tables["summary"]["reason"] != "").all()
 
@@ -248,3 +257,105 @@ def test_cost_and_provenance(study):
     assert provenance.loc["versions.torch", "value"] == "2.13.0"
     assert provenance.loc["versions.torch", "count"] == 26
     assert provenance.loc["configuration.grpo/s", "count"].sum() == 4
+
+
+# --- Probes, comparisons, digests ----------------------------------------------------------------
+
+
+def test_probes_are_small_and_their_positions_stand_in_the_summary(study):
+    tables = tables_of(study)
+    assert set(tables["probes"]["position"]) == {"all"}
+    places = pick(tables["probe_summary"], probe="value", metric="explained_variance")
+    assert set(places["position"]) == {"all", *(f"{p:g}" for p in study.probes.positions)}
+    published = sum(
+        (study.folder / f"tables/{name}.csv").stat().st_size for name in PUBLISHED_TABLES
+    )
+    assert published / 24 * 300 < 8e6  # a study of 300 cells stays fit for git
+
+
+def test_a_probe_interval_is_over_seeds_and_never_narrower_than_over_problems(study):
+    tables = tables_of(study)
+    labels = dict(algorithm="vimpo", size="xs", noise="0", probe="value", target="change")
+    labels |= dict(predictor="implied", metric="explained_variance", position="all")
+    runs, row = pick(tables["probes"], **labels), pick(tables["probe_summary"], **labels).iloc[0]
+    expected = mean_interval(runs["value"])
+    half = max((expected.high - expected.low) / 2, 1.959964 * runs["stderr"].mean())
+    assert row["mean"] == pytest.approx(expected.value)
+    assert row["high"] - row["mean"] == pytest.approx(min(half, 1 - row["mean"]), rel=1e-5)
+    # the group mean knows nothing of the change by construction: no error, no interval
+    constant = pick(tables["probe_summary"], **labels | dict(predictor="group_mean")).iloc[0]
+    assert (constant["mean"], constant["reason"]) == (
+        0,
+        "all 2 values are equal, so their spread is unknown",
+    )
+
+
+def test_a_run_without_spread_leaves_its_statistic_without_a_number(study):
+    """All rollouts right: nothing to explain, nothing wrong to find."""
+    reason = "the truth does not vary"
+    change = {("implied", "explained_variance"): reason, ("implied_td", "auc"): reason}
+    cell = Cell("vimpo", "s", "0", 2)
+    write_probes(study, cell, np.random.default_rng(0), change)
+    tables = tables_of(study)
+    labels = dict(algorithm="vimpo", size="s", noise="0", predictor="implied", target="change")
+    row = pick(tables["probe_summary"], **labels, metric="explained_variance", position="all")
+    assert row["mean"].isna().all()
+    assert row["reason"].tolist() == [f"1 of 2 runs: {reason}"]
+    claims = pick(tables["claims"], claim="C5", kind="test").set_index("statement")
+    accurate = claims.loc["the implied value is accurate"]
+    assert accurate["verdict"] == "inconclusive"
+    assert accurate["reason"] == "1 of 4 values are not finite"
+    assert math.isnan(accurate["effect"])
+    # the same at the other size is untouched
+    other = pick(tables["probe_summary"], **labels | dict(size="xs"), metric="explained_variance")
+    assert other["mean"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda f: (f / "probes.parquet").unlink(), "probes.parquet is missing"),
+        (lambda f: (f / "probes.parquet").write_text("no"), "probes.parquet is not a table"),
+        (
+            lambda f: shutil.copy(
+                f.parents[1] / "noise-0/seed-1/probes.parquet", f / "probes.parquet"
+            ),
+            "of other probe settings",
+        ),
+    ],
+)
+def test_unusable_probes_are_listed_and_the_accuracy_stays(study, damage, reason):
+    damage(study.run_folder(LOST))
+    tables = tables_of(study)
+    assert tables["missing"]["stage"].tolist() == ["probe"]
+    assert reason in tables["missing"]["reason"].iloc[0]
+    summary = pick(tables["summary"], algorithm="vimpo", size="xs", noise="0.25")
+    assert set(summary["n"]) == {2}
+    probed = pick(tables["probe_summary"], algorithm="vimpo", size="xs", noise="0.25")
+    assert set(probed["n"]) == {1}
+    assert set(probed["expected"]) == {2}
+
+
+def test_comparisons_are_paired_differences(study):
+    tables = tables_of(study)
+    labels = dict(rival="grpo", noise="0.25", metric="difference")
+    rows = pick(tables["comparisons"], **labels).set_index("size")
+    runs = pick(tables["accuracy"], noise="0.25", metric="sampled")
+    means = runs.groupby(["algorithm", "size", "seed"])["value"].mean()
+    gaps = means["vimpo"] - means["grpo"]
+    for size in ("xs", "s"):
+        expected = mean_interval(gaps[size])
+        assert rows.loc[size, "low"] == pytest.approx(expected.low)
+        assert rows.loc[size, "mean"] == pytest.approx(expected.value)
+    assert rows.loc["all", "mean"] == pytest.approx(gaps.mean())
+    assert set(pick(tables["comparisons"], metric="iqm")["rival"]) == {""}
+
+
+def test_tables_of_two_studies_are_refused_by_name(study, tmp_path):
+    aggregate(study, tmp_path / "one")
+    shutil.rmtree(study.run_folder(LOST))
+    aggregate(study, tmp_path / "two")
+    assert len(read_tables(tmp_path / "one", PUBLISHED_TABLES)) == len(PUBLISHED_TABLES)
+    shutil.copy(tmp_path / "two/summary.csv", tmp_path / "one/summary.csv")
+    with pytest.raises(ConfigError, match=r"one/summary\.csv' is not the summary table"):
+        read_tables(tmp_path / "one", PUBLISHED_TABLES)

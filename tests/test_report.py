@@ -4,13 +4,18 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import jinja2
+import numpy as np
+import pandas as pd
 import pytest
-from fake_results import small_study, write_results
+from fake_results import small_study, write_figures, write_results
 
-from vimpo import plots
 from vimpo.aggregate import aggregate
-from vimpo.config import Cell, ConfigError, load_study
+from vimpo.config import Cell, ConfigError, dump_yaml, load_study
+from vimpo.contents import FIGURES
 from vimpo.report import TEMPLATES, report_content, write_report
+from vimpo.report_claims import part_view
+from vimpo.report_tables import Table
 from vimpo.tables import read_table
 
 LOST = Cell("ppo", "s", "0.25", 1)
@@ -42,7 +47,7 @@ def written(tmp_path_factory):
     shutil.rmtree(study.run_folder(LOST))
     tables, figures = study.folder / "tables", study.folder / "figures"
     aggregate(study, tables)
-    plots.draw(tables, figures)
+    write_figures(figures)
     write_report(study, tables, figures, study.folder / "report.html")
     return study
 
@@ -65,7 +70,7 @@ def test_the_page_is_whole_and_fetches_nothing(written):
 
 def test_every_figure_is_there_with_alternative_text(written):
     images = [a for t, a in page_of(written).elements if t == "img"]
-    assert len(images) == len(plots.FIGURES)
+    assert len(images) == len(FIGURES)
     assert all(len(image["alt"]) > 60 for image in images)
     assert len({image["alt"] for image in images}) == len(images)
 
@@ -150,7 +155,9 @@ def test_the_markdown_twin_has_the_same_tables(written):
         assert not link.startswith("/")
     blocks = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
     content = report_content(written, written.folder / "tables")
-    assert len(blocks) == 12
+    assert len(blocks) == sum(
+        isinstance(item, Table) and len(item.rows) > 0 for item in content.values()
+    )
     for block in blocks:
         columns = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(columns) == 1, block
@@ -182,6 +189,14 @@ def test_names_are_escaped(written, tmp_path):
         ({"grid": [{"seeds": [1]}]}, "seed-2.* not in the grid"),
         ({"grid": [{"seeds": [1, 2, 3]}]}, "seed-3.* neither in accuracy.csv nor"),
         ({"statistics": {"confidence": 0.9}}, "0.95: intervals of another confidence"),
+        (
+            {"claims": {"accuracy_margin": 0.3}},
+            "study, statistics, claims: other settings than those of",
+        ),
+        (
+            {"algorithms": {"vimpo": {"beta": 0.3}}},
+            "study, algorithms, statistics: other settings than",
+        ),
         ({"task": {"benchmarks": {"mine": {"operators": 2}}}}, "chain_easy.* benchmarks not in"),
     ],
 )
@@ -202,6 +217,95 @@ def test_small_grids_and_empty_folders_still_make_a_report(change, tmp_path):
     study = small_study(tmp_path, grid=[change])
     tables, figures = tmp_path / "tables", tmp_path / "figures"
     aggregate(study, tables)
-    plots.draw(tables, figures)
+    write_figures(figures)
     write_report(study, tables, figures, tmp_path / "report.html")
     assert "0 of" in (tmp_path / "report.html").read_text()
+
+
+# --- Claims --------------------------------------------------------------------------------------
+
+
+def test_the_claims_table_and_the_sentences_are_those_of_the_csv(written):
+    claims = read_table(written.folder / "tables", "claims")
+    tests = claims[claims["kind"] == "test"]
+    text = re.sub(r"\s+", " ", " ".join(page_of(written).words))
+    markdown = (written.folder / "report.md").read_text()
+    for row in tests.itertuples():
+        words = f"{row.statement[0].upper()}{row.statement[1:]}: {row.verdict}"
+        assert words in text
+        assert words in markdown
+    content = report_content(written, written.folder / "tables")
+    assert sum(content["verdict_counts"].values()) == 6
+    assert len(content["claims_table"].rows) == len(tests) == content["part_count"]
+    assert len(content["facts"].rows) == len(claims) - len(tests)
+
+
+def part(**changes):
+    row = {
+        "claim": "C1",
+        "kind": "test",
+        "statement": "it holds",
+        "metric": "accuracy",
+        "unit": "",
+        "effect": 0.0123,
+        "low": -0.5,
+        "high": 0.52,
+        "n": 4,
+        "expected": 4,
+        "counted": "pairs",
+        "p": 0.1,
+        "p_holm": 0.2,
+        "threshold": -0.02,
+        "side": "above",
+        "verdict": "inconclusive",
+        "per_size": 2,
+        "needed_per_size": 17,
+        "reason": "",
+    }
+    return pd.Series(row | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {},
+            "It holds: inconclusive; 0.012 [-0.500, 0.520] over 4 pairs, asked > -0.02 (p 0.2); "
+            "as seen, about 17 seeds a size would settle it, there are 2.",
+        ),
+        (
+            {"verdict": "refuted", "p_holm": 1e-9, "n": 3, "unit": "ratio", "threshold": 1.0},
+            "It holds: refuted; 0.0123× [-0.5×, 0.52×] over 3 of 4 pairs, asked > 1× (p < 0.001).",
+        ),
+        (
+            dict(low=np.nan, high=np.nan, p_holm=np.nan, reason="one seed has no spread"),
+            "It holds: inconclusive; 0.012 over 4 pairs, asked > -0.02; not settled by this study: "
+            "one seed has no spread.",
+        ),
+        (
+            dict(effect=np.nan, low=np.nan, p_holm=np.nan, reason="no pair at size s"),
+            "It holds: inconclusive, not available: no pair at size s.",
+        ),
+        (
+            dict(needed_per_size=np.inf, counted="rounds"),
+            "It holds: inconclusive; 0.012 [-0.500, 0.520] over 4 rounds, asked > -0.02 (p 0.2); "
+            "as seen, more than ten thousand rounds a size would settle it, there are 2.",
+        ),
+    ],
+)
+def test_a_sentence_says_what_its_row_says(changes, sentence):
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES))
+    template = environment.from_string(
+        '{% import "text.j2" as text with context %}{{ text.sentence(part) }}'
+    )
+    assert template.render(part=part_view(part(**changes))) == sentence
+
+
+def test_tables_of_a_later_version_are_known_by_the_text_of_their_configuration(written, tmp_path):
+    """A new field changes the digest of its section, but not the file that was published."""
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_yaml(written))
+    later = written.model_copy(update={"claims": written.claims.model_copy(update={"power": 0.9})})
+    with pytest.raises(ConfigError, match="claims: other settings"):
+        report_content(later, written.folder / "tables")
+    assert report_content(later, written.folder / "tables", config=config)

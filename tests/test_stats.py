@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as st
 
-from vimpo import stats
+from vimpo import inference, stats
 
 NAN = float("nan")
 
@@ -135,59 +135,59 @@ def test_bootstrap_says_why_not():
 def test_probability_of_improvement_is_mann_whitneys_u():
     x, y = np.array([0.5, 0.6, 0.7, 0.7]), np.array([0.4, 0.6, 0.65])
     expected = st.mannwhitneyu(x, y).statistic / (len(x) * len(y))
-    estimate = stats.probability_of_improvement(x, y)
+    estimate = inference.probability_of_improvement(x, y)
     assert estimate.value == pytest.approx(expected)
     assert estimate.low < expected < estimate.high
-    assert stats.probability_of_improvement([1, 1], [1, 1]).value == 0.5
+    assert inference.probability_of_improvement([1, 1], [1, 1]).value == 0.5
 
 
 def test_separated_samples_do_not_give_certainty():
-    above = stats.probability_of_improvement([2, 3], [0, 1])
-    below = stats.probability_of_improvement([0, 1], [2, 3])
+    above = inference.probability_of_improvement([2, 3], [0, 1])
+    below = inference.probability_of_improvement([0, 1], [2, 3])
     assert above.value == above.high == 1
     assert 0 < above.low < 0.6
     assert below.high == pytest.approx(1 - above.low)
-    assert not stats.probability_of_improvement([1], [0, 2]).available
-    assert not stats.probability_of_improvement([], [0, 2]).available
+    assert not inference.probability_of_improvement([1], [0, 2]).available
+    assert not inference.probability_of_improvement([], [0, 2]).available
 
 
 def test_paired_difference_is_scipys_paired_t_test():
     a = {(s, 0.25): v for s, v in enumerate([0.62, 0.66, 0.61, 0.70])}
     b = {(s, 0.25): v for s, v in enumerate([0.60, 0.61, 0.60, 0.63])}
-    ours = stats.paired_difference(a, b)
+    ours = inference.paired_difference(a, b)
     expected = st.ttest_rel(list(a.values()), list(b.values()))
     assert ours.p == pytest.approx(expected.pvalue)
     np.testing.assert_allclose((ours.low, ours.high), expected.confidence_interval(0.95))
 
 
 def test_paired_difference_pairs_by_key_and_names_the_rest():
-    ours = stats.paired_difference({1: 0.5, 2: 0.7, 9: 0.0}, {2: 0.6, 1: 0.45, 3: 1.0})
+    ours = inference.paired_difference({1: 0.5, 2: 0.7, 9: 0.0}, {2: 0.6, 1: 0.45, 3: 1.0})
     assert ours.value == pytest.approx(0.075)
     assert ours.unpaired == (9, 3)
     assert ours.n == 2
-    none = stats.paired_difference({1: 0.5}, {2: 0.5})
+    none = inference.paired_difference({1: 0.5}, {2: 0.5})
     assert "no pair" in none.reason
     assert math.isnan(none.p)
-    assert math.isnan(stats.paired_difference({1: 0.5}, {1: 0.4}).p)
+    assert math.isnan(inference.paired_difference({1: 0.5}, {1: 0.4}).p)
 
 
 def test_strata_take_the_difference_between_sizes_out_of_the_noise():
     a = {("xs", 1): 0.10, ("xs", 2): 0.12, ("l", 1): 0.50, ("l", 2): 0.53}
     b = dict.fromkeys(a, 0.0)
-    plain = stats.paired_difference(a, b)
-    by_size = stats.paired_difference(a, b, stratum=lambda key: key[0])
+    plain = inference.paired_difference(a, b)
+    by_size = inference.paired_difference(a, b, stratum=lambda key: key[0])
     assert by_size.value == pytest.approx(plain.value)
     assert by_size.p < 0.05 < plain.p
 
 
 def test_holm_by_hand():
-    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(stats.holm([0.6, 0.7]), [1, 1])
+    np.testing.assert_allclose(inference.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(inference.holm([0.6, 0.7]), [1, 1])
     # the NaN keeps its place in the family
-    np.testing.assert_allclose(stats.holm([0.01, NAN]), [0.02, NAN])
-    assert stats.holm([]).size == 0
+    np.testing.assert_allclose(inference.holm([0.01, NAN]), [0.02, NAN])
+    assert inference.holm([]).size == 0
     with pytest.raises(ValueError, match="outside"):
-        stats.holm([1.2])
+        inference.holm([1.2])
 
 
 def test_slope_is_scipys_regression():
@@ -195,18 +195,18 @@ def test_slope_is_scipys_regression():
     params = np.repeat([1e5, 1e6, 1e7], 3)
     gaps = 0.2 - 0.05 * np.log10(params) + rng.normal(0, 0.01, 9)
     shuffled = rng.permutation(9)
-    ours = stats.slope_log10(params[shuffled], gaps[shuffled], resamples=500)
+    ours = inference.slope_log10(params[shuffled], gaps[shuffled], resamples=500)
     expected = st.linregress(np.log10(params), gaps)
     assert ours.value == pytest.approx(expected.slope)
     assert ours.low < -0.05 < ours.high
 
 
 def test_slope_says_why_not():
-    assert "1 size" in stats.slope_log10([10, 10], [0.1, 0.2]).reason
-    assert "one seed" in stats.slope_log10([10, 10, 100], [0.1, 0.2, 0.3]).reason
-    assert "not finite" in stats.slope_log10([10, 10, 100, 100], [0.1, 0.2, 0.3, NAN]).reason
+    assert "1 size" in inference.slope_log10([10, 10], [0.1, 0.2]).reason
+    assert "one seed" in inference.slope_log10([10, 10, 100], [0.1, 0.2, 0.3]).reason
+    assert "not finite" in inference.slope_log10([10, 10, 100, 100], [0.1, 0.2, 0.3, NAN]).reason
     with pytest.raises(ValueError, match="does not match"):
-        stats.slope_log10([1, 2], [1])
+        inference.slope_log10([1, 2], [1])
 
 
 # --- Coverage: 95 % intervals of few seeds must hold what they say --------------------------------
@@ -259,7 +259,7 @@ def test_coverage_of_the_probability_of_improvement(shift):
     truth = st.norm.cdf(shift / math.sqrt(2))
     for n in (3, 5):
         covered = coverage(
-            lambda xy: stats.probability_of_improvement(*xy),
+            lambda xy: inference.probability_of_improvement(*xy),
             lambda n=n: (rng.normal(shift, 1, n), rng.normal(0, 1, n)),
             truth,
             600,
@@ -271,7 +271,7 @@ def test_coverage_of_the_slope():
     rng = np.random.default_rng(0)
     params = np.repeat([1e5, 1e6, 1e7], 3)
     covered = coverage(
-        lambda gaps: stats.slope_log10(params, gaps, resamples=200),
+        lambda gaps: inference.slope_log10(params, gaps, resamples=200),
         lambda: 0.1 * np.log10(params) + rng.normal(0, 0.05, 9),
         0.1,
         300,
@@ -282,7 +282,9 @@ def test_coverage_of_the_slope():
 def test_false_positives_of_the_paired_test():
     rng = np.random.default_rng(0)
     p = [
-        stats.paired_difference(dict(enumerate(rng.normal(size=3))), dict.fromkeys(range(3), 0)).p
+        inference.paired_difference(
+            dict(enumerate(rng.normal(size=3))), dict.fromkeys(range(3), 0)
+        ).p
         for _ in range(2000)
     ]
     assert 0.035 < np.mean(np.array(p) < 0.05) < 0.065

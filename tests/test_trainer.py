@@ -211,7 +211,7 @@ def test_a_response_without_an_end_earns_nothing(make_trainer):
 def test_an_answer_cut_off_before_its_end_earns_nothing(make_trainer, monkeypatch):
     # `3+4=7#7` and EOS fit into 8 tokens, `3-4=-1#-1` does not.
     trainer = make_trainer(max_response=8)
-    monkeypatch.setattr("vimpo.trainer.is_right", lambda answer, text: True)
+    monkeypatch.setattr("vimpo.tasks.chain.is_right", lambda answer, text: True)
     rollouts, clean, _ = trainer._collect(0)
     ended = [
         ids[int(mask.sum()) - 1] == 1

@@ -7,99 +7,39 @@ Rows are in grid order, so bytes repeat.
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from vimpo.claim_parts import Tables, claim_rows
+from vimpo.comparisons import compare_accuracy
 from vimpo.config import Cell, ConfigError, Study
+from vimpo.contents import COLUMNS
+from vimpo.memory import projection
+from vimpo.reading import (
+    IncompleteError,
+    is_finite,
+    read_csv,
+    read_manifest,
+    read_measured_cost,
+    read_probes,
+    read_scores,
+)
 from vimpo.summaries import (
     labels,
-    metrics_of,
     summarise_accuracy,
     summarise_cost,
     summarise_curves,
+    summarise_measured,
+    summarise_probes,
 )
-from vimpo.tables import BASE, COLUMNS, write_table
+from vimpo.tables import BASE, WHOLE, section_digests, write_tables
 
 STEP_PHASES = ("rollout_s", "reference_s", "critic_s", "update_s", "total_s")
 # A gap in any of these means a broken run; other columns may be undefined at single steps.
 ALWAYS_FINITE = ("accuracy", "reward", "loss", "grad_norm")
-
-
-# --- Reading runs --------------------------------------------------------------------------------
-
-
-class IncompleteError(Exception):
-    """A stage of a cell has no usable result; carries the reason."""
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise IncompleteError(f"{path.name} is missing")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise IncompleteError(f"{path.name} is not valid JSON: {error}") from None
-
-
-def _manifest(folder: Path, digest: str, name: str) -> dict:
-    """Manifest of a complete run. Raises IncompleteError, or ConfigError for a foreign one."""
-    manifest = _read_json(folder / "manifest.json")
-    found = manifest.get("digest")
-    if found != digest:
-        raise ConfigError(
-            f"results: '{name}' was made by another configuration (digest {found} in '{folder}'); "
-            f"allowed: {digest}; remove the folder, or use the configuration beside its results"
-        )
-    if (status := manifest.get("status", "complete")) != "complete":
-        raise IncompleteError(f"the run is {status}")
-    return manifest
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise IncompleteError(f"{path.name} is missing")
-    try:
-        frame = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise IncompleteError(f"{path.name} is not a table: {error}") from None
-    if frame.empty or "step" not in frame:
-        raise IncompleteError(f"{path.name} has no rows")
-    return frame
-
-
-def _scores(folder: Path, study: Study) -> list[dict]:
-    """Results of lm-eval: every benchmark of the study with every metric, all finite.
-
-    Problems and samples must be those of the study, or scores of two settings would be compared.
-    """
-    results = _read_json(folder / "eval.json").get("results", [])
-    found = {(r["benchmark"], r["metric"]): r for r in results}
-    wanted = list(itertools.product(study.task.benchmarks, metrics_of(study)))
-    if absent := [f"{b} {m}" for b, m in wanted if (b, m) not in found]:
-        raise IncompleteError(f"eval.json lacks {', '.join(absent)}")
-    rows = [found[key] for key in wanted]
-    for row in rows:
-        problems = study.task.benchmarks[row["benchmark"]].problems
-        samples = study.evaluation.samples if row["metric"] == "sampled" else 1
-        for field, asked in (("problems", problems), ("samples", samples)):
-            if row[field] != asked:
-                raise IncompleteError(
-                    f"eval.json has {row[field]} {field} of {row['benchmark']} {row['metric']}, "
-                    f"the study asks for {asked}: it is of another evaluation"
-                )
-    bad = [f"{r['benchmark']} {r['metric']}" for r in rows if not _finite(r["value"])]
-    if bad:
-        raise IncompleteError(f"eval.json is not finite: {', '.join(bad)}")
-    return [r | {"stderr": r["stderr"] if _finite(r["stderr"]) else math.nan} for r in rows]
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class Collection:
@@ -118,7 +58,7 @@ class Collection:
         folder, name = self.study.base_folder(size), f"{BASE}/{size}"
         key = labels(BASE, size, "0")
         try:
-            manifest = _manifest(folder, self.study.base_digest(size), name)
+            manifest = read_manifest(folder, self.study.base_digest(size), name)
         except IncompleteError as reason:
             self.missing(name, "pretrain", reason)
             return
@@ -132,8 +72,8 @@ class Collection:
         folder = self.study.run_folder(cell)
         key = labels(cell.algorithm, cell.size, cell.noise) | {"seed": cell.seed}
         try:
-            manifest = _manifest(folder, self.study.cell_digest(cell), cell.name)
-            metrics = _read_csv(folder / "metrics.csv")
+            manifest = read_manifest(folder, self.study.cell_digest(cell), cell.name)
+            metrics = read_csv(folder / "metrics.csv")
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
             return
@@ -148,10 +88,22 @@ class Collection:
         self._curves(key, metrics, cell.name)
         self._costs(key, manifest, folder, metrics)
         self._evaluation(folder, cell.name, key)
+        try:
+            probes = read_probes(self.study, cell)
+        except IncompleteError as reason:
+            self.missing(cell.name, "probe", reason)
+            return
+        self.tables["probes"] += [key | row for row in probes]
+
+    def measured_cost(self, size: str) -> None:
+        try:
+            self.tables["measured_cost"] += read_measured_cost(self.study, size)
+        except IncompleteError as reason:
+            self.missing(f"cost/{size}", "cost", reason)
 
     def _evaluation(self, folder: Path, name: str, key: dict) -> None:
         try:
-            scores = _scores(folder, self.study)
+            scores = read_scores(folder, self.study)
         except IncompleteError as reason:
             self.missing(name, "evaluate", reason)
             return
@@ -196,14 +148,14 @@ class Collection:
         self.tables["cost"] += [
             key | {"metric": name, "unit": unit, "value": value}
             for name, unit, value in costs
-            if _finite(value)
+            if is_finite(value)
         ]
 
     def _step_medians(self, folder: Path | None, key: dict) -> dict[str, float]:
         if folder is None:
             return {}
         try:
-            timing = _read_csv(folder / "timing.csv")
+            timing = read_csv(folder / "timing.csv")
         except IncompleteError as reason:
             name = Cell(key["algorithm"], key["size"], key["noise"], key["seed"]).name
             self.missing(name, "timing", reason)
@@ -234,6 +186,7 @@ def aggregate(study: Study, output: Path) -> None:
     collection = Collection(study)
     for size in study.used_sizes():
         collection.base(size)
+        collection.measured_cost(size)
     for cell in study.cells():
         collection.cell(cell)
     tables = collection.tables
@@ -242,20 +195,32 @@ def aggregate(study: Study, output: Path) -> None:
         return pd.DataFrame(tables[name], columns=COLUMNS[name])
 
     tables["summary"] = summarise_accuracy(frame("accuracy"), study, collection.params)
+    tables["comparisons"] = compare_accuracy(frame("accuracy"), study, collection.params)
     tables["curves_summary"] = summarise_curves(frame("curves"), study)
     tables["cost_summary"] = summarise_cost(frame("cost"), study)
+    tables["probe_summary"] = summarise_probes(frame("probes"), study)
+    tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
+    tables["measured_summary"] = summarise_measured(frame("measured_cost"), study)
+    tables["memory_projection"] = projection(study)
+    tables["claims"] = claim_rows(
+        study,
+        Tables(frame("accuracy"), frame("probes"), frame("measured_cost")),
+        collection.params,
+    )
     tables["provenance"] = [
         {"item": item, "value": value, "count": count}
         for (item, value), count in sorted(collection.seen.items())
     ] + _digests(study)
-    for name, rows in tables.items():
-        write_table(Path(output) / f"{name}.csv", rows)
+    write_tables(Path(output), tables)
 
 
 def _digests(study: Study) -> list[dict]:
+    """Of the configuration: what each group of cells depends on, and every section of the study."""
     digests: dict[tuple[str, str], int] = {}
     for cell in study.cells():
         key = (f"configuration.{cell.algorithm}/{cell.size}", study.cell_digest(cell))
         digests[key] = digests.get(key, 0) + 1
     digests["configuration.evaluation", study.evaluation_digest()] = 1
+    for section, value in section_digests(study.model_dump(mode="json")).items():
+        digests[section, value] = 1
     return [{"item": i, "value": v, "count": c} for (i, v), c in digests.items()]

@@ -26,6 +26,8 @@ examples:
       train one cell of the quick study (its base policy is made first where it is missing)
   python -m vimpo evaluate --algorithm vimpo --size xs --noise 0.25 --seed 1
       score that cell by lm-eval on every benchmark
+  python -m vimpo plan workflow/config/paper.yaml
+      jobs, memory, GPU-hours and disk of a study, before anything is run
   python -m vimpo summarize
       tables, figures and a report of whatever is finished, with the missing cells by name
   snakemake --cores all
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=description, description=description, formatter_class=style
         )
         sub.set_defaults(command=function)
-        if function is not _schema:
+        if function not in (_schema, _figures):
             sub.add_argument("--config", metavar="FILE", help="a study (default: the quick study)")
         return sub
 
@@ -102,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         _summarize, "summarize", "Tables, figures and report of what is finished, in partial/."
     )
 
+    sub = command(_publish, "publish", "Copy a study's tables to results/published/<study>.")
+    sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
+    sub = command(_figures, "figures", "Draw figures and reports of all published studies.")
+    sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
+
+    sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
+    sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
     command(_schema, "schema", "Print the JSON schema of a study file.")
     sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
     sub.add_argument("--output", metavar="FILE", help="default: print it")
@@ -207,7 +216,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         benchmarks=names,
     )
     for result in report["results"]:
-        print("{benchmark:16} {metric:8} {value:.3f} +- {stderr:.3f}".format_map(result))
+        error = "n/a" if result["stderr"] is None else f"{result['stderr']:.3f}"
+        print(f"{result['benchmark']:16} {result['metric']:8} {result['value']:.3f} +- {error}")
     print(output)
 
 
@@ -253,7 +263,8 @@ def _report(options: argparse.Namespace) -> None:
     study = _study(options)
     output = _folder(options.output, study.folder / "report.html")
     tables = _folder(options.tables, study.folder / "tables")
-    write_report(study, tables, _folder(options.figures, study.folder / "figures"), output)
+    figures = _folder(options.figures, study.folder / "figures")
+    write_report(study, tables, figures, output, config=options.config)
     print(output)
 
 
@@ -266,8 +277,29 @@ def _summarize(options: argparse.Namespace) -> None:
     folder = study.folder / "partial"
     aggregate(study, folder / "tables")
     draw(folder / "tables", folder / "figures")
-    write_report(study, folder / "tables", folder / "figures", folder / "report.html")
+    output = folder / "report.html"
+    write_report(study, folder / "tables", folder / "figures", output, config=options.config)
     print(folder / "report.html")
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from vimpo.published import FOLDER, publish
+
+    config = Path(options.config) if options.config else None
+    print(publish(_study(options), _folder(options.published, FOLDER), config))
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from vimpo.published import FOLDER, draw_published
+
+    for path in draw_published(_folder(options.published, FOLDER)):
+        print(path)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from vimpo.plan_text import describe
+
+    print(describe(load_study(options.study or options.config)))
 
 
 def _schema(options: argparse.Namespace) -> None:

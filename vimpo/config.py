@@ -18,86 +18,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run: the message names field, value and allowed range."""
-
-
-class Strict(BaseModel):
-    """Immutable; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-# --- Problems ------------------------------------------------------------------------------------
-
-
-class Benchmark(Strict):
-    """A fixed set of held-out problems, evaluated by lm-eval."""
-
-    operators: int = Field(ge=1, le=12, description="operators in a chain: 2 is `7+5-3=`")
-    problems: int = Field(200, ge=1, le=5000, description="held-out problems")
-
-
-class ChainTask(Strict):
-    """Integer arithmetic with written-out steps: `7+5-3=` -> `7+5=12;12-3=9#9`."""
-
-    kind: Literal["chain"] = "chain"
-    symbols: Annotated[str, Field(pattern=r"^[+*-]+$")] = Field("+-", description="operators used")
-    largest: int = Field(9, ge=2, le=999, description="operands are drawn from 1..largest")
-    pretrain_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
-        [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
-    )
-    train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
-        [2, 3, 4], min_length=1, description="chain lengths met in reinforcement learning"
-    )
-    step_error: float = Field(
-        0.35,
-        ge=0,
-        lt=1,
-        description="chance that a carry or borrow is forgotten in a pretraining demonstration; "
-        "the wrong value is carried on, so that the base policy samples errors that reward can "
-        "remove (above 0.3 they survive top-p 0.7)",
-    )
-    benchmarks: dict[Name, Benchmark] = Field(
-        {
-            "chain_easy": Benchmark(operators=2),
-            "chain_medium": Benchmark(operators=3),
-            "chain_hard": Benchmark(operators=4),
-            "chain_beyond": Benchmark(operators=5),
-        },
-        min_length=1,
-        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds what RL trains on",
-    )
-
-    def problem_space(self, operators: int) -> int:
-        """How many problems of this length there are, training and held out."""
-        return self.largest ** (operators + 1) * len(set(self.symbols)) ** operators
-
-    @model_validator(mode="after")
-    def _enough_held_out_problems(self) -> ChainTask:
-        for name, benchmark in self.benchmarks.items():
-            space = self.problem_space(benchmark.operators)
-            # One problem in five is held out; half of those may be asked for, so that drawing
-            # distinct ones stays quick.
-            if benchmark.problems > space // 10:
-                raise ValueError(
-                    f"benchmarks.{name}.problems: {benchmark.problems} is more than this task "
-                    f"holds out; allowed: 1 to {space // 10} (more operands or operators give more)"
-                )
-        return self
-
+from vimpo.cluster import Cluster
+from vimpo.config_types import (
+    ConfigError,
+    Count,
+    Name,
+    Positive,
+    Probability,
+    Seed,
+    Strict,
+)
+from vimpo.planning import Planning
+from vimpo.task_config import Benchmark as Benchmark
+from vimpo.task_config import (
+    ChainTask,
+    DatasetTask,
+    RealBenchmark,
+    TaskConfig,
+)
 
 # --- Models --------------------------------------------------------------------------------------
+
+
+NO_RESULT = {"memory_mb"}  # fields of a size that no result depends on
 
 
 class Lora(Strict):
@@ -494,7 +439,7 @@ class CellConfig(Strict):
     seed: Seed
     objective: AlgorithmConfig
     model: ModelSpec
-    task: ChainTask
+    task: TaskConfig
     pretrain: Pretrain
     train: Train
     runtime: Runtime
@@ -534,7 +479,7 @@ class Study(Strict):
 
     study: Name = Field("quick", description="name of the folder below `results`")
     results: str = Field("results", pattern=r"^[A-Za-z0-9_./-]+$", description="results folder")
-    task: ChainTask = ChainTask()
+    task: TaskConfig = ChainTask()
     sizes: dict[Name, ModelSpec] = Field({}, description="added to, or replacing, the ladder")
     pretrain: Pretrain = Pretrain()
     train: Train = Train()
@@ -547,6 +492,8 @@ class Study(Strict):
     statistics: Statistics = Statistics()
     claims: Claims = Claims()
     runtime: Runtime = Runtime()
+    cluster: Cluster = Cluster()
+    plan: Planning = Planning()
 
     @model_validator(mode="before")
     @classmethod
@@ -593,11 +540,12 @@ class Study(Strict):
                         f"train.group_size: {self.train.group_size} gives {name} no group to "
                         f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
                     )
-        self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
-        if any(self.sizes[size].pretrain_steps for size in self.used_sizes()):
-            self._check_supply(
-                "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
-            )
+        self._task_suits_the_sizes()
+        for name in self.cluster.sizes:
+            if name not in self.sizes:
+                raise ValueError(
+                    f"cluster.sizes: '{name}' is unknown; allowed: {', '.join(self.sizes)}"
+                )
         for block in self.grid:
             for size in block.sizes:
                 for name in block.algorithms:
@@ -609,6 +557,29 @@ class Study(Strict):
                 f"{self.rollouts_per_step} rollouts of a step; allowed: 1 to that"
             )
         return self
+
+    def _task_suits_the_sizes(self) -> None:
+        """Real texts need a model's own tokenizer, pretraining needs demonstrations."""
+        pretrained = [size for size in self.used_sizes() if self.sizes[size].pretrain_steps]
+        real = [n for n, b in self.task.benchmarks.items() if isinstance(b, RealBenchmark)]
+        scratch = [size for size in self.used_sizes() if self.sizes[size].path is None]
+        if scratch and (real or isinstance(self.task, DatasetTask)):
+            raise ValueError(
+                f"sizes.{scratch[0]}.path: a model made from scratch reads only chains, and the "
+                f"task has {real[0] if real else 'a dataset'}; allowed: a hub name or local folder"
+            )
+        if isinstance(self.task, DatasetTask):
+            if pretrained and any(source.solution is None for source in self.task.datasets):
+                raise ValueError(
+                    f"sizes.{pretrained[0]}.pretrain_steps: needs worked solutions; allowed: 0, or "
+                    "a column name in task.datasets[].solution"
+                )
+            return
+        self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
+        if pretrained:
+            self._check_supply(
+                "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
+            )
 
     def _check_supply(self, field: str, count: int, lengths: str) -> None:
         """A step's problems are distinct: four in five of the space, of which half may be drawn."""
@@ -677,6 +648,11 @@ class Study(Strict):
         """The side-by-side measurement of what a step costs at a size."""
         return self.folder / "cost" / f"{size}.csv"
 
+    def samples_of(self, benchmark: str) -> int:
+        """k of avg@k: a real benchmark has its own, chains share one."""
+        spec = self.task.benchmarks[benchmark]
+        return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
+
     def algorithms_at(self, size: str) -> list[str]:
         """The grid's algorithms at a size, in grid order."""
         return list(dict.fromkeys(c.algorithm for c in self.cells() if c.size == size))
@@ -687,7 +663,7 @@ class Study(Strict):
     # Digests decide what is run again: each covers exactly what its result depends on.
 
     def base_digest(self, size: str) -> str:
-        spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"})
+        spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
         return digest([spec, _training_task(self.task), self.pretrain, _result(self.runtime)])
 
     def cell_digest(self, cell: Cell) -> str:
@@ -702,7 +678,8 @@ class Study(Strict):
 
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
-        shared = [self.sizes[size], self.task, self.train, self.runtime, self.probes]
+        size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
+        shared = [size_fields, self.task, self.train, self.runtime, self.probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
@@ -715,8 +692,8 @@ class Study(Strict):
 
 def cell_digest(config: CellConfig) -> str:
     """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
-    rest = config.model_dump(exclude={"task", "runtime"}) | {"runtime": _result(config.runtime)}
-    return digest([rest, _training_task(config.task)])
+    fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
+    return digest([fields | {"runtime": _result(config.runtime)}, _training_task(config.task)])
 
 
 def _result(runtime: Runtime) -> dict:
@@ -724,8 +701,11 @@ def _result(runtime: Runtime) -> dict:
     return runtime.model_dump(exclude=PLACEMENT)
 
 
-def _training_task(task: ChainTask) -> dict:
-    return task.model_dump(exclude={"benchmarks"})
+def _training_task(task: TaskConfig) -> dict:
+    """Without what training does not read; workers change how fast it judges, and nothing else."""
+    plain = task.model_dump(exclude={"benchmarks"})
+    plain.get("verifier", {}).pop("workers", None)
+    return plain
 
 
 def digest(value: Any) -> str:
@@ -777,6 +757,10 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     lines = []
     for fault in error.errors():
         place = [str(part) for part in fault["loc"]]
+        if place[:1] == ["task"]:  # tags of unions, which are not what the user wrote
+            place = ["task", *place[2:]] if place[1:2] in (["chain"], ["dataset"]) else place
+            if place[1:2] == ["benchmarks"] and place[3:4] in (["chain"], ["real"]):
+                del place[3]
         message = fault["msg"].removeprefix("Value error, ")
         allowed = _allowed(model, place)
         if place[:1] == ["algorithms"] and len(place) > 3:
@@ -837,6 +821,9 @@ def check_before_running(study: Study) -> None:
     for size in study.used_sizes():
         if path := study.sizes[size].path:
             check_model_path(path, f"sizes.{size}.path")
+    from vimpo.tasks.sources import check_sources
+
+    check_sources(study.task)
     check_results_folder(study)
 
 
@@ -873,8 +860,8 @@ def check_results_folder(study: Study) -> None:
     for section in FOUNDATION:
         old, new = getattr(recorded, section), getattr(study, section)
         if section == "sizes":
-            old = {k: v.model_dump(mode="json") for k, v in old.items() if k in used}
-            new = {k: v.model_dump(mode="json") for k, v in new.items() if k in used}
+            old = {k: v.model_dump(exclude=NO_RESULT) for k, v in old.items() if k in used}
+            new = {k: v.model_dump(exclude=NO_RESULT) for k, v in new.items() if k in used}
         else:
             left_out = PLACEMENT if section == "runtime" else None
             old, new = (s.model_dump(mode="json", exclude=left_out) for s in (old, new))

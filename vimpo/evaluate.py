@@ -24,13 +24,12 @@ from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
 from vimpo.records import versions, write_atomic, write_json
-from vimpo.tasks.chain import held_out_problems, is_right
+from vimpo.tasks.benchmarks import BenchmarkTask, benchmark_task, needs_hub
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TASK_TEMPLATE = Path(__file__).parent / "tasks" / "lm_eval" / "chain.yaml"
 FILTER = "all"  # keeps all k responses of a problem
 
 
@@ -59,7 +58,7 @@ def evaluate_checkpoint(
         raise ConfigError(
             f"model: '{model}' holds no config.json; allowed: a folder written by save_pretrained"
         )
-    lm = load_lm(model, study)
+    lm = load_lm(model, study, offline=not needs_hub(study, names))
     check_length(lm, study, names)
     results, logs = run_benchmarks(lm, study, names)
     report = {
@@ -90,9 +89,9 @@ def choose_benchmarks(study: Study, names: Iterable[str] | None = None) -> list[
     return [name for name in known if name in names]
 
 
-def load_lm(folder: Path, study: Study) -> LM:
-    """lm-eval's Hugging Face model on a saved checkpoint, offline and without progress bars."""
-    _offline_and_quiet()
+def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
+    """lm-eval's Hugging Face model on a saved checkpoint, without progress bars."""
+    _quiet(offline)
     from lm_eval.models.huggingface import HFLM
 
     from vimpo.models import load_policy, load_tokenizer, set_up_torch
@@ -107,14 +106,30 @@ def load_lm(folder: Path, study: Study) -> LM:
 
 def check_length(lm: LM, study: Study, names: list[str]) -> None:
     """Raise ConfigError where lm-eval would cut the longest prompt to make room for a response."""
-    prompts = [problem.prompt for name in names for problem in held_out_problems(study.task, name)]
-    longest = max(len(ids) for ids in lm.tokenizer(prompts)["input_ids"])
-    room = lm.max_length - longest
-    if study.train.max_response > room:
-        raise ConfigError(
-            f"train.max_response: {study.train.max_response} and the longest prompt ({longest} "
-            f"tokens) exceed the model's {lm.max_length} positions; allowed: at most {room}"
-        )
+    for name in names:
+        benchmark = benchmark_task(study, name, lm.tokenizer)
+        longest = max(len(ids) for ids in lm.tokenizer(prompts_of(benchmark))["input_ids"])
+        room = lm.max_length - longest
+        if benchmark.max_response > room:
+            field = "train.max_response"
+            if getattr(study.task.benchmarks[name], "max_response", None):
+                field = f"task.benchmarks.{name}.max_response"
+            raise ConfigError(
+                f"{field}: {benchmark.max_response} and the longest prompt of {name} ({longest} "
+                f"tokens) exceed the model's {lm.max_length} positions; allowed: at most {room}"
+            )
+
+
+def prompts_of(benchmark: BenchmarkTask) -> list[str]:
+    """All prompts of a benchmark as lm-eval builds them, shots included."""
+    if hasattr(benchmark, "prompts"):
+        return benchmark.prompts()
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_defaults=False, metadata=benchmark.metadata)
+    (task,) = manager.load([benchmark.definition() | {"task": benchmark.name}])["tasks"].values()
+    shots = task.config.num_fewshot or 0
+    return [task.fewshot_context(doc, num_fewshot=shots) for doc in task.test_docs()]
 
 
 def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], list[dict]]:
@@ -130,11 +145,9 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
 
     results, logs = [], []
     for name in names:
-        manager = TaskManager(
-            include_defaults=False,
-            metadata={"benchmark": name, "chain": study.task.model_dump(mode="json")},
-        )
-        tasks = manager.load(task_definitions(study))
+        benchmark = benchmark_task(study, name, getattr(lm, "tokenizer", None))
+        manager = TaskManager(include_defaults=False, metadata=benchmark.metadata)
+        tasks = manager.load(task_definitions(study, benchmark))
         torch.manual_seed(study.evaluation.seed)
         # The standard error of a mean is analytic: any number above 0 switches it on.
         outcome = evaluate(lm, tasks, bootstrap_iters=1)
@@ -150,18 +163,27 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
                     "samples": outcome["configs"][metric]["repeats"],
                 }
             )
-            logs += [_log(name, metric, sample) for sample in outcome["samples"][metric]]
+            if benchmark.stock_metric:
+                results[-1] |= {
+                    "stock_metric": benchmark.stock_metric,
+                    "stock_value": scores[f"stock,{FILTER}"],
+                }
+            logs += [_log(benchmark, metric, sample) for sample in outcome["samples"][metric]]
     return results, logs
 
 
-def task_definitions(study: Study) -> list[dict]:
-    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings."""
-    from lm_eval.tasks._yaml_loader import load_yaml
+def task_definitions(study: Study, benchmark: BenchmarkTask | None = None) -> list[dict]:
+    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings.
 
-    template, evaluation = load_yaml(TASK_TEMPLATE), study.evaluation
+    benchmark: the study's first one unless given.
+    """
+    benchmark = benchmark or benchmark_task(study, next(iter(study.task.benchmarks)))
+    template, evaluation = benchmark.definition(), study.evaluation
+    until = template.get("generation_kwargs", {}).get("until", [])
 
     def define(metric: str, k: int, **decoding: float) -> dict:
-        kwargs = {"until": [], "max_gen_toks": study.train.max_response, "top_k": 0, **decoding}
+        length = benchmark.max_response
+        kwargs = {"until": list(until), "max_gen_toks": length, "top_k": 0, **decoding}
         return template | {
             "task": metric,
             "repeats": k,
@@ -171,7 +193,7 @@ def task_definitions(study: Study) -> list[dict]:
 
     sampled = define(
         "sampled",
-        evaluation.samples,
+        benchmark.samples,
         do_sample=True,
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
@@ -180,23 +202,25 @@ def task_definitions(study: Study) -> list[dict]:
     return [sampled, greedy] if evaluation.greedy else [sampled]
 
 
-def _log(benchmark: str, metric: str, sample: dict) -> dict:
+def _log(benchmark: BenchmarkTask, metric: str, sample: dict) -> dict:
     """One problem: its k responses as lm-eval scored them, and a mark for each."""
     doc, (responses,) = sample["doc"], sample["filtered_resps"]
+    prompt, answer = benchmark.describe(doc)
     return {
-        "benchmark": benchmark,
+        "benchmark": benchmark.name,
         "metric": metric,
-        "prompt": doc["prompt"],
-        "answer": doc["answer"],
+        "prompt": prompt,
+        "answer": answer,
         "responses": responses,
-        "marks": [int(is_right(doc["answer"], response)) for response in responses],
+        "marks": [int(mark) for mark in benchmark.marks(doc, responses)],
     }
 
 
-def _offline_and_quiet() -> None:
-    """No network, and no logs below errors; the variables count where they precede the imports."""
-    for variable in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TQDM_DISABLE"):
-        os.environ[variable] = "1"
+def _quiet(offline: bool) -> None:
+    """No logs below errors, and no network; the variables count where they precede the imports."""
+    os.environ["TQDM_DISABLE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

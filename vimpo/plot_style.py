@@ -61,7 +61,6 @@ RC = {
     "figure.constrained_layout.use": True,
     "svg.fonttype": "path",
     "svg.hashsalt": "vimpo-bench",
-    "savefig.dpi": 150,
 }
 
 
@@ -85,10 +84,11 @@ def panel_grid(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def add_legend(figure: Figure, handles: Sequence) -> None:
+def add_legend(figure: Figure, handles: Sequence, columns: int = 0) -> None:
+    """Legend above the panels; `columns`: at most so many, for long labels."""
     if not handles:
         return
-    rows = -(-len(handles) // max(4, int(figure.get_figwidth() / 1.6)))
+    rows = -(-len(handles) // (columns or max(4, int(figure.get_figwidth() / 1.6))))
     columns = -(-len(handles) // rows)
     # matplotlib fills column by column; readers go row by row
     ordered = [h for start in range(columns) for h in handles[start::columns]]
@@ -119,10 +119,25 @@ def line_handles(looks: dict[str, Style], shown: Iterable[str], markers: bool = 
     ]
 
 
-def draw_points(axes: Axes, x: np.ndarray, frame: pd.DataFrame, style: Style, line: object) -> None:
+def draw_points(
+    axes: Axes,
+    x: np.ndarray,
+    frame: pd.DataFrame,
+    style: Style,
+    line: object,
+    hollow: bool = False,
+) -> None:
     """Means with their intervals; a mean without an interval stays a bare marker."""
     mean, low, high = (frame[c].to_numpy(float) for c in ("mean", "low", "high"))
-    axes.plot(x, mean, color=style.colour, marker=style.marker, linestyle=line, zorder=3)
+    face = "white" if hollow else style.colour
+    axes.plot(
+        *(x, mean),
+        color=style.colour,
+        marker=style.marker,
+        markerfacecolor=face,
+        linestyle=line,
+        zorder=3,
+    )
     axes.vlines(x, low, high, color=style.colour, linewidth=1.1, zorder=2)
 
 
@@ -167,6 +182,30 @@ def size_name(frame: pd.DataFrame, size: str) -> str:
         return "mean over sizes"
     params = frame.loc[frame["size"] == size, "params"].dropna()
     return f"{size}, {short_count(params.iloc[0])}" if len(params) else size
+
+
+def size_axis(axes: Axes, ladder: pd.Series) -> None:
+    """A logarithmic axis of parameters with a tick at each size. ladder: size -> parameters"""
+    axes.set_xscale("log")
+    axes.set_xticks(ladder, [f"{size}\n{short_count(count)}" for size, count in ladder.items()])
+    axes.set_xticks([], minor=True)
+    if len(ladder):
+        width = max(ladder.max() / ladder.min(), 4) ** 0.12
+        axes.set_xlim(ladder.min() / width, ladder.max() * width)
+
+
+def limit_to_means(
+    axes: Axes,
+    means: pd.Series,
+    *landmarks: float,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    least: float = 0.1,
+) -> None:
+    """A y axis that shows all means and landmarks; intervals of two seeds may reach beyond it."""
+    shown = np.array([*means.dropna(), *landmarks])
+    if len(shown):
+        margin = 0.25 * max(np.ptp(shown), least)
+        axes.set_ylim(max(bounds[0], shown.min() - margin), min(bounds[1], shown.max() + margin))
 
 
 def interval_name(frame: pd.DataFrame) -> str:

@@ -6,14 +6,13 @@ A model with a `path` and no pretraining steps is its own base policy.
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from vimpo.config import ChainTask, ModelSpec, Pretrain, Runtime
+from vimpo.config import ModelSpec, Pretrain, Runtime, TaskConfig
 from vimpo.models import (
     build_policy,
     chain_tokenizer,
@@ -25,7 +24,7 @@ from vimpo.models import (
 from vimpo.optimizer import make_optimizer
 from vimpo.records import Stopwatch
 from vimpo.rollout import left_pad
-from vimpo.tasks.chain import demonstration, training_problems
+from vimpo.tasks import make_task
 
 FINAL_RATE = 0.05  # of the peak: the cosine does not end at zero
 IGNORED = -100
@@ -37,10 +36,10 @@ class Pretrainer:
     phases = ("update",)
 
     def __init__(
-        self, model: ModelSpec, task: ChainTask, pretrain: Pretrain, runtime: Runtime
+        self, model: ModelSpec, task: TaskConfig, pretrain: Pretrain, runtime: Runtime
     ) -> None:
         """Build or load the model. Raises ConfigError where its path holds none."""
-        self.spec, self.task, self.pretrain = model, task, pretrain
+        self.spec, self.pretrain = model, pretrain
         if model.path:
             self.tokenizer = load_tokenizer(model.path, runtime.trust_remote_code)
             self.policy = load_policy(model.path, runtime)
@@ -48,6 +47,12 @@ class Pretrainer:
             self.tokenizer = chain_tokenizer()
             policy = build_policy(model, self.tokenizer, pretrain.seed)
             self.policy = policy.to(runtime.device, getattr(torch, runtime.dtype)).eval()
+        # Without steps there is nothing to learn from: the model is its own base policy.
+        self.task = (
+            make_task(task, self.tokenizer, batch_size=pretrain.batch_size)
+            if model.pretrain_steps
+            else None
+        )
         self.clock = Stopwatch(runtime.device)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         self.optimizers = {
@@ -88,15 +93,11 @@ class Pretrainer:
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """ids, mask, labels [B, L], left-padded; labels are ignored on prompt and padding."""
-        seed = self.pretrain.seed
-        rng = random.Random(f"demonstration:{seed}:{step}")
-        problems = training_problems(
-            self.task, seed, step, self.pretrain.batch_size, self.task.pretrain_operators
-        )
         texts, targets = [], []
-        for problem in problems:
-            prompt = self._encode(problem.prompt)
-            response = self._encode(demonstration(problem, self.task.step_error, rng))
+        seed, count = self.pretrain.seed, self.pretrain.batch_size
+        for prompt_text, response_text in self.task.demonstrations(seed, step, count):
+            prompt = self._encode(prompt_text)
+            response = self._encode(response_text)
             response.append(self.tokenizer.eos_token_id)
             texts.append(prompt + response)
             targets.append([IGNORED] * len(prompt) + response)
@@ -110,6 +111,10 @@ class Pretrainer:
 
     def save(self, folder: Path) -> None:
         save_policy(self.policy, self.tokenizer, folder)
+
+    def provenance(self) -> dict:
+        """What the manifest records of the training data."""
+        return self.task.provenance(self.pretrain.seed) if self.task else {}
 
     def networks(self) -> list[nn.Module]:
         return [self.policy]

@@ -13,22 +13,33 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
-from vimpo import report_tables
+from vimpo import report_claims, report_scaling, report_tables
+from vimpo.claim_parts import CONTROL
+from vimpo.claims import TEST
 from vimpo.config import ConfigError, Study
-from vimpo.plot_style import noise_name, ordered_noise, styles
-from vimpo.plots import FIGURES
+from vimpo.contents import FIGURES, PUBLISHED_TABLES
+from vimpo.plot_style import Style, noise_name, ordered_noise, styles
 from vimpo.records import write_atomic
-from vimpo.tables import ALL_SIZES, BASE, read_table
+from vimpo.report_scaling import gap_table, iqm_table
+from vimpo.tables import ALL_SIZES, BASE, SECTION, read_tables, section_digests
 
 TEMPLATES = Path(__file__).parents[1] / "report"
 
 
 def write_report(
-    study: Study, tables: Path, figures: Path, output: Path, templates: Path = TEMPLATES
+    study: Study,
+    tables: Path,
+    figures: Path,
+    output: Path,
+    templates: Path = TEMPLATES,
+    config: Path | None = None,
 ) -> None:
     """Write the HTML report to `output`, and Markdown beside it under the suffix `.md`.
 
+    `config`: the file that `study` was read from; tables may be recorded as made from its very
+    text, which a later version of the suite would resolve to more fields.
     Raises ConfigError where a table or figure is missing, or where the tables are not of `study`.
     """
     import jinja2
@@ -43,7 +54,7 @@ def write_report(
         keep_trailing_newline=True,
     )
     environment.filters["pipe_safe"] = lambda text: str(text).replace("|", "\\|")
-    content = report_content(study, Path(tables), Path(templates))
+    content = report_content(study, Path(tables), Path(templates), config)
     page = content | {"sources": {name: _data_uri(figures / f"{name}.svg") for name in FIGURES}}
     write_atomic(output, environment.get_template("report.html.j2").render(page))
 
@@ -55,59 +66,119 @@ def write_report(
     write_atomic(output.with_suffix(".md"), re.sub(r"\n{3,}", "\n\n", markdown))
 
 
-def report_content(study: Study, tables: Path, templates: Path = TEMPLATES) -> dict:
+def report_content(
+    study: Study, tables: Path, templates: Path = TEMPLATES, config: Path | None = None
+) -> dict:
     """Everything that the templates name."""
-    summary, missing = read_table(tables, "summary"), read_table(tables, "missing")
-    accuracy, provenance = read_table(tables, "accuracy"), read_table(tables, "provenance")
-    costs, curves = read_table(tables, "cost_summary"), read_table(tables, "curves_summary")
-    check_tables(study, accuracy, missing, summary)
+    frames = read_tables(tables, PUBLISHED_TABLES)
+    check_tables(study, frames, config)
+    summary, missing = frames["summary"], frames["missing"]
     looks = styles(summary["algorithm"])
     cells = study.cells()
-    unfinished = set(missing["cell"]) & {cell.name for cell in cells}
-    params = summary.dropna(subset=["params"]).drop_duplicates("size").set_index("size")["params"]
-    sizes = study.used_sizes()
-    whole = [ALL_SIZES] if len(sizes) > 1 else sizes
-    used = list(dict.fromkeys(cell.algorithm for cell in cells))
-    metrics = list(dict.fromkeys(summary["metric"]))
-    return {
+    names = {cell.name for cell in cells}
+    without = {
+        stage: len(set(rows["cell"]) & names)
+        for stage, rows in missing.groupby("stage", sort=False)
+    }
+    untrained = set(missing.loc[missing["stage"].isin(["train", "evaluate"]), "cell"]) & names
+    content = {
         "study": study,
-        "algorithms": [looks[a].label for a in used],
-        "sizes": sizes,
+        "algorithms": [looks[a].label for a in dict.fromkeys(c.algorithm for c in cells)],
+        "sizes": study.used_sizes(),
         "noises": [noise_name(n) for n in ordered_noise(cell.noise for cell in cells)],
         "seeds": sorted({cell.seed for cell in cells}),
         "benchmarks": list(study.task.benchmarks),
         "cell_count": len(cells),
-        "complete_count": len(cells) - len(unfinished),
+        "complete_count": len(cells) - len(untrained),
+        "without": without,
         "confidence": f"{100 * study.statistics.confidence:g}",
+        "figures": list(FIGURES),
+        "missing": report_tables.plain_table(missing),
+        "provenance": report_tables.plain_table(frames["provenance"]),
+    }
+    return (
+        content
+        | _claims(frames)
+        | _accuracy(study, frames, looks)
+        | _scaling(frames, looks)
+        | _cost(frames, looks)
+        | _methods(study, summary, looks, templates)
+    )
+
+
+def _claims(frames: dict[str, pd.DataFrame]) -> dict:
+    found = report_claims.verdicts(frames["claims"])
+    return {
+        "claims": found,
+        "verdict_counts": report_claims.counts(found),
+        "claims_table": report_claims.claims_table(found),
+        "facts": report_claims.facts_table(frames["claims"]),
+        "part_count": int((frames["claims"]["kind"] == TEST).sum()),
+    }
+
+
+def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
+    summary, curves = frames["summary"], frames["curves_summary"]
+    sizes, headline = study.used_sizes(), report_tables.headline
+    whole = [ALL_SIZES] if len(sizes) > 1 else sizes
+    modes = summary.loc[summary["noise_level"] > 0, "noise_mode"]
+    levels = summary.loc[summary["noise_mode"].isin(["group", "rollout"]), "noise_level"]
+    return {
+        "headline": headline(summary, looks, "sampled", whole),
+        "per_size": headline(summary, looks, "sampled", sizes),
+        "greedy": headline(summary, looks, "greedy", list(dict.fromkeys([*whole, *sizes]))),
+        "greedy_evaluated": "greedy" in set(summary["metric"]),
+        "gaps": gap_table(frames["comparisons"], looks, ablations=False),
+        "ablations": gap_table(frames["comparisons"], looks, ablations=True),
+        "iqm": iqm_table(frames["comparisons"], looks),
         "window": int(curves["window"].max()) if len(curves) else 1,
         "methods": list(dict.fromkeys(m for m in summary["method"] if m and m != "not available")),
         "one_seed": bool((summary["reason"] == "one seed has no spread").any()),
-        "headline": report_tables.headline(summary, looks, "sampled", whole),
-        "per_size": report_tables.headline(summary, looks, "sampled", sizes),
-        "greedy": report_tables.headline(summary, looks, "greedy", [*whole, *sizes])
-        if "greedy" in metrics and len(sizes) > 1
-        else report_tables.headline(summary, looks, "greedy", sizes),
-        "greedy_evaluated": "greedy" in metrics,
-        "cost": report_tables.cost(costs, looks),
+        "expected_line": bool(modes.isin(["group", "rollout"]).any()),
+        "control": f"{CONTROL:g}",
+        "control_run": bool((levels >= CONTROL).any()),
+    }
+
+
+def _scaling(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
+    probes = frames["probe_summary"]
+    return {
+        "probed": len(probes) > 0,
+        "value": report_scaling.value_table(probes, looks),
+        "truth": report_scaling.truth_table(probes, looks),
+        "value_noise": report_scaling.value_noise_table(probes, looks),
+        "credit": report_scaling.credit_table(probes, looks),
+        "precision": report_scaling.precision_table(probes),
+        "consistency": report_scaling.consistency_table(probes, looks),
+    }
+
+
+def _cost(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
+    return {
+        "measured": report_scaling.measured_table(frames["measured_summary"], looks),
+        "projection": report_scaling.projection_table(frames["memory_projection"], looks),
+        "cost": report_tables.cost(frames["cost_summary"], looks),
+    }
+
+
+def _methods(study: Study, summary: pd.DataFrame, looks: dict[str, Style], templates: Path) -> dict:
+    params = summary.dropna(subset=["params"]).drop_duplicates("size").set_index("size")["params"]
+    return {
         "paper": report_tables.paper_results(templates / "paper_table.csv", summary, looks),
         "paper_setup": report_tables.paper_setup(templates / "paper_setup.csv", study, looks),
         "hyperparameters": report_tables.hyperparameters(study, looks),
         "shared": report_tables.shared_settings(study),
         "ladder": report_tables.sizes(study, params.to_dict()),
         "tuning": report_tables.tuning(study, looks),
-        "missing": report_tables.plain_table(missing),
-        "provenance": report_tables.plain_table(provenance),
-        "figures": list(FIGURES),
     }
 
 
-def check_tables(
-    study: Study, accuracy: pd.DataFrame, missing: pd.DataFrame, summary: pd.DataFrame
-) -> None:
+def check_tables(study: Study, frames: dict[str, pd.DataFrame], config: Path | None = None) -> None:
     """Refuse tables of another study: every cell must be in the grid, and accounted for.
 
-    Raises ConfigError that names the first cells at fault.
+    Raises ConfigError that names the first cells, or the sections of the study, at fault.
     """
+    accuracy, summary = frames["accuracy"], frames["summary"]
     runs = accuracy[accuracy["algorithm"] != BASE].drop_duplicates(
         ["algorithm", "size", "noise", "seed"]
     )
@@ -116,15 +187,17 @@ def check_tables(
         for r in runs[["algorithm", "size", "noise", "seed"]].itertuples()
     }
     cells = {cell.name for cell in study.cells()}
+    absent = cells - found - set(frames["missing"]["cell"])
     faults = {
         "not in the grid": sorted(found - cells),
-        "neither in accuracy.csv nor in missing.csv": sorted(cells - found - set(missing["cell"])),
+        "neither in accuracy.csv nor in missing.csv": sorted(absent),
         "benchmarks not in the study": sorted(
             set(accuracy["benchmark"]) - set(study.task.benchmarks)
         ),
     }
     if wrong := set(summary["confidence"].dropna()) - {study.statistics.confidence}:
         faults["intervals of another confidence"] = sorted(map(str, wrong))
+    faults["other settings than those"] = _other_sections(study, frames["provenance"], config)
     for fault, names in faults.items():
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
@@ -132,6 +205,21 @@ def check_tables(
                 f"tables: {shown}: {fault} of study '{study.study}'; "
                 "allowed: tables that `aggregate` made from this configuration"
             )
+
+
+def _other_sections(study: Study, provenance: pd.DataFrame, config: Path | None) -> list[str]:
+    """Sections of the study that are not those which the tables were made from."""
+    texts = [study.model_dump(mode="json")]
+    if config is not None:
+        texts.append(yaml.safe_load(Path(config).read_text()) or {})
+    known = [section_digests(text) for text in texts]
+    recorded = provenance.set_index("item")["value"]
+    recorded = recorded[recorded.index.str.startswith(SECTION)]
+    return [
+        item.removeprefix(SECTION)
+        for item, value in recorded.items()
+        if all(digests.get(item) != value for digests in known)
+    ]
 
 
 def _data_uri(path: Path) -> str:

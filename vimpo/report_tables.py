@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vimpo.config import LADDER, Noise, Study
+from vimpo.config import LADDER, DatasetTask, Noise, Study
 from vimpo.plot_style import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.tables import ALL_SIZES, BASE, MEAN
 
@@ -177,13 +177,19 @@ def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
     return Table(["setting", "paper", "this study"], rows)
 
 
+def _training_problems(study: Study) -> list[str]:
+    if isinstance(study.task, DatasetTask):
+        return [source.path for source in study.task.datasets]
+    return [f"generated {study.task.kind} problems, fresh every step"]
+
+
 def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
     named: dict[str, Callable[[], Iterable[object]]] = {
         "policies": lambda: (
             f"{s} ({study.sizes[s].path or 'made from scratch'})" for s in study.used_sizes()
         ),
-        "training_problems": lambda: [f"generated {study.task.kind} problems, fresh every step"],
+        "training_problems": lambda: _training_problems(study),
         "benchmarks": lambda: study.task.benchmarks,
         "algorithms": lambda: (looks[a].label if a in looks else a for a in used),
         "seeds": lambda: sorted({cell.seed for cell in study.cells()}),
@@ -225,8 +231,11 @@ def hyperparameters(study: Study, looks: dict[str, Style]) -> Table:
 
 
 def shared_settings(study: Study) -> Table:
-    """What all algorithms share: task, warm start, training, evaluation, statistics, runtime."""
-    sections = ("task", "pretrain", "train", "evaluation", "statistics", "runtime")
+    """What all algorithms share, from the task to the thresholds of the claims."""
+    sections = (
+        *("task", "pretrain", "train", "evaluation", "probes", "statistics", "claims"),
+        "runtime",
+    )
     rows = []
     for section in sections:
         values = getattr(study, section).model_dump()

@@ -22,13 +22,13 @@ from vimpo import records
 from vimpo.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from vimpo.config import (
     Cell,
-    ChainTask,
     ConfigError,
     ModelSpec,
     Pretrain,
     Runtime,
     Strict,
     Study,
+    TaskConfig,
     dump_yaml,
 )
 from vimpo.distributed import Alone, check_devices, join
@@ -52,6 +52,9 @@ class Learner(Protocol):
     def save(self, folder: Path) -> None:
         """Write the model."""
 
+    def provenance(self) -> dict:
+        """What the manifest records of the training data, empty for generated problems."""
+
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""
 
@@ -61,7 +64,7 @@ class BaseConfig(Strict):
 
     size: str
     model: ModelSpec
-    task: ChainTask
+    task: TaskConfig
     pretrain: Pretrain
     runtime: Runtime
 
@@ -263,6 +266,7 @@ def _manifest(
     """
     phases = {p: sum(row[f"{p}_s"] for row in timing) for p in learner.phases}
     others = {k: v for k, v in learner.clock.seconds.items() if k not in phases}
+    data = learner.provenance()
     slots = [s for o in learner.optimizers.values() for s in o.state_dict()["state"].values()]
     return {
         "digest": digest,
@@ -279,5 +283,6 @@ def _manifest(
         "versions": records.versions(),
         "git_commit": records.git_commit(),
         "hardware": records.hardware(config.runtime.device),
+        **({"data": data} if data else {}),
         "outputs": records.checksums(folder, OUTPUTS),
     }

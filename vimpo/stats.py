@@ -1,4 +1,4 @@
-"""Statistics of few seeds: estimates with intervals, paired tests, corrections, slopes.
+"""Statistics of few seeds: estimates with intervals. vimpo/inference.py compares them.
 
 Pure functions of arrays; nothing here knows of algorithms, files or figures. Where no interval can
 be given, the result says why instead of pretending (:class:`Estimate`).
@@ -29,12 +29,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import special
 from scipy import stats as st
 
 NAN = float("nan")
@@ -63,19 +63,11 @@ class Estimate:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
-@dataclass(frozen=True)
-class Comparison(Estimate):
-    """A paired difference: its two-sided p value, and the keys that only one side has."""
-
-    p: float = NAN
-    unpaired: tuple[Hashable, ...] = ()
-
-
 def not_available(reason: str, n: int, value: float = NAN) -> Estimate:
     return Estimate(value, NAN, NAN, n, "not available", reason)
 
 
-def _fault(values: np.ndarray, what: str = "values") -> str:
+def fault_of(values: np.ndarray, what: str = "values") -> str:
     """Why `values` cannot be averaged; empty where they can."""
     bad = int((~np.isfinite(values)).sum())
     if values.size == 0:
@@ -135,7 +127,7 @@ def stratified_mean(
     """
     arrays = [np.asarray(g, float).ravel() for g in groups]
     n = sum(a.size for a in arrays)
-    fault = _fault(np.concatenate(arrays)) if arrays else "no values"
+    fault = fault_of(np.concatenate(arrays)) if arrays else "no values"
     if fault or any(a.size == 0 for a in arrays):
         return not_available(fault or "a stratum has no values", n)
     value = float(np.mean([a.mean() for a in arrays]))
@@ -176,7 +168,7 @@ def normal_interval(
             return not_available(f"the {what} is not finite", n, value)
     if stderr == 0:
         return not_available("the standard error over problems is 0", n, value)
-    half = float(st.norm.ppf((1 + confidence) / 2)) * stderr
+    half = float(special.ndtri((1 + confidence) / 2)) * stderr
     return _clip(Estimate(value, value - half, value + half, n, "normal over problems"), bounds)
 
 
@@ -227,7 +219,7 @@ def bootstrap_interval(
     arrays = [np.asarray(g, float) for g in groups]
     arrays = [a[:, None] if a.ndim == 1 else a for a in arrays]
     n = sum(len(a) for a in arrays)
-    fault = _fault(np.concatenate([a.ravel() for a in arrays])) if arrays else "no values"
+    fault = fault_of(np.concatenate([a.ravel() for a in arrays])) if arrays else "no values"
     if fault or any(a.size == 0 for a in arrays):
         return not_available(fault or "a stratum has no values", n)
     value = float(statistic(arrays))
@@ -260,153 +252,3 @@ def bootstrap_interval(
 def pooled_iqm(groups: Sequence[np.ndarray]) -> np.ndarray | float:
     """Interquartile mean over all seeds and tasks of strata [..., n_k, tasks] -> [...]."""
     return iqm(np.concatenate([g.reshape(*g.shape[:-2], -1) for g in groups], axis=-1), axis=-1)
-
-
-# --- Comparisons ---------------------------------------------------------------------------------
-
-
-def probability_of_improvement(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """P(X > Y) + P(X = Y)/2 of independent scores x [m], y [n]: the Mann-Whitney U over mn.
-
-    The interval inverts a score test (Newcombe 2006, method 5), so that it has width where x and y
-    do not overlap; a bootstrap would claim certainty there:
-
-        |p - p_hat| = z sqrt( p(1-p)/(mn) * [1 + (N-1)((1-p)/(2-p) + p/(1+p))] ),  N = (m+n)/2
-    """
-    x, y = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
-    n = min(x.size, y.size)
-    if n == 0 or (fault := _fault(np.concatenate([x, y]))):
-        return not_available("one side has no values" if n == 0 else fault, n)
-    above = x[:, None] - y[None, :]
-    value = float(((above > 0) + 0.5 * (above == 0)).mean())
-    if n < 2:
-        return not_available("one seed has no spread", n, value)
-    z, mean_n = st.norm.ppf((1 + confidence) / 2), (x.size + y.size) / 2
-
-    def excess(p: float) -> float:
-        factor = 1 + (mean_n - 1) * ((1 - p) / (2 - p) + p / (1 + p))
-        return (p - value) ** 2 - z**2 * p * (1 - p) / (x.size * y.size) * factor
-
-    # at 0 and 1 the value itself is a root, but not the one that is meant
-    inside = min(max(value, 1e-9), 1 - 1e-9)
-    low = 0.0 if value == 0 else optimize.brentq(excess, 0, inside)
-    high = 1.0 if value == 1 else optimize.brentq(excess, inside, 1)
-    return Estimate(value, low, high, n, "Newcombe score")
-
-
-def paired_difference(
-    a: Mapping[Hashable, float],
-    b: Mapping[Hashable, float],
-    confidence: float = 0.95,
-    stratum: Callable[[Hashable], Hashable] | None = None,
-) -> Comparison:
-    """Mean of a - b over the keys that both have, with interval and two-sided t test of 0.
-
-    A key names what the two runs share: seed and noise draw, and with them prompts and flips.
-    `stratum` maps a key to its stratum (its size, say); the mean then weighs strata equally, and
-    differences between strata are not taken for noise. Without it this is the paired t test.
-    """
-    shared = [key for key in a if key in b]
-    unpaired = tuple(k for k in [*a, *b] if not (k in a and k in b))
-    groups: dict[Hashable, list[float]] = {}
-    for key in shared:
-        groups.setdefault(stratum(key) if stratum else None, []).append(a[key] - b[key])
-    arrays = [np.asarray(g, float) for g in groups.values()]
-    estimate = stratified_mean(arrays, confidence)
-    if not shared:
-        estimate = replace(estimate, reason="no pair has both sides")
-    return Comparison(**vars(estimate), p=p_value(estimate), unpaired=unpaired)
-
-
-def p_value(estimate: Estimate, threshold: float = 0.0) -> float:
-    """Two-sided t test of value = threshold; NaN where the estimate has no t interval."""
-    if not estimate.available:
-        return NAN
-    return float(2 * special.stdtr(estimate.df, -abs(estimate.value - threshold) / estimate.stderr))
-
-
-MOST_SEEDS = 10_000
-
-
-def seeds_needed(
-    estimate: Estimate,
-    threshold: float,
-    seeds: int,
-    confidence: float = 0.95,
-    power: float = 0.8,
-) -> float:
-    """Seeds a stratum that would settle `value` against `threshold` with the given power.
-
-    The smallest k with |value - threshold| >= (t_confidence + t_power)(df k/seeds) se sqrt(seeds/k)
-    if the observed value and spread are the true ones; `seeds` is what they were observed with.
-    Infinite above MOST_SEEDS, NaN where the estimate has no t interval.
-    """
-    if not estimate.available or not math.isfinite(estimate.stderr):
-        return NAN
-    distance = abs(estimate.value - threshold)
-
-    def settles(k: int) -> bool:
-        df = max(1.0, estimate.df * (k - 1) / max(1, seeds - 1))
-        quantiles = t_quantile(confidence, df) + float(special.stdtrit(df, power))
-        return distance >= quantiles * estimate.stderr * math.sqrt(seeds / k)
-
-    if not settles(MOST_SEEDS):
-        return math.inf
-    low, high = 1, MOST_SEEDS  # settles() is monotone in k: bisect
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if settles(middle) else (middle, high)
-    return high
-
-
-def holm(pvalues: ArrayLike) -> np.ndarray:
-    """Holm's step-down adjusted p values (1979), in the order given.
-
-    p_(i) adjusted = max_{j <= i} min(1, (m - j + 1) p_(j)). A NaN stays NaN but counts in m: a test
-    that was announced and could not be made does not make the others easier.
-    """
-    p = np.asarray(pvalues, float).ravel()
-    if np.any((p < 0) | (p > 1)):
-        raise ValueError(f"p values outside [0, 1]: {p}")
-    order = np.argsort(np.where(np.isnan(p), np.inf, p), kind="stable")
-    steps = p.size - np.arange(p.size)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * steps))
-    return adjusted
-
-
-def slope_log10(
-    params: ArrayLike,
-    gaps: ArrayLike,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 5000,
-    seed: int = 0,
-) -> Estimate:
-    """Least-squares slope of gaps [N] on log10(params [N]): change a tenfold of parameters.
-
-    Bootstrap stratified by size: the sizes are chosen, not drawn, so the interval speaks of these
-    sizes and of other seeds. Not available below two sizes, or with one seed at a size.
-    """
-    params, gaps = np.asarray(params, float).ravel(), np.asarray(gaps, float).ravel()
-    if params.shape != gaps.shape:
-        raise ValueError(f"{params.shape=} does not match {gaps.shape=}")
-    if params.size and not np.all(params > 0):
-        raise ValueError(f"params: {params} are not all above 0")
-    sizes = np.unique(params)
-    if sizes.size < 2:
-        return not_available(f"{sizes.size} size gives no slope; 2 or more are needed", gaps.size)
-    counts = [int((params == size).sum()) for size in sizes]
-    x = np.repeat(np.log10(sizes), counts)
-    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-
-    def slope(groups: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([g[..., 0] for g in groups], axis=-1) @ weights
-
-    return bootstrap_interval(
-        [gaps[params == size] for size in sizes],
-        slope,
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
-    )

@@ -6,15 +6,19 @@ what is averaged first.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from vimpo.config import Cell, Noise, Study
+from vimpo.contents import PROBED
 from vimpo.stats import (
+    UNBOUNDED,
     Estimate,
     mean_interval,
     normal_interval,
@@ -22,16 +26,35 @@ from vimpo.stats import (
     stratified_mean,
     wider,
 )
-from vimpo.tables import ALL_SIZES, BASE, MEAN
+from vimpo.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
 SUMMARISED_CURVES = ("accuracy",)
+# Of single positions, the numbers that are drawn: committed tables stay small.
+BY_POSITION = {
+    "value": ("explained_variance", "rmse"),
+    "credit": ("mean_advantage",),
+    "precision": ("rms_drift", "relative_drift"),
+}
+_BOUNDS = {
+    (0.0, 1.0): "auc top1 top1_chance wrong_rollouts accuracy pearson_ceiling spearman_ceiling",
+    (0.0, math.inf): "spread mean_stderr mse rmse rms residual_rms target_rms residual_ratio "
+    "rms_drift relative_drift",
+    (-1.0, 1.0): "spearman pearson",
+    (-math.inf, 1.0): "explained_variance explained_variance_linear",
+}
+PROBE_BOUNDS = {metric: bounds for bounds, names in _BOUNDS.items() for metric in names.split()}
 WINDOWS = 10  # learning curves are smoothed over a tenth of the steps
 FRACTION = (0.0, 1.0)
 POSITIVE = (0.0, math.inf)
 
 
+@functools.lru_cache(maxsize=1024)
+def _parsed(noise: str) -> Noise:
+    return Noise.parse(noise)
+
+
 def labels(algorithm: str, size: str, noise: str) -> dict:
-    level = Noise.parse(noise)
+    level = _parsed(noise)
     return {
         "algorithm": algorithm,
         "size": size,
@@ -87,7 +110,7 @@ def summarise_accuracy(
                 rows.append(
                     key
                     | {"benchmark": benchmark, "metric": metric}
-                    | _interval(estimate, count, confidence)
+                    | interval_columns(estimate, count, confidence)
                 )
     return rows
 
@@ -117,7 +140,7 @@ def _over_seeds(algorithm: str, sizes: list[pd.DataFrame], confidence: float) ->
     return wider(stratified_mean([s["value"] for s in sizes], confidence, FRACTION), problems)
 
 
-def _interval(estimate: Estimate, expected: int, confidence: float) -> dict:
+def interval_columns(estimate: Estimate, expected: int, confidence: float) -> dict:
     return {
         "mean": estimate.value,
         "low": estimate.low,
@@ -138,10 +161,7 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
     """
     confidence = study.statistics.confidence
     window = max(1, study.train.steps // WINDOWS)
-    expected: dict[tuple[str, str, str], int] = {}
-    for cell in study.cells():
-        key = (cell.algorithm, cell.size, cell.noise)
-        expected[key] = expected.get(key, 0) + 1
+    expected = _expected(study)
     chosen = curves[curves["metric"].isin(SUMMARISED_CURVES)]
     rows = []
     for (*key, metric), frame in chosen.groupby(["algorithm", "size", "noise", "metric"]):
@@ -152,7 +172,7 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
         row = labels(*key) | {"params": frame["params"].iloc[0], "metric": metric}
         for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
             estimate = mean_interval(values, confidence, bounds)
-            interval = _interval(estimate, expected[tuple(key)], confidence)
+            interval = interval_columns(estimate, expected[tuple(key)], confidence)
             rows.append(row | {"step": int(step), "window": window} | interval)
     return _in_grid_order(rows, study)
 
@@ -171,8 +191,83 @@ def summarise_cost(cost: pd.DataFrame, study: Study) -> list[dict]:
         estimate = mean_interval(frame["value"], confidence, POSITIVE)
         row = {"algorithm": algorithm, "size": size, "params": frame["params"].iloc[0]}
         row |= {"metric": metric, "unit": frame["unit"].iloc[0]}
-        rows.append(row | _interval(estimate, expected.get((algorithm, size), 1), confidence))
+        rows.append(
+            row | interval_columns(estimate, expected.get((algorithm, size), 1), confidence)
+        )
     return _in_grid_order(rows, study)
+
+
+def summarise_measured(measured: pd.DataFrame, study: Study) -> list[dict]:
+    """Mean and interval over rounds of the side-by-side measurement; the model as it is."""
+    confidence = study.statistics.confidence
+    policy = measured[measured["metric"] == "parameters"].groupby("size")["value"].first()
+    rows = []
+    for key, frame in measured.groupby(["kind", "algorithm", "size", "metric"], sort=False):
+        row = dict(zip(("kind", "algorithm", "size", "metric"), key, strict=True))
+        row |= {"params": policy.get(row["size"], math.nan), "unit": frame["unit"].iloc[0]}
+        turns = measured.loc[measured["kind"] == row["kind"], "round"].nunique()
+        estimate = mean_interval(frame["value"], confidence, POSITIVE)
+        if row["kind"] == "model":
+            estimate = not_available("computed, not measured", 1, frame["value"].iloc[0])
+        rows.append(row | interval_columns(estimate, turns, confidence))
+    return rows
+
+
+def summarise_probes(probes: pd.DataFrame, study: Study) -> list[dict]:
+    """Mean and interval over seeds of every number of the probes; of single positions, the drawn.
+
+    One run without a number leaves its group without: an average over the rest would speak of
+    other runs. All runs answer the same problems, whose error does not average out over seeds: no
+    interval is narrower than the mean standard error over problems allows.
+    """
+    confidence = study.statistics.confidence
+    expected = _expected(study)
+    # plain lists: a large study has ten thousand small groups, on which pandas is slow
+    names = ["algorithm", "size", "noise", *PROBED]
+    groups: dict[tuple, list[tuple]] = {}
+    facts = [probes[c] for c in ("params", "unit", "value", "stderr", "reason")]
+    for *group, params, unit, value, stderr, reason in zip(
+        *(probes[name] for name in names), *facts, strict=True
+    ):
+        probe, position, metric = group[3], group[6], group[7]
+        if position == WHOLE or metric in BY_POSITION.get(probe, ()):
+            fact = (params, unit, value, stderr, reason)
+            groups.setdefault(tuple(group), []).append(fact)
+    rows = []
+    for group, found in groups.items():
+        params, units, values, errors, reasons = zip(*found, strict=True)
+        estimate = _of_probe(group[-1], values, errors, reasons, confidence)
+        row = labels(*group[:3]) | dict(zip(PROBED, group[3:], strict=True))
+        row |= {"params": params[0], "unit": units[0]}
+        rows.append(row | interval_columns(estimate, expected[group[:3]], confidence))
+    return _in_grid_order(rows, study)
+
+
+def _of_probe(
+    metric: str,
+    values: Sequence[float],
+    errors: Sequence[float],
+    reasons: Sequence[str],
+    confidence: float,
+) -> Estimate:
+    """Mean over seeds of a probe's metric; errors: standard errors over problems."""
+    bounds = PROBE_BOUNDS.get(metric, UNBOUNDED)
+    estimate = mean_interval(values, confidence, bounds)
+    if given := sorted(set(reasons) - {""}):
+        bad = sum(math.isnan(value) for value in values)
+        prefix = "" if bad == len(values) else f"{bad} of {len(values)} runs: "
+        return replace(estimate, reason=prefix + "; ".join(given))
+    error = sum(errors) / len(errors)
+    return wider(estimate, normal_interval(estimate.value, error, len(values), confidence, bounds))
+
+
+def _expected(study: Study) -> dict[tuple[str, str, str], int]:
+    """Runs that the grid has of each algorithm, size and noise."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for cell in study.cells():
+        key = (cell.algorithm, cell.size, cell.noise)
+        counts[key] = counts.get(key, 0) + 1
+    return counts
 
 
 def _in_grid_order(rows: list[dict], study: Study) -> list[dict]:

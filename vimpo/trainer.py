@@ -32,7 +32,7 @@ from vimpo.optimizer import make_optimizer
 from vimpo.records import Stopwatch
 from vimpo.rollout import Rollouts, Sampler, Sampling, TorchSampler
 from vimpo.scoring import Reader, Reading, Scorer, Scores
-from vimpo.tasks.chain import is_right, training_problems
+from vimpo.tasks import make_task
 from vimpo.tasks.noise import noisy_rewards
 
 
@@ -62,6 +62,13 @@ class Trainer:
         self.algorithm = make_algorithm(config.objective)
         self.clock = Stopwatch(world.device)
         self._load(base)
+        positions = getattr(self.policy.config, "max_position_embeddings", None)
+        self.task = make_task(
+            config.task,
+            self.tokenizer,
+            batch_size=config.train.prompts_per_step,
+            room=positions and positions - config.train.max_response,
+        )
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
@@ -163,19 +170,15 @@ class Trainer:
     def _collect(self, step: int) -> tuple[Rollouts, list[float], Batch]:
         """This process's rollouts; the clean rewards of all, and their batch with noisy ones."""
         c = self.config
-        problems = training_problems(c.task, c.seed, step, c.train.prompts_per_step)
+        problems = self.task.training_problems(c.seed, step, c.train.prompts_per_step)
         mine = self.world.share(len(problems))
         rollouts = self._sample([p.prompt for p in problems[mine]], step, mine.start, len(problems))
         owners = [p for p in problems for _ in range(c.train.group_size)]
-        right = [
-            float(done and is_right(problem.answer, text))
-            for problem, text, done in zip(
-                owners[self.world.share(len(owners))],
-                rollouts.texts(self.tokenizer),
-                rollouts.finished.tolist(),
-                strict=True,
-            )
-        ]
+        marks = self.task.rewards(
+            owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
+        )
+        # A response that was cut off did not end: it is wrong, whatever it holds.
+        right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
         clean = self.world.gather(torch.tensor(right)).tolist()
         rewards = noisy_rewards(
             c.noise,
@@ -343,6 +346,10 @@ class Trainer:
             return None
         weights = named_weights(module)
         return {name: tensor.cpu() for name, tensor in weights if self.world.main}
+
+    def provenance(self) -> dict:
+        """What the manifest records of the training data."""
+        return self.task.provenance(self.config.seed)
 
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""

@@ -5,9 +5,9 @@ number a row, with the columns of :data:`COLUMNS`:
 
     probe      value, credit, consistency or precision
     predictor  who is measured: implied, critic, group_mean, truth (value); implied_td, implied_gae,
-               critic_td, critic_gae, group (credit); policy (consistency); float32,
+               critic_td, critic_gae, group, position (credit); policy (consistency); float32,
                bfloat16_float32_softmax, bfloat16 (precision)
-    target     of what: value, change (value); step, profile (credit); td, terminal, outcome
+    target     of what: value, change (value); step, profile (credit); td, terminal
                (consistency); log_ratio, implied_value (precision)
     position   where, as text: `all`, or a share of the response (value), a token relative to the
                first wrong one (profile), a number of summed tokens (precision)
@@ -15,7 +15,7 @@ number a row, with the columns of :data:`COLUMNS`:
     value      the number; NaN where `reason` says why there is none
     stderr     its standard error over problems; NaN where there is none
     n          how many observations it rests on
-    unit       share, reward, nats, std or 1
+    unit       share, reward, reward^2, nats, std or 1
     reason     empty, or why the value is NaN
 
 `prefixes.parquet` has a row for each prefix of the value probe (vimpo/probes/value.py), enough to

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vimpo import memory
-from vimpo.config import Cell, ConfigError, Study, load_study
+from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.records import peak_memory_mb, write_rows
 
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
@@ -34,13 +34,11 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
     """
     if steps < 1:
         raise ValueError(f"steps: {steps} measures nothing; allowed: >= 1")
+    # Only here: the parent process, which waits, needs no torch.
     from vimpo.models import parameter_count, set_up_torch
     from vimpo.trainer import Trainer
 
-    config = study.cell_config(Cell(algorithm, size, "0", study.probes.seed))
-    base = study.base_folder(size) / "model"
-    if not base.is_dir():
-        raise ConfigError(f"base: '{base}' is missing; allowed: a pretrained size")
+    config, base = _checked(study, algorithm, size)
     set_up_torch(config.runtime)
     device = config.runtime.device
     floor = resident_bytes(device)
@@ -68,6 +66,15 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
             "trainable": sum(parameter_count(m, True) for m in trainer.modules.values()),
         },
     }
+
+
+def _checked(study: Study, algorithm: str, size: str) -> tuple[CellConfig, Path]:
+    """What is measured, on clean rewards, and the base policy that it starts from."""
+    config = study.cell_config(Cell(algorithm, size, "0", study.probes.seed))
+    base = study.base_folder(size) / "model"
+    if not base.is_dir():
+        raise ConfigError(f"base: '{base}' is missing; allowed: a pretrained size")
+    return config, base
 
 
 def _timed_step(trainer, step: int) -> dict[str, float]:
@@ -119,8 +126,11 @@ def compare_costs(
     (round 0; vimpo/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
     `memory_ratio_to_ppo`; not for models with a `path`.
 
-    Raises RuntimeError with the last words of a measurement that failed.
+    Raises ConfigError for an unknown algorithm and a missing base policy before anything runs, and
+    RuntimeError with the last words of a measurement that failed.
     """
+    for algorithm in algorithms:
+        _checked(study, algorithm, size)
     rows = []
     for turn in range(1, rounds + 1):
         for algorithm in algorithms:

@@ -10,7 +10,10 @@ one other step, a signal is averaged over the tokens of every step, and
 
 Signals: implied_td and implied_gae (td of the log-ratio, for every algorithm), critic_td and
 critic_gae (PPO, with the clean terminal reward), and group, which is constant within a rollout and
-so the line of chance. lambda is the algorithm's own, 1 for those without one.
+so the line of chance. lambda is the algorithm's own, 1 for those without one. Wrong steps are not
+spread evenly, so a signal that does nothing but rise along the response need not score one half:
+`position`, the token's place, is that control (and 1 - its auc the one that falls); sums over the
+rest of a response, as GAE with lambda = 1, have such trends.
 """
 
 from __future__ import annotations
@@ -101,6 +104,7 @@ def signals_of(reading: Reading, rewards: Tensor, lam: float) -> dict[str, Tenso
         "implied_td": reading.td,
         "implied_gae": gae(reading.td, mask, lam),
         "group": (rewards - rewards.mean())[:, None] * mask,
+        "position": mask.cumsum(1) * mask,
     }
     if reading.values is not None:
         td = critic_td(rewards, reading.values, mask)

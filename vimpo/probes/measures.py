@@ -23,6 +23,7 @@ FLAT = 1e-15  # a variance below this is rounding
 
 REASONS = {
     "explained_variance": "the spread of the truth, corrected for its noise, is not positive",
+    "explained_variance_linear": "the spread of the truth or of the prediction is not positive",
     "spread": "the spread, corrected for its noise, is not positive",
     "slope": "the spread of the prediction is not positive",
     "intercept": "the spread of the prediction is not positive",
@@ -131,16 +132,20 @@ def ranks(x: np.ndarray) -> np.ndarray:
 def agreement(truth: Noisy, prediction: Noisy) -> dict[str, np.ndarray]:
     """Every metric of a prediction; each [...], NaN for the reason in :data:`REASONS`.
 
-    explained_variance = 1 - Var(truth - prediction)/Var(truth), slope = Cov/Var(prediction) of the
-    truth on the prediction, mse = mean (truth - prediction)^2, all corrected for noise; rmse its
-    root; bias = mean(prediction - truth); spearman and pearson as they come.
+    explained_variance = 1 - Var(truth - prediction)/Var(truth); slope = Cov/Var(prediction), of the
+    truth on the prediction; explained_variance_linear = Cov^2/(Var(truth) Var(prediction)), what
+    the best rescaling of the prediction explains (by chance about 1/n); mse = mean (truth -
+    prediction)^2; all corrected for noise. rmse is its root, bias = mean(prediction - truth), and
+    spearman and pearson are as they come.
     """
     error = truth - prediction
     mse = error.mean_square()
-    slope = ratio(covariance(truth.value, prediction.value), prediction.variance())
+    shared = covariance(truth.value, prediction.value)
+    slope = ratio(shared, prediction.variance())
     mean = truth.value.mean((-2, -1)), prediction.value.mean((-2, -1))
     return {
         "explained_variance": 1 - ratio(error.variance(), truth.variance()),
+        "explained_variance_linear": ratio(slope * shared, truth.variance()),
         "spearman": pearson(ranks(truth.value), ranks(prediction.value)),
         "pearson": pearson(truth.value, prediction.value),
         "slope": slope,
@@ -157,7 +162,8 @@ def truth_summary(truth: Noisy, halves: np.ndarray) -> dict[str, np.ndarray]:
 
     halves [2, ..., S, P, m]: the truth from either half of the continuations, S times halved.
     Reliability is r = Var(true)/Var(measured) for Pearson and, for Spearman, 2r/(1 + r) of the
-    halves' rank correlation r (Spearman-Brown); the ceiling is its root.
+    halves' rank correlation r (Spearman-Brown); the ceiling is its root. For ranks it is an
+    approximation: where many true values are nearly equal, a perfect predictor stays below it.
     """
     own = truth.own.mean((-2, -1)) + truth.shared.mean((-2, -1))
     half = np.nan_to_num(pearson(ranks(halves[0]), ranks(halves[1]))).mean(-1)
@@ -166,7 +172,7 @@ def truth_summary(truth: Noisy, halves: np.ndarray) -> dict[str, np.ndarray]:
         "spread": root(truth.variance()),
         "mean_stderr": np.sqrt(own),
         "pearson_ceiling": root(ratio(truth.variance(), variance(truth.value))),
-        "spearman_ceiling": root(np.where(half > 0, 2 * half / (1 + half), np.nan)),
+        "spearman_ceiling": root(ratio(2 * half, np.where(half > 0, 1 + half, 0))),
     }
 
 

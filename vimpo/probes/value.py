@@ -38,6 +38,7 @@ from vimpo.tasks.chain import Problem
 PURPOSE = 0  # of the problems' seed
 UNITS = {
     "explained_variance": "1",
+    "explained_variance_linear": "1",
     "spearman": "1",
     "pearson": "1",
     "slope": "1",

@@ -1,1 +1,71 @@
-"""Maths problems: generators, prompts, answer checking, reward noise."""
+"""Maths problems: generators, datasets, prompts, answer checking, reward noise.
+
+A task is what a learner trains on; trainers know it by :class:`Task` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from vimpo.task_config import DatasetTask, TaskConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Problem(Protocol):
+    """A prompt as the policy reads it, its right answer, and an identity that never changes."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def answer(self) -> str: ...
+
+
+class Task(Protocol):
+    """Where problems come from and how responses are judged. All draws are pure in their arguments.
+
+    Problems of one step are distinct. `benchmarks` are the names of the held-out ones, which
+    training never meets by intent; `stop_texts` end a response in evaluation, beside EOS.
+    """
+
+    stop_texts: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+
+    def training_problems(self, seed: int, step: int, count: int) -> Sequence[Problem]:
+        """The `count` distinct problems of one step of reinforcement learning."""
+
+    def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
+        """`count` (prompt, response) pairs of one step of the supervised warm start."""
+
+    def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
+        """1 for each right response, else 0; texts without EOS and padding."""
+
+    def provenance(self, seed: int) -> dict:
+        """What the manifest records of the data; empty where the configuration says it all."""
+
+
+def make_task(
+    config: TaskConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 1,
+    room: int | None = None,
+) -> Task:
+    """The task that a configuration describes, with its data read and checked.
+
+    batch_size: problems that a step asks for; room: tokens that a model has for a prompt. Raises
+    ConfigError for data that cannot be trained on.
+    """
+    if isinstance(config, DatasetTask):
+        from vimpo.tasks.dataset import DatasetProblems
+
+        return DatasetProblems(config, tokenizer, batch_size=batch_size, room=room)
+    from vimpo.tasks.chain import ChainProblems
+
+    return ChainProblems(config)

@@ -159,3 +159,33 @@ def grade_steps(problem: Problem, response: str) -> list[Step]:
 def first_wrong_step(problem: Problem, response: str) -> int | None:
     """Index into :func:`grade_steps` of the first wrong step; None where all are right."""
     return next((i for i, s in enumerate(grade_steps(problem, response)) if not s.right), None)
+
+
+class ChainProblems:
+    """The task of kind `chain`; see vimpo.tasks.Task."""
+
+    stop_texts: tuple[str, ...] = ()
+
+    def __init__(self, config: ChainTask) -> None:
+        self.config = config
+        self.benchmarks = tuple(config.benchmarks)
+
+    def training_problems(self, seed: int, step: int, count: int) -> list[Problem]:
+        return training_problems(self.config, seed, step, count)
+
+    def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
+        rng = random.Random(f"demonstration:{seed}:{step}")
+        lengths = self.config.pretrain_operators
+        return [
+            (problem.prompt, demonstration(problem, self.config.step_error, rng))
+            for problem in training_problems(self.config, seed, step, count, lengths)
+        ]
+
+    def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
+        return [
+            float(is_right(problem.answer, response))
+            for problem, response in zip(problems, responses, strict=True)
+        ]
+
+    def provenance(self, seed: int) -> dict:
+        return {}

@@ -1,9 +1,6 @@
 # Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
 
-TABLES = """
-    accuracy curves cost missing summary curves_summary cost_summary probes probe_summary
-    measured_cost memory_projection claims provenance
-""".split()
+from vimpo.contents import TABLES
 
 
 rule aggregate:
@@ -24,8 +21,10 @@ rule aggregate:
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        study=merged_study,
     shell:
-        "python -m vimpo aggregate --config {input.study} > {log} 2>&1"
+        "python -m vimpo aggregate --config {params.study} > {log} 2>&1"
 
 
 localrules:

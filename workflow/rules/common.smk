@@ -5,8 +5,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from vimpo.cluster import job_request, launcher
 from vimpo.config import ConfigError, check_before_running, digest, dump_yaml, load_study
 from vimpo.records import write_atomic
+from vimpo.slurm import check_cluster, check_one_machine
 
 try:
     STUDY = load_study(dict(config))
@@ -64,6 +66,53 @@ def cost_digest(wildcards):
     return STUDY.cost_digest(wildcards.size)
 
 
-def memory_mb(wildcards, attempt):
-    """What the configuration says of the size; a retry asks for more."""
-    return attempt * STUDY.sizes[wildcards.size].memory_mb
+def asks(stage):
+    """Resources of a rule: what the configuration says of stage and size; a retry asks for more
+    memory. Keys are those of Snakemake's Slurm plugin; other executors ignore what they do not know.
+    """
+
+    def request(wildcards):
+        return job_request(STUDY, stage, wildcards.size)
+
+    resources = {
+        "mem_mb": lambda wildcards, attempt: attempt * request(wildcards).memory_mb,
+        "runtime": lambda wildcards: request(wildcards).minutes,
+        # Empty: the cluster's default partition.
+        "slurm_partition": lambda wildcards: request(wildcards).partition or "",
+    }
+    example = job_request(STUDY, stage, SIZES[0])
+    if example.gpus:
+        resources["gpu"] = example.gpus
+    if example.nodes > 1:
+        # `mpi` tells the plugin that the rule's own command calls srun; GPUs belong to nodes.
+        resources |= {
+            "nodes": example.nodes,
+            "tasks": example.nodes,
+            "tasks_per_gpu": 0,
+            "mpi": "srun",
+        }
+    return resources
+
+
+def cores(stage):
+    """Threads of a rule on each of its nodes."""
+    request = job_request(STUDY, stage, SIZES[0])
+    return request.threads // request.nodes
+
+
+# A cell's stages follow each other in one Slurm job. Executors without groups take no notice.
+CELL_JOB = "cell" if STUDY.cluster.one_job_a_cell else None
+
+
+onstart:
+    # Before anything is submitted: a scheduler that cannot run this study says so now, not job by job.
+    if workflow.is_main_process:
+        try:
+            if workflow.executor_plugin.name == "slurm":
+                settings = workflow.executor_settings
+                wait = settings.init_seconds_before_status_checks
+                check_cluster(STUDY, settings.status_command, wait)
+            else:
+                check_one_machine(STUDY)
+        except ConfigError as error:
+            raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))

@@ -13,10 +13,9 @@ rule evaluate_base:
         f"{FOLDER}/benchmarks/evaluate_base/{{size}}.tsv"
     conda:
         "../../envs/vimpo.yaml"
-    threads: STUDY.runtime.threads
+    threads: cores("evaluate")
     resources:
-        mem_mb=memory_mb,
-        runtime=60,
+        **asks("evaluate"),
     params:
         study=merged_study,
         digest=STUDY.evaluation_digest(),
@@ -35,12 +34,13 @@ rule evaluate:
         f"{FOLDER}/logs/evaluate/{RUN}.log",
     benchmark:
         f"{FOLDER}/benchmarks/evaluate/{RUN}.tsv"
+    group:
+        CELL_JOB
     conda:
         "../../envs/vimpo.yaml"
-    threads: STUDY.runtime.threads
+    threads: cores("evaluate")
     resources:
-        mem_mb=memory_mb,
-        runtime=60,
+        **asks("evaluate"),
     params:
         study=merged_study,
         digest=STUDY.evaluation_digest(),

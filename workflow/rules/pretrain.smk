@@ -14,10 +14,9 @@ rule pretrain:
         f"{FOLDER}/benchmarks/pretrain/{{size}}.tsv"
     conda:
         "../../envs/vimpo.yaml"
-    threads: STUDY.runtime.threads
+    threads: cores("pretrain")
     resources:
-        mem_mb=memory_mb,
-        runtime=120,
+        **asks("pretrain"),
     params:
         study=merged_study,
         digest=base_digest,

@@ -5,6 +5,8 @@ rule probe:
     input:
         base=rules.pretrain.output.manifest,
         manifest=rules.train.output.manifest,
+        # One after the other where both run in one job; a new evaluation probes nothing again.
+        evaluated=ancient(rules.evaluate.output.scores),
     output:
         probes=f"{FOLDER}/runs/{RUN}/probes.parquet",
         prefixes=f"{FOLDER}/runs/{RUN}/prefixes.parquet",
@@ -12,12 +14,13 @@ rule probe:
         f"{FOLDER}/logs/probe/{RUN}.log",
     benchmark:
         f"{FOLDER}/benchmarks/probe/{RUN}.tsv"
+    group:
+        CELL_JOB
     conda:
         "../../envs/vimpo.yaml"
-    threads: STUDY.runtime.threads
+    threads: cores("probe")
     resources:
-        mem_mb=memory_mb,
-        runtime=120,
+        **asks("probe"),
     params:
         study=merged_study,
         digest=probe_digest,
@@ -37,10 +40,9 @@ rule cost:
         f"{FOLDER}/benchmarks/cost/{{size}}.tsv"
     conda:
         "../../envs/vimpo.yaml"
-    threads: STUDY.runtime.threads
+    threads: cores("cost")
     resources:
-        mem_mb=memory_mb,
-        runtime=60,
+        **asks("cost"),
     params:
         study=merged_study,
         digest=cost_digest,

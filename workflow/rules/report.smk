@@ -1,15 +1,9 @@
 # Figures from tables, the report from both.
 
-FIGURES = {
-    "learning_curves": "Learning",
-    "accuracy_by_benchmark": "Accuracy",
-    "accuracy_vs_noise": "Noise",
-    "accuracy_vs_size": "Size",
-    "cost": "Cost",
-}
+from vimpo.contents import FIGURES, PUBLISHED_TABLES
 
 
-rule figures:
+rule draw:
     input:
         study=f"{FOLDER}/config.yaml",
         tables=rules.aggregate.output,
@@ -25,23 +19,25 @@ rule figures:
         ],
         expand(f"{FOLDER}/figures/{{name}}.png", name=FIGURES),
     log:
-        f"{FOLDER}/logs/figures.log",
+        f"{FOLDER}/logs/draw.log",
     benchmark:
-        f"{FOLDER}/benchmarks/figures.tsv"
+        f"{FOLDER}/benchmarks/draw.tsv"
     conda:
         "../../envs/vimpo.yaml"
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        study=merged_study,
     shell:
-        "python -m vimpo plot --config {input.study} > {log} 2>&1"
+        "python -m vimpo plot --config {params.study} > {log} 2>&1"
 
 
 rule report:
     input:
         study=f"{FOLDER}/config.yaml",
         tables=rules.aggregate.output,
-        figures=rules.figures.output,
+        figures=rules.draw.output,
     output:
         html=report(f"{FOLDER}/report.html", caption="../../report/report.rst", category="Report"),
         markdown=f"{FOLDER}/report.md",
@@ -54,10 +50,34 @@ rule report:
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        study=merged_study,
     shell:
-        "python -m vimpo report --config {input.study} > {log} 2>&1"
+        "python -m vimpo report --config {params.study} > {log} 2>&1"
+
+
+# Figures and reports of all committed studies, from their tables alone: no job of a study is in its
+# DAG. It has no output (a benchmark would be one), so that it always draws, whatever the times of a
+# fresh clone.
+rule figures:
+    input:
+        [
+            file
+            for study in sorted(Path("results/published").glob("*/config.yaml"))
+            for file in (study, *(study.parent / f"tables/{t}.csv" for t in PUBLISHED_TABLES))
+        ],
+    log:
+        "results/published/logs/figures.log",
+    conda:
+        "../../envs/vimpo.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=20,
+    shell:
+        "python -m vimpo figures > {log} 2>&1 || (cat {log} >&2; exit 1)"
 
 
 localrules:
-    figures,
+    draw,
     report,
+    figures,

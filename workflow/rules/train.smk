@@ -14,15 +14,17 @@ rule train:
         f"{FOLDER}/logs/train/{RUN}.log",
     benchmark:
         f"{FOLDER}/benchmarks/train/{RUN}.tsv"
+    group:
+        CELL_JOB
     conda:
         "../../envs/vimpo.yaml"
-    threads: STUDY.runtime.threads
+    threads: cores("train")
     resources:
-        mem_mb=memory_mb,
-        runtime=240,
+        **asks("train"),
     params:
         study=merged_study,
         digest=cell_digest,
+        launch=launcher(STUDY),
     shell:
-        "python -m vimpo train --config {params.study} --algorithm {wildcards.algorithm}"
+        "{params.launch}python -m vimpo train --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"

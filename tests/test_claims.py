@@ -1,0 +1,324 @@
+"""Verdicts from planted numbers: right, rare by chance, and never from what is not there."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_results import PARAMETERS
+from scipy import stats as st
+
+from vimpo.claim_parts import CLAIMS, Tables, area, claim_rows, lost
+from vimpo.claims import ABOVE, Found, Part, difference, judge, mean, overall, slope
+from vimpo.config import load_study
+from vimpo.contents import COLUMNS
+from vimpo.stats import mean_interval
+from vimpo.summaries import labels
+
+NAN = float("nan")
+SIZES, SEEDS = ("xs", "s"), (1, 2, 3, 4, 5)
+
+
+def a_study(**grid):
+    block = {"sizes": list(SIZES), "noise": [0, 0.25], "seeds": list(SEEDS)} | grid
+    return load_study({"grid": [block], "statistics": {"resamples": 100}})
+
+
+def tables_of(study, rng, gap=0.1, loss=0.4, value=0.6, drop=0.0, auc=0.8, time=0.5, spread=0.01):
+    """Planted truth: VIMPO ahead by `gap`, the others losing `loss` more per unit of noise."""
+    accuracy, probes, cost = [], [], []
+
+    def near(centre):
+        return centre + spread * rng.normal()
+
+    for cell in study.cells():
+        key = labels(cell.algorithm, cell.size, cell.noise)
+        key |= {"seed": cell.seed, "params": PARAMETERS[cell.size]}
+        ours, grown = cell.algorithm == "vimpo", math.log10(PARAMETERS[cell.size] / 1.07e5)
+        score = near(0.6 + gap * ours - (0.2 + loss * (not ours)) * key["noise_level"])
+        shared = {"metric": "sampled", "stderr": 0.01, "problems": 250, "samples": 2}
+        accuracy += [key | shared | {"benchmark": b, "value": score} for b in ("easy", "hard")]
+        found = {
+            ("value", "implied", "change", "explained_variance"): value + drop * grown,
+            ("value", "critic", "change", "explained_variance"): value - 0.3,
+            ("credit", "implied_td", "step", "auc"): auc,
+        }
+        for (probe, predictor, target, metric), centre in found.items():
+            row = {"probe": probe, "predictor": predictor, "target": target, "metric": metric}
+            row |= {"position": "all", "value": near(centre), "stderr": spread / 9, "reason": ""}
+            probes.append(key | row)
+    for size, algorithm, turn in itertools.product(SIZES, ("vimpo", "ppo", "grpo"), range(5)):
+        key = {"kind": "measured", "size": size, "algorithm": algorithm, "round": turn}
+        seconds = (time if algorithm == "vimpo" else 1.0) * math.exp(spread * rng.normal())
+        trained = 2 if algorithm == "ppo" else 1
+        values = {"step_total": seconds, "parameters_trainable": trained * 1e5}
+        cost += [key | {"metric": m, "value": v} for m, v in values.items()]
+    for size in SIZES:
+        row = labels("base", size, "0") | {"params": PARAMETERS[size], "metric": "sampled"}
+        accuracy.append(row | {"benchmark": "easy", "value": 0.5})
+    frames = zip(("accuracy", "probes", "measured_cost"), (accuracy, probes, cost), strict=True)
+    return Tables(*(pd.DataFrame(rows, columns=COLUMNS[name]) for name, rows in frames))
+
+
+def claims(study, tables, params=PARAMETERS):
+    rows = claim_rows(study, tables, params)
+    assert set(rows[0]) <= set(COLUMNS["claims"])
+    return pd.DataFrame(rows, columns=COLUMNS["claims"])
+
+
+def only_tests(frame):
+    return frame[frame.kind == "test"]
+
+
+def without(tables, name, chosen):
+    frame = getattr(tables, name)
+    kept = {n: getattr(tables, n) for n in ("accuracy", "probes", "measured_cost")}
+    return Tables(**(kept | {name: frame[~chosen(frame)]}))
+
+
+# --- planted -------------------------------------------------------------------------------------
+
+
+def test_planted_advantages_support_every_claim():
+    study = a_study()
+    tested = only_tests(claims(study, tables_of(study, np.random.default_rng(0))))
+    assert set(tested.verdict) == {"supported"}, tested[["statement", "p_holm"]]
+    assert set(tested.claim) == set(CLAIMS)
+    row = tested.set_index("claim").loc["C1"]
+    assert row.effect == pytest.approx(0.1, abs=0.02)
+    assert (row.n, row.expected, row.per_size, row.counted) == (10, 10, 5, "pairs")
+    assert (tested.n == tested.expected).all()
+    time = tested.set_index("claim").loc["C3"]
+    assert time.effect == pytest.approx(0.5, rel=0.05)  # a ratio, not its logarithm
+    assert time.low < time.effect < time.high < 1
+
+
+def test_planted_faults_refute_every_claim():
+    study, rng = a_study(), np.random.default_rng(1)
+    bad = dict(gap=-0.2, loss=-0.4, value=0.0, drop=-0.5, auc=0.4, time=2.0)
+    tables = tables_of(study, rng, **bad)
+    critic = tables.probes.predictor == "critic"
+    tables.probes.loc[critic, "value"] += 0.8
+    tested = only_tests(claims(study, tables))
+    assert set(tested.verdict) == {"refuted"}, tested[["statement", "effect", "p_holm"]]
+
+
+def test_few_noisy_seeds_are_inconclusive_and_say_how_many_would_do():
+    study = a_study(seeds=[1, 2])
+    tables = tables_of(study, np.random.default_rng(2), gap=0.02, spread=0.05)
+    row = only_tests(claims(study, tables)).set_index("claim").loc["C1"]
+    assert row.verdict == "inconclusive"
+    assert row.per_size == 2
+    assert 3 <= row.needed_per_size < 10_000
+
+
+def test_the_seeds_that_are_asked_for_mostly_settle_it():
+    """At the true effect and spread, power is at least what the estimate promises."""
+    rng, part = np.random.default_rng(3), Part("C1", "", "", "pairs", 0.0, ABOVE)
+    # two strata of three seeds whose mean and spread are the true ones, 0.6 standard deviations off
+    exact = np.array([-1.0, 0.0, 1.0]) + 0.6
+    scores = {(size, "0", k): v for size in SIZES for k, v in enumerate(exact)}
+    zeros = dict.fromkeys(scores, 0.0)
+    found = difference(scores, zeros, scores, 0.95)
+    needed = int(judge([(part, found)], 0.95, 0.8)[0]["needed_per_size"])
+    hits = 0
+    for _ in range(400):
+        drawn = {(s, "0", k): 0.6 + rng.normal() for s in SIZES for k in range(needed)}
+        again = difference(drawn, dict.fromkeys(drawn, 0.0), drawn, 0.95)
+        hits += judge([(part, again)], 0.95, 0.8)[0]["verdict"] == "supported"
+    assert hits / 400 > 0.76  # 0.8 less three standard errors
+
+
+def test_verdicts_under_a_planted_null_are_rare():
+    """Every effect on its threshold: Holm promises one false verdict in at most 5 % of studies."""
+    study, rng, false = a_study(seeds=[1, 2, 3]), np.random.default_rng(4), 0
+    c = study.claims
+    null = dict(gap=-c.accuracy_margin, loss=0.0, value=c.value_accuracy, drop=c.value_slope)
+    null |= dict(auc=0.5 + c.credit_margin, time=c.time_ratio, spread=0.05)
+    repeats = 60
+    for _ in range(repeats):
+        tables = tables_of(study, rng, **null)
+        critic = tables.probes.predictor == "critic"
+        tables.probes.loc[critic, "value"] += 0.3 + c.critic_margin
+        # with a slope, the mean over sizes is on the threshold only after a shift
+        middle = np.mean([math.log10(PARAMETERS[s] / 1.07e5) for s in SIZES])
+        implied = tables.probes.predictor == "implied"
+        tables.probes.loc[implied, "value"] -= c.value_slope * middle
+        false += (only_tests(claims(study, tables)).verdict != "inconclusive").any()
+    # binomial: more than this in one of a thousand suites if the rate is 0.05
+    assert false <= st.binom.ppf(0.999, repeats, 0.05)
+
+
+# --- not available -------------------------------------------------------------------------------
+
+
+def test_one_seed_gives_an_effect_without_a_verdict():
+    study = a_study(seeds=[1])
+    tables = tables_of(study, np.random.default_rng(5))
+    tested = only_tests(claims(study, tables))
+    seeds = tested[tested.claim != "C3"]  # cost has its rounds
+    assert set(seeds.verdict) == {"inconclusive"}
+    assert seeds.p.isna().all()
+    assert seeds.effect.notna().all()
+    assert seeds.needed_per_size.isna().all()
+    assert seeds.reason.str.contains("one seed").all()
+
+
+@pytest.mark.parametrize("rival", ["ppo", "grpo"])
+def test_a_rival_that_the_grid_lacks_makes_its_claims_unavailable(rival):
+    algorithms = [a for a in ("vimpo", "ppo", "grpo") if a != rival]
+    study = a_study(algorithms=algorithms)
+    tested = only_tests(claims(study, tables_of(study, np.random.default_rng(6))))
+    lacking = tested[tested.reason == "the grid has no such pair"]
+    expected = {"ppo": {"C2", "C3", "C4", "C5"}, "grpo": {"C1", "C4"}}[rival]
+    assert set(lacking.claim) == expected
+    assert set(lacking.verdict) == {"inconclusive"}
+    assert tested.set_index("claim").loc["C6"].verdict == "supported"
+
+
+def test_a_size_without_pairs_is_not_silently_left_out():
+    study = a_study()
+    tables = tables_of(study, np.random.default_rng(7))
+    lost_size = without(tables, "accuracy", lambda f: (f.algorithm == "grpo") & (f["size"] == "s"))
+    row = only_tests(claims(study, lost_size)).set_index("claim").loc["C1"]
+    assert (row.verdict, row.reason) == ("inconclusive", "no pair at size s")
+    assert math.isnan(row.effect)
+
+
+def test_a_missing_run_lowers_n_and_the_count_that_was_expected_stays():
+    study = a_study()
+    tables = tables_of(study, np.random.default_rng(8))
+    gone = without(
+        tables,
+        "accuracy",
+        lambda f: (f.algorithm == "grpo") & (f["size"] == "s") & (f.seed == 2) & (f.noise == "0"),
+    )
+    tested = only_tests(claims(study, gone)).set_index("statement")
+    first = tested.loc["VIMPO matches GRPO"]
+    assert (first.n, first.expected, first.per_size) == (9, 10, 4)
+    assert tested.loc["noise costs less than with GRPO"].n == 9  # half a curve is none
+    assert tested.loc["noise costs less than with PPO"].n == 10
+
+
+@pytest.mark.parametrize("name", ["accuracy", "probes", "measured_cost"])
+def test_a_nan_is_never_averaged_away(name):
+    study = a_study()
+    tables = tables_of(study, np.random.default_rng(9))
+    frame = getattr(tables, name)
+    chosen = (frame.algorithm == "vimpo") & (frame["size"] == "s")
+    if name == "accuracy":  # one benchmark of one run
+        chosen &= (frame.seed == 1) & (frame.noise == "0") & (frame.benchmark == "hard")
+    frame.loc[frame[chosen].index[:2], "value"] = NAN
+    tested = only_tests(claims(study, tables))
+    hit = tested[tested.reason.str.contains("not finite")]
+    expected = {"accuracy": {"C1", "C2", "C4"}, "probes": {"C5"}, "measured_cost": {"C3"}}[name]
+    assert expected <= set(hit.claim)
+    assert set(hit.verdict) == {"inconclusive"}
+    assert hit.effect.isna().all()
+
+
+def test_parts_that_cannot_be_tested_still_count_in_the_correction():
+    estimate = mean_interval([0.1, 0.12, 0.09, 0.11])
+    part = Part("C1", "", "", "runs", 0.08, ABOVE)
+    empty = mean({}, [], 0.95)
+    alone = judge([(part, Found(estimate, 4, 4))], 0.95, 0.8)[0]
+    among = judge([(part, Found(estimate, 4, 4)), (part, empty), (part, empty)], 0.95, 0.8)
+    assert among[0]["p_holm"] == pytest.approx(3 * alone["p"])
+    assert math.isnan(among[1]["p_holm"])
+    fact = Part("C1", "", "", "runs")
+    beside = judge([(part, Found(estimate, 4, 4)), (fact, Found(estimate, 4, 4))], 0.95, 0.8)
+    assert beside[0]["p_holm"] == alone["p"]  # a fact is no test
+    assert beside[1]["verdict"] == ""
+
+
+def test_one_size_has_no_slope_and_an_unknown_size_says_so():
+    study = a_study(sizes=["xs"])
+    scores = {("xs", "0", k): 0.3 + 0.01 * k for k in SEEDS}
+    found = slope(scores, scores, PARAMETERS, study.statistics)
+    assert "1 size gives no slope" in found.estimate.reason
+    found = slope(scores, scores, {}, study.statistics)
+    assert found.estimate.reason == "no parameter count of size xs"
+
+
+# --- definitions ---------------------------------------------------------------------------------
+
+
+def test_accuracy_lost_is_a_least_squares_slope_and_area_a_mean():
+    rates, values = np.array([0.0, 0.1, 0.25, 0.4]), np.array([0.8, 0.77, 0.66, 0.6])
+    assert lost(rates, values) == pytest.approx(-st.linregress(rates, values).slope)
+    assert area(rates, np.full(4, 0.7)) == pytest.approx(0.7)
+    assert area(np.array([0, 0.25]), np.array([0.8, 0.6])) == pytest.approx(0.7)
+
+
+def test_the_control_at_one_half_enters_no_claim():
+    with_control, plain = a_study(noise=[0, 0.25, 0.5]), a_study()
+    a, b = (
+        claims(study, tables_of(study, np.random.default_rng(10), spread=0.0))
+        for study in (with_control, plain)
+    )
+    a, b = a[a.claim == "C4"], b[b.claim == "C4"]
+    pd.testing.assert_series_equal(a.effect, b.effect)
+    pd.testing.assert_series_equal(a.n, b.n)
+
+
+def test_noise_per_rollout_is_used_where_the_grid_has_no_group_noise():
+    study = a_study(noise_mode="rollout")
+    tables = tables_of(study, np.random.default_rng(11))
+    tested = only_tests(claims(study, tables)).set_index("statement")
+    assert tested.loc["noise costs less than with GRPO"].effect == pytest.approx(-0.4, abs=0.1)
+    assert tested.loc["VIMPO matches GRPO"].n == 10  # `rollout-0` is clean too
+
+
+def test_collapse_and_spread_are_counted_over_runs():
+    study = a_study()
+    tables = tables_of(study, np.random.default_rng(12), spread=0.02)
+    frame = tables.accuracy
+    frame.loc[
+        (frame.algorithm == "grpo") & (frame.seed == 3) & (frame.noise == "0.25"), "value"
+    ] = 0.1
+    facts = claims(study, tables)
+    facts = facts[facts.kind == "fact"].set_index("metric")
+    down = facts.loc["share of GRPO's runs below half of the base policy's accuracy"]
+    assert down.effect == 2 / 20
+    exact = st.binomtest(2, 20).proportion_ci(0.95, method="exact")
+    assert (down.low, down.high) == pytest.approx((exact.low, exact.high))
+    assert facts.loc["share of VIMPO's runs below half of the base policy's accuracy"].effect == 0
+    spread = facts.loc["standard deviation between seeds of VIMPO's accuracy"]
+    assert spread.low < 0.02 < spread.high
+    assert facts.loc["standard deviation between seeds of GRPO's accuracy"].effect > 0.05
+
+
+def test_ratios_of_the_design_are_facts_without_an_interval():
+    study = a_study()
+    facts = claims(study, tables_of(study, np.random.default_rng(13))).set_index("metric")
+    row = facts.loc["trainable parameters, VIMPO over PPO"]
+    assert (row.effect, row.kind, row.verdict) == (pytest.approx(0.5), "fact", "")
+    assert row.reason == "it follows from the design: nothing varies"
+
+
+def test_the_error_over_shared_problems_does_not_average_out():
+    keys = [(size, "0", k) for size in SIZES for k in SEEDS]
+    scores = {key: 0.6 + 0.001 * key[2] for key in keys}
+    part = Part("C6", "", "", "runs", 0.55, ABOVE)
+    sure = mean(scores, keys, 0.95, dict.fromkeys(keys, 0.0001))
+    unsure = mean(scores, keys, 0.95, dict.fromkeys(keys, 0.2))
+    assert sure.estimate.stderr == mean(scores, keys, 0.95).estimate.stderr
+    assert unsure.estimate.stderr == pytest.approx(0.2)
+    row = judge([(part, unsure)], 0.95, 0.8)[0]
+    assert row["verdict"] == "inconclusive"
+    assert row["needed_per_size"] == math.inf
+    assert "it takes more problems" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["supported", "supported"], "supported"),
+        (["supported", "inconclusive"], "inconclusive"),
+        (["supported", "refuted", "inconclusive"], "refuted"),
+        ([], "inconclusive"),
+    ],
+)
+def test_a_claim_is_supported_only_if_all_of_it_is(verdicts, expected):
+    assert overall(verdicts) == expected

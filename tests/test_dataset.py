@@ -1,0 +1,372 @@
+r"""Real problems as training data: sources, prompts, order, rewards, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from real_data import byte_model, byte_tokenizer, real_file
+
+from vimpo.config import ConfigError, DatasetTask, check_before_running, load_study
+from vimpo.runs import pretrain_base, train_cell
+from vimpo.tasks import make_task
+from vimpo.tasks.sources import check_sources
+
+ROWS = [{"problem": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(1, 21)]
+LIMITS = {"workers": 1, "seconds": 5}
+
+
+def jsonl(folder, rows, name="problems.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def task_of(path, source=None, **fields):
+    source = {"path": path} | (source or {})
+    return DatasetTask.model_validate(
+        {"kind": "dataset", "datasets": [source], "verifier": LIMITS} | fields
+    )
+
+
+def study_of(folder, path, model, source=None, train=None, sizes=None, **fields):
+    return load_study(
+        {
+            "study": "real",
+            "results": str(folder / "results"),
+            "task": {
+                "kind": "dataset",
+                "datasets": [{"path": path} | (source or {})],
+                "verifier": LIMITS,
+                "benchmarks": {"aime25": {"task": "aime25"}},
+            }
+            | fields,
+            "sizes": {"bytes": {"path": str(model)} | (sizes or {})},
+            "train": {"steps": 2, "prompts_per_step": 3, "group_size": 2, "max_response": 6}
+            | (train or {}),
+            "grid": {"algorithms": ["grpo"], "sizes": ["bytes"], "noise": [0], "seeds": [1]},
+        }
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return jsonl(tmp_path, ROWS)
+
+
+# --- Sources -------------------------------------------------------------------------------------
+
+
+def test_parquet_and_jsonl_hold_the_same_problems(tmp_path, path):
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "problems.parquet")
+    tokenizer = byte_tokenizer()
+    ours = make_task(task_of(path), tokenizer)
+    theirs = make_task(task_of(str(tmp_path / "problems.parquet")), tokenizer)
+    assert ours.problems == theirs.problems
+    assert len(ours.problems) == 20
+
+
+def test_columns_are_mapped_and_patterns_find_the_answer(tmp_path):
+    rows = [
+        {"prompt": [{"role": "user", "content": "1+1?"}], "reward": {"truth": ["2"]}},
+        {"prompt": [{"role": "user", "content": "2+2?"}], "reward": {"truth": ["4.0"]}},
+    ]
+    source = {"problem": "prompt", "answer": "reward.truth.0"}
+    task = make_task(task_of(jsonl(tmp_path, rows), source), byte_tokenizer())
+    assert {p.answer for p in task.problems.values()} == {"2", "4.0"}
+    rows = [{"question": "1+1?", "answer": "long 1+1 = 2\n#### 2"}]
+    source = {"problem": "question", "answer_pattern": "#### (.+)"}
+    task = make_task(task_of(jsonl(tmp_path, rows), source), byte_tokenizer())
+    (problem,) = task.problems.values()
+    assert problem.answer == "2"
+
+
+def test_prompts_ask_for_a_box_plainly_or_as_a_chat(path, tmp_path):
+    plain = make_task(task_of(path, prompt="Q: {problem} \\boxed{}"), byte_tokenizer())
+    (problem, *_) = plain.training_problems(0, 0, 3)
+    assert problem.prompt.startswith("Q: What is ")
+    assert problem.prompt.endswith("? \\boxed{}")
+    assert (
+        "\\boxed{}"
+        in make_task(task_of(path), byte_tokenizer()).training_problems(0, 0, 1)[0].prompt
+    )
+    folder = byte_model(tmp_path / "chat", chat=True)
+    from vimpo.models import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    config = task_of(path, prompt="{problem}", chat_template=True, system="Be brief.")
+    (problem, *_) = make_task(config, tokenizer).training_problems(0, 0, 3)
+    assert problem.prompt.startswith("<system>Be brief.\n<user>What is ")
+    assert problem.prompt.endswith("?\n<assistant>")
+    with pytest.raises(ConfigError, match=r"task\.chat_template: true needs a tokenizer with"):
+        make_task(config, byte_tokenizer())
+
+
+def test_equal_problems_are_one_and_long_prompts_are_left_out(tmp_path):
+    rows = [*ROWS, ROWS[3], {"problem": "x" * 400, "answer": "1"}]
+    task = make_task(task_of(jsonl(tmp_path, rows), max_prompt=200), byte_tokenizer())
+    assert task.counts == {
+        "rows": 22, "repeated": 1, "too_long": 1, "unreadable": 0, "problems": 20,
+    }  # fmt: skip
+
+
+# --- Order ---------------------------------------------------------------------------------------
+
+
+def test_the_order_is_fixed_by_seeds_and_texts_and_not_by_the_file(tmp_path, path):
+    tokenizer = byte_tokenizer()
+    ours = make_task(task_of(path), tokenizer)
+    turned = make_task(task_of(jsonl(tmp_path, ROWS[::-1], "turned.jsonl")), tokenizer)
+    steps = [[p.id for p in ours.training_problems(1, step, 6)] for step in range(9)]
+    assert steps == [[p.id for p in turned.training_problems(1, step, 6)] for step in range(9)]
+    assert all(len(set(step)) == 6 for step in steps)
+    # 20 problems are three steps of 6; an epoch repeats nothing, and the next has another order.
+    for epoch in (steps[:3], steps[3:6], steps[6:]):
+        assert len({identity for step in epoch for identity in step}) == 18
+    assert steps[:3] != steps[3:6]
+    other_run = [p.id for p in ours.training_problems(2, 0, 6)]
+    other_order = make_task(task_of(path, order_seed=1), tokenizer).training_problems(1, 0, 6)
+    assert other_run != steps[0] != [p.id for p in other_order]
+    assert ours.provenance(1)["order_sha256"] == turned.provenance(1)["order_sha256"]
+    assert ours.provenance(1)["order_sha256"] != ours.provenance(2)["order_sha256"]
+
+
+def test_rewards_are_the_verifiers_verdicts(path):
+    task = make_task(task_of(path), byte_tokenizer())
+    problems = task.training_problems(0, 0, 4)
+    golds = [int(p.answer) for p in problems]
+    responses = [
+        f"\\boxed{{{golds[0]}}}",
+        f"\\boxed{{{golds[1]}+0}}",
+        f"\\boxed{{{golds[2] + 1}}}",
+        f"it is {golds[3]}",
+    ]
+    assert task.rewards(problems, responses) == [1.0, 1.0, 0.0, 0.0]
+    lenient = make_task(task_of(path, boxed_only=False), byte_tokenizer())
+    assert lenient.rewards(problems, responses) == [1.0, 1.0, 0.0, 1.0]
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+def test_a_run_on_a_dataset_repeats_and_records_its_data(tmp_path, path):
+    model = byte_model(tmp_path / "model")
+    study = study_of(tmp_path, path, model)
+    (cell,) = study.cells()
+    folder = train_cell(study, cell, quiet=True)
+    data = json.loads((folder / "manifest.json").read_text())["data"]
+    assert data["problems"] == 20
+    assert data["sources"][0]["path"] == path
+    assert len(data["sources"][0]["sha256"]) == len(data["order_sha256"]) == 64
+    metrics = (folder / "metrics.csv").read_bytes()
+    again = study.model_copy(update={"results": str(tmp_path / "again")})
+    assert (train_cell(again, cell, quiet=True) / "metrics.csv").read_bytes() == metrics
+    base = json.loads((study.base_folder("bytes") / "manifest.json").read_text())
+    assert "data" not in base
+
+
+def test_a_base_policy_learns_worked_solutions(tmp_path):
+    rows = [row | {"why": f"\\boxed{{{row['answer']}}}"} for row in ROWS]
+    model = byte_model(tmp_path / "model")
+    sizes = {"pretrain_steps": 6, "pretrain_lr": 0.02}
+    study = study_of(tmp_path, jsonl(tmp_path, rows), model, {"solution": "why"}, sizes=sizes)
+    study = study.model_copy(
+        update={"pretrain": study.pretrain.model_copy(update={"batch_size": 10, "warmup_steps": 1})}
+    )
+    folder = pretrain_base(study, "bytes", quiet=True)
+    losses = [float(line.split(",")[1]) for line in (folder / "metrics.csv").open().readlines()[1:]]
+    assert losses[-1] < losses[0]
+    assert json.loads((folder / "manifest.json").read_text())["data"]["problems"] == 20
+
+
+def test_workers_do_not_change_what_a_run_is(tmp_path, path):
+    model = byte_model(tmp_path / "model")
+    (one, two) = (study_of(tmp_path, path, model, verifier=LIMITS | {"workers": n}) for n in (1, 8))
+    assert one.cell_digest(one.cells()[0]) == two.cell_digest(two.cells()[0])
+    slower = study_of(tmp_path, path, model, verifier=LIMITS | {"seconds": 9})
+    assert slower.cell_digest(one.cells()[0]) != one.cell_digest(one.cells()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "count"),
+    [
+        ("gsm8k_train.jsonl", {"problem": "question", "answer_pattern": "#### (.+)"}, 7473),
+        ("math500_test.jsonl", {"solution": "solution"}, 500),
+        ("aime24_test.jsonl", {"problem": "Problem", "answer": "Answer"}, 30),
+        ("amc23_test.jsonl", {}, 40),
+    ],
+)
+def test_real_files_are_read(name, source, count):
+    config = task_of(str(real_file(name)), source, max_prompt=100_000)
+    task = make_task(config, byte_tokenizer(), batch_size=8)
+    assert task.counts["rows"] == count
+    assert task.counts["unreadable"] == 0
+    assert task.counts["problems"] == count - task.counts["repeated"]
+    problems = task.training_problems(0, 0, 8)
+    golds = [f"So \\boxed{{{problem.answer}}}." for problem in problems]
+    assert task.rewards(problems, golds) == [1.0] * 8
+
+
+# --- Bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"problem": "question"}, r"datasets\[0\]\.problem: .* no column 'question'; allowed: pr"),
+        ({"answer": "gold"}, r"datasets\[0\]\.answer: .* no column 'gold'; allowed: problem, ans"),
+        ({"solution": "why"}, r"datasets\[0\]\.solution: .* no column 'why'; allowed: problem"),
+    ],
+)
+def test_a_missing_column_is_named_before_anything_runs(tmp_path, path, source, message):
+    study = study_of(tmp_path, path, byte_model(tmp_path / "model"), source)
+    with pytest.raises(ConfigError, match=message):
+        check_before_running(study)
+
+
+@pytest.mark.parametrize("name", ["empty.jsonl", "empty.parquet"])
+def test_an_empty_dataset_is_refused(tmp_path, name):
+    file = tmp_path / name
+    schema = pa.schema([("problem", pa.string()), ("answer", pa.string())])
+    pq.write_table(schema.empty_table(), file) if name.endswith("parquet") else file.touch()
+    for check in (check_sources, lambda task: make_task(task, byte_tokenizer())):
+        with pytest.raises(ConfigError, match=rf"path: '.*{name}' holds no rows; allowed: a data"):
+            check(task_of(str(file)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.jsonl", None, "is not a file; allowed: a .jsonl or .parquet file, or a hub name"),
+        ("rows.csv", "a,b", r"ends in '.csv'; allowed: .jsonl or .parquet"),
+        ("rows.jsonl", "{]", r"line 1 of '.*' is not JSON"),
+        ("rows.jsonl", "[1]\n", r"line 1 of '.*' is no object"),
+        ("rows.parquet", "text", r"is not a Parquet file"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=rf"task\.datasets\[0\]\.path: .*{message}"):
+        check_sources(task_of(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("answer", ["", "The triangle can be cut along its midline.", "\\frac{1}{"])
+def test_a_gold_answer_that_cannot_be_read_is_shown(tmp_path, answer):
+    path = jsonl(tmp_path, [*ROWS, {"problem": "Why?", "answer": answer}])
+    with pytest.raises(ConfigError, match=r"1 gold answers cannot be read .* in row 21 of .*allow"):
+        make_task(task_of(path), byte_tokenizer())
+    task = make_task(task_of(path, unreadable_answers="drop"), byte_tokenizer())
+    assert task.counts["unreadable"] == 1
+    assert len(task.problems) == 20
+
+
+def test_prompts_longer_than_the_limit_are_refused_where_asked_or_where_none_is_left(path):
+    with pytest.raises(ConfigError, match=r"task\.max_prompt: 20 of 20 .* than 30 tokens, such"):
+        make_task(task_of(path, max_prompt=30), byte_tokenizer())
+    config = task_of(path, prompt="{problem}", max_prompt=18, long_prompts="refuse")
+    with pytest.raises(ConfigError, match=r"task\.max_prompt: 11 of 20 .* allowed: at least 19"):
+        make_task(config, byte_tokenizer())
+
+
+def test_prompt_and_response_must_fit_the_model(tmp_path, path):
+    study = study_of(tmp_path, path, byte_model(tmp_path / "model", positions=300), max_prompt=295)
+    with pytest.raises(ConfigError, match=r"task\.max_prompt: 295 leaves no room .* 1 to 294"):
+        train_cell(study, study.cells()[0], quiet=True)
+
+
+def test_too_few_problems_for_a_step_are_refused(path):
+    with pytest.raises(ConfigError, match=r"20 problems are left of 20 rows, fewer than the 21"):
+        make_task(task_of(path), byte_tokenizer(), batch_size=21)
+
+
+def test_a_pattern_that_is_missing_in_an_answer_is_refused(path):
+    config = task_of(path, {"answer_pattern": "#### (.+)"})
+    with pytest.raises(ConfigError, match=r"answer_pattern: '#### \(.\+\)' is not in the answer"):
+        make_task(config, byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("special", "missing"), [({"eos_token": "<eos>"}, "pad"), ({"pad_token": "<pad>"}, "eos")]
+)
+def test_a_tokenizer_without_pad_or_eos_is_refused(tmp_path, path, special, missing):
+    study = study_of(tmp_path, path, byte_model(tmp_path / "model", **special))
+    with pytest.raises(ConfigError, match=rf"tokenizer of .* has no {missing}_token; one must be"):
+        train_cell(study, study.cells()[0], quiet=True)
+    assert not (study.run_folder(study.cells()[0]) / "metrics.csv").exists()
+
+
+def test_a_hub_name_without_network_is_one_clear_error(tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from real_data import byte_tokenizer
+from vimpo.config import ConfigError, DatasetTask
+from vimpo.tasks import make_task
+task = DatasetTask.model_validate(
+    {{"kind": "dataset", "datasets": [{{"path": "nobody/nothing-of-this-name"}}]}}
+)
+try:
+    make_task(task, byte_tokenizer())
+except ConfigError as error:
+    print(error)
+"""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | offline
+    )
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("task.datasets[0].path: 'nobody/nothing-of-this-name' could not be")
+    assert "allowed: a hub name and split that exist, with network or a filled cache" in line
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"datasets": []}, r"task\.datasets: \[\] is not allowed"),
+        ({"prompt": "no place"}, r"task\.prompt: 'no place' does not hold \{problem\}; allowed"),
+        ({"system": "Be brief."}, r"task\.system: is part of a chat; allowed: with chat_templ"),
+        ({"symbols": "+"}, r"task\.symbols: unknown key"),
+        ({"benchmarks": {"m": {"task": "math"}}}, r"task\.benchmarks\.m\.task: 'math' is not"),
+        (
+            {"benchmarks": {"m": {"task": "amc23", "style": "stock"}}},
+            r"task\.benchmarks\.m\.style: 'stock' is not there for amc23",
+        ),
+        ({"datasets": [{"path": "a/b", "answer_pattern": "("}]}, r"is not a regular expression"),
+        ({"datasets": [{"path": "a/b", "answer_pattern": "x"}]}, r"has 0 groups; allowed: one"),
+        ({"verifier": {"seconds": 0}}, r"task\.verifier\.seconds: 0 is not allowed"),
+    ],
+)
+def test_bad_fields_are_named_as_the_user_wrote_them(task, message):
+    base = {"kind": "dataset", "datasets": [{"path": "a/b"}]}
+    sizes = {"q": {"path": "some/model"}}
+    with pytest.raises(ConfigError, match=message):
+        load_study({"task": base | task, "sizes": sizes, "grid": {"sizes": ["q"]}})
+
+
+def test_a_kind_of_task_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match=r"task: .*'chain', 'dataset'"):
+        load_study({"task": {"kind": "poetry"}})
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("xs", r"sizes\.xs\.path: a model made from scratch reads only chains"),
+        ("q", r"sizes\.q\.pretrain_steps: needs worked solutions; allowed: 0"),
+    ],
+)
+def test_sizes_must_suit_the_data(size, message):
+    with pytest.raises(ConfigError, match=message):
+        load_study(
+            {
+                "task": {"kind": "dataset", "datasets": [{"path": "a/b"}]},
+                "sizes": {"q": {"path": "some/model", "pretrain_steps": 5}},
+                "grid": {"sizes": [size]},
+            }
+        )

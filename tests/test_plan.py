@@ -1,0 +1,247 @@
+"""The plan of a study, from shapes and stated assumptions alone."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vimpo.cluster import CELL, cell_request, job_request, launcher
+from vimpo.config import ConfigError, load_study
+from vimpo.memory import parameter_count
+from vimpo.plan import Planner, critic_passes, forward_flops, policy_passes
+from vimpo.plan_inputs import load_device, shape_of
+from vimpo.plan_text import describe
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
+NO_TORCH = """
+import sys
+from vimpo.cli import main
+code = main(["plan", *sys.argv[1:]])
+assert not {"torch", "transformers", "snakemake"} & set(sys.modules), "a slow import"
+raise SystemExit(code)
+"""
+
+
+def shipped(name):
+    return load_study(ROOT / f"workflow/config/{name}.yaml")
+
+
+def test_every_shipped_study_is_planned_in_seconds_without_torch():
+    for path in CONFIGS:
+        done = subprocess.run(
+            [sys.executable, "-c", NO_TORCH, str(path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == 0, done.stderr
+        study = load_study(path)
+        assert f"Study {study.study}: {len(study.cells())} cells" in done.stdout
+        assert "Assumptions" in done.stdout
+
+
+def test_jobs_are_those_of_the_grid():
+    study = shipped("quick")
+    jobs = Planner(study).jobs()
+    counts = {}
+    for job in jobs:
+        counts[job.rule] = counts.get(job.rule, 0) + job.count
+    assert counts == {"pretrain": 2, "cost": 2, "train": 24, "evaluate": 26, "probe": 24}
+
+
+def test_the_forward_pass_of_a_known_shape():
+    # 128 x 3 without its look-up: counted by hand.
+    study = load_study(
+        {"sizes": {"f": {"hidden": 128, "layers": 3, "heads": 4, "pretrain_steps": 1}}}
+    )
+    shape = replace(shape_of("f", study.sizes["f"]), kv_heads=4, vocabulary=18)
+    layer = 4 * 128 * 128 + 3 * 128 * 384 + 2 * 128 + 2 * 32
+    weights = 18 * 128 + 3 * layer + 128
+    assert parameter_count(shape) == weights
+    assert forward_flops(shape, 10) == 2 * weights + 4 * 3 * 128 * 10
+    untied = replace(shape, tied=False)  # a look-up and an output matrix: only the latter computes
+    assert forward_flops(untied, 10) == forward_flops(shape, 10)
+    critic = forward_flops(shape, 0, critic=True)
+    assert critic == 2 * (weights - 18 * 128 + 128 + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "passes"),
+    [
+        ("grpo", False, 3),
+        ("grpo", True, 3),
+        ("ppo", True, 3),
+        ("vimpo", False, 4),  # and the reference
+        ("vimpo", True, 6),  # and a first look at policy and reference
+    ],
+)
+def test_passes_of_an_update(name, split, passes):
+    objective = load_study().algorithms[name]
+    assert policy_passes(objective, split, 1, False) == passes
+    assert policy_passes(objective, split, 2, False) == 2 * passes
+    assert policy_passes(objective, split, 1, True) == passes + 1
+
+
+def test_passes_of_a_critic():
+    assert critic_passes(False, 1, False) == 3
+    assert critic_passes(True, 1, False) == 4
+    assert critic_passes(True, 2, True) == 9
+
+
+def test_estimates_are_near_what_was_measured():
+    """80 steps of 32 x 8 on a 128 x 3 model took 128 (GRPO), 155 (VIMPO) and 209 s (PPO)."""
+    study = load_study(
+        {
+            "task": {
+                "largest": 20,
+                "pretrain_operators": [3],
+                "train_operators": [3],
+                "benchmarks": {"held_out": {"operators": 3}},
+            },
+            "sizes": {
+                "f": {"hidden": 128, "layers": 3, "heads": 4, "kv_heads": 4, "pretrain_steps": 800}
+            },
+            "train": {"steps": 80, "prompts_per_step": 32},
+            "pretrain": {"batch_size": 128},
+            "runtime": {"threads": 2},
+            "grid": {"sizes": ["f"]},
+        }
+    )
+    planner = Planner(study)
+    shape = planner.shapes["f"]
+    for name, measured in (("grpo", 128), ("vimpo", 155), ("ppo", 209)):
+        estimate = 80 * planner.step_s(shape, study.algorithms[name])
+        assert measured / 2 < estimate < measured * 2, name
+    assert 250 / 2 < planner.pretrain_s("f", shape) < 440 * 2
+
+
+def test_published_and_local_shapes(tmp_path):
+    sizes = shipped("paper").sizes
+    counts = {
+        name: parameter_count(shape_of(name, sizes[name]))
+        for name in ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b")
+    }
+    # Counted by transformers for the published config.json of each, a tied matrix once.
+    assert counts == {
+        "qwen3-0.6b": 596_049_920,
+        "qwen3-1.7b": 1_720_574_976,
+        "qwen3-4b": 4_022_468_096,
+        "qwen3-8b": 8_190_735_360,
+    }
+    config = {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    spec = sizes["qwen3-0.6b"].model_copy(update={"path": str(tmp_path)})
+    assert parameter_count(shape_of("local", spec)) == counts["qwen3-0.6b"]
+
+
+def test_a_model_of_unknown_shape_is_named_and_not_counted():
+    study = load_study(
+        {
+            "sizes": {"other": {"path": "someone/unheard-of"}},
+            "grid": {"sizes": ["other", "xs"]},
+        }
+    )
+    assert {job.size for job in Planner(study).jobs()} == {"xs"}
+    assert "sizes.other.path: the shape of 'someone/unheard-of' is unknown" in describe(study)
+
+
+def test_a_cell_that_cannot_fit_is_warned_of():
+    text = describe(shipped("paper"))
+    assert "qwen3-8b: cells of vimpo, ppo" in text
+    assert "cannot fit" in text
+    assert "qwen3-0.6b: cells" not in text
+    small = load_study({"sizes": {"xs": {"memory_mb": 400}}, "train": {"prompts_per_step": 1000}})
+    assert "sizes.xs.memory_mb gives 0.4" in describe(small)
+
+
+def test_the_ladder_to_a_billion_parameters_takes_less_than_a_day():
+    planner = Planner(shipped("gpu"))
+    assert max(parameter_count(s) for s in planner.shapes.values()) > 1e9
+    assert sum(job.device_hours for job in planner.jobs()) < 24
+    assert planner.warnings() == []
+
+
+def test_a_job_longer_than_its_minutes_is_warned_of():
+    study = load_study({"train": {"steps": 10**6}, "cluster": {"minutes": {"train": 5}}})
+    assert any("xs: train takes up to" in line for line in Planner(study).warnings())
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"device": "abacus"}, "plan.device: 'abacus' is unknown; allowed: cpu-core"),
+        ({"device": "h100"}, "plan.device: 'h100' does not go with runtime.device: cpu"),
+        ({"train_utilisation": 1.5}, "plan.train_utilisation: 1.5 is not allowed"),
+    ],
+)
+def test_wrong_assumptions_are_one_clear_error(plan, message):
+    with pytest.raises(ConfigError) as error:
+        describe(load_study({"plan": plan}))
+    assert message in str(error.value)
+
+
+def test_assumptions_of_the_study_replace_those_of_the_table():
+    assert load_device(load_study()).train_utilisation != 0.5
+    assert load_device(load_study({"plan": {"train_utilisation": 0.5}})).train_utilisation == 0.5
+
+
+# --- what jobs ask a scheduler for ---------------------------------------------------------------
+
+
+def test_minutes_and_partitions_by_size_and_stage():
+    study = load_study(
+        {
+            "cluster": {
+                "partition": "gpu",
+                "minutes": {"train": 100},
+                "sizes": {"s": {"partition": "large", "minutes": {"train": 300}}},
+            }
+        }
+    )
+    assert job_request(study, "train", "xs").partition == "gpu"
+    assert job_request(study, "train", "xs").minutes == 100
+    assert job_request(study, "train", "s").partition == "large"
+    assert job_request(study, "train", "s").minutes == 300
+    assert job_request(study, "probe", "s").minutes == 120
+    assert cell_request(study, "s").minutes == sum(
+        job_request(study, stage, "s").minutes for stage in CELL
+    )
+    assert job_request(study, "train", "s").gpus == 0
+
+
+def test_a_gpu_is_asked_for_where_the_device_is_one():
+    study = load_study({"runtime": {"device": "cuda"}})
+    assert job_request(study, "evaluate", "xs").gpus == 1
+
+
+def test_one_node_needs_no_launcher():
+    assert launcher(load_study()) == ""
+
+
+def test_what_a_scheduler_is_asked_for_runs_nothing_again():
+    plain = load_study()
+    other = load_study({"cluster": {"partition": "gpu"}, "sizes": {"xs": {"memory_mb": 9000}}})
+    cell = plain.cells()[0]
+    assert plain.base_digest("xs") == other.base_digest("xs")
+    assert plain.cell_digest(cell) == other.cell_digest(cell)
+    assert plain.cost_digest("xs") == other.cost_digest("xs")
+
+
+def test_an_unknown_size_in_the_cluster_section_is_refused():
+    with pytest.raises(ConfigError, match=r"cluster.sizes: 'huge' is unknown; allowed: xs"):
+        load_study({"cluster": {"sizes": {"huge": {"partition": "gpu"}}}})

@@ -1,0 +1,137 @@
+"""Committed studies: figures and reports come from small tables alone, and nothing is trained."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_results import small_study, write_results
+
+from vimpo.aggregate import aggregate
+from vimpo.cli import main
+from vimpo.config import Cell, ConfigError, load_study
+from vimpo.contents import FIGURES, PUBLISHED_TABLES, RAW
+from vimpo.published import draw_published, publish
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study that is finished but for one run."""
+    study = small_study(tmp_path_factory.mktemp("published"))
+    write_results(study)
+    shutil.rmtree(study.run_folder(Cell("grpo", "s", "0.25", 2)))
+    aggregate(study, study.folder / "tables")
+    return study
+
+
+@pytest.fixture
+def clone(study, tmp_path):
+    """A fresh clone that holds nothing but the published study."""
+    publish(study, tmp_path / "results/published")
+    return tmp_path
+
+
+def snakemake(folder, *arguments):
+    """The workflow of this checkout, at work in another folder, and without torch."""
+    (folder / "hidden").mkdir(exist_ok=True)
+    for name in ("torch", "transformers", "lm_eval"):
+        (folder / f"hidden/{name}.py").write_text(f"raise ImportError('{name} is not needed')")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--configfile", str(ROOT / "workflow/config/quick.yaml")]
+    command += ["--directory", str(folder), "--cores", "1", "--nolock"]
+    environment = os.environ | {"PYTHONPATH": f"{folder / 'hidden'}:{ROOT}"}
+    return subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_what_is_published_is_small_and_names_no_place(clone, study):
+    folder = clone / "results/published/fake"
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert files == {"config.yaml", *(f"tables/{name}.csv" for name in PUBLISHED_TABLES)}
+    assert not set(RAW) & set(PUBLISHED_TABLES)
+    assert str(study.results) not in (folder / "config.yaml").read_text()
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_figures_plans_nothing_but_drawing_and_trains_nothing(clone):
+    """The rule has no inputs that another rule makes, so a dry run holds it alone."""
+    result = snakemake(clone, "--dry-run", "figures")
+    assert result.returncode == 0, result.stderr
+    rules = [
+        line.split()[1].rstrip(":")
+        for line in (result.stdout + result.stderr).splitlines()
+        if line.startswith(("rule ", "localrule "))
+    ]
+    assert rules == ["figures"]
+
+
+def test_figures_draws_again_the_same_bytes_without_torch(clone):
+    folder = clone / "results/published/fake"
+    result = snakemake(clone, "figures")
+    assert result.returncode == 0, result.stdout + result.stderr
+    paths = [folder / f"figures/{name}.svg" for name in FIGURES]
+    paths += [folder / "report.html", folder / "report.md"]
+    first = [path.read_bytes() for path in paths]
+    assert draw_published(folder.parent) == [folder / "report.html"]
+    assert [path.read_bytes() for path in paths] == first
+    assert b"23 of 24 training runs are complete" in first[-2]
+    # whatever the times of the files are, the command draws
+    assert "no output are always executed" in snakemake(clone, "-n", "figures").stdout
+
+
+def test_a_changed_table_is_refused_by_name(clone):
+    path = clone / "results/published/fake/tables/claims.csv"
+    path.write_text(path.read_text().replace("inconclusive", "supported"))
+    with pytest.raises(ConfigError, match=r"claims\.csv' is not the claims table"):
+        draw_published(clone / "results/published")
+    assert not (clone / "results/published/fake/report.html").exists()
+
+
+def test_a_changed_configuration_is_refused_by_name(clone):
+    path = clone / "results/published/fake/config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["train"]["prompts_per_step"] = 8
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match="train: other settings than those of study 'fake'"):
+        draw_published(clone / "results/published")
+
+
+def test_a_mixture_is_not_published(study, tmp_path):
+    other = load_study(study.model_dump(mode="json") | {"probes": {"continuations": 8}})
+    with pytest.raises(ConfigError, match="probes: other settings than those of study 'fake'"):
+        publish(other, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_without_tables_has_nothing_to_publish(tmp_path):
+    with pytest.raises(ConfigError, match="has no tables"):
+        publish(small_study(tmp_path), tmp_path / "published")
+    with pytest.raises(ConfigError, match="holds no study"):
+        draw_published(tmp_path / "published")
+
+
+def test_publishing_again_replaces_the_folder(study, clone):
+    old = clone / "results/published/fake/figures/old.svg"
+    old.parent.mkdir()
+    old.write_text("old")
+    publish(study, clone / "results/published")
+    assert not old.exists()
+
+
+def test_the_command_publishes_a_part_of_a_study(study, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    part = study.model_copy(update={"results": str(tmp_path / "results")})
+    shutil.copytree(study.folder / "tables", part.folder / "partial/tables")
+    config = tmp_path / "study.yaml"
+    config.write_text(yaml.safe_dump(part.model_dump(mode="json")))
+    target = tmp_path / "published"
+    assert main(["publish", "--config", str(config), "--published", str(target)]) == 0
+    assert capsys.readouterr().out.strip() == str(target / "fake")
+    assert main(["figures", "--published", str(tmp_path / "nothing")]) == 2
+    assert "holds no study" in capsys.readouterr().err

@@ -1,0 +1,367 @@
+"""What the claims C1 to C6 compare: numbers of single runs, and the parts made from them.
+
+C4, «steadier under noisy rewards», is tested as accuracy lost per unit of noise: for each seed, the
+least-squares slope of its accuracies over all flip rates p of the grid below 1/2, sign reversed.
+The same runs also give, as facts without a verdict,
+
+    area        the accuracy under the noise curve, by trapezia over the same rates, divided by
+                their range: VIMPO minus the other. It mixes accuracy with steadiness
+    spread      the standard deviation between seeds, pooled over sizes and rates
+    collapse    the share of runs that end below half of their base policy's accuracy
+
+At p = 1/2 and above labels say nothing or the opposite: those runs are controls and enter none of
+these. Group noise is used where the grid has it, else noise per rollout.
+
+C3 is tested by step time alone. Parameters and optimiser bytes follow from the design, and memory
+repeats between processes: a p value of either would be about nothing that varies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from vimpo.claims import (
+    ABOVE,
+    BELOW,
+    Found,
+    Key,
+    Part,
+    Scores,
+    difference,
+    judge,
+    mean,
+    slope,
+)
+from vimpo.config import Noise, Study
+from vimpo.inference import pooled_spread, share
+from vimpo.stats import not_available
+from vimpo.tables import BASE, WHOLE
+
+CONTROL = 0.5  # flip rate from which labels say nothing, or the opposite
+COLLAPSE = 0.5  # of the base policy's accuracy
+OURS, RIVALS = "vimpo", {"grpo": "GRPO", "ppo": "PPO"}
+FRACTION, AT_MOST_ONE = (0.0, 1.0), (-math.inf, 1.0)
+NAMES = {OURS: "VIMPO"} | RIVALS
+CLAIMS = {
+    "C1": "VIMPO reaches GRPO's accuracy",
+    "C2": "VIMPO reaches the accuracy of PPO with a critic",
+    "C3": "VIMPO is cheaper than PPO",
+    "C4": "VIMPO is steadier under noisy rewards",
+    "C5": "The implied value stays accurate as models grow",
+    "C6": "VIMPO's credit is finer than GRPO's",
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What claims are made from; see vimpo/contents.py for the columns."""
+
+    accuracy: pd.DataFrame
+    probes: pd.DataFrame
+    measured_cost: pd.DataFrame
+
+
+# --- Numbers of runs -----------------------------------------------------------------------------
+
+
+def accuracies(tables: Tables, algorithm: str) -> Scores:
+    return accuracies_of(tables.accuracy, algorithm)
+
+
+def accuracies_of(frame: pd.DataFrame, algorithm: str) -> Scores:
+    """Sampled accuracy of each run, the mean over benchmarks; NaN where one of them is."""
+    frame = frame[(frame.algorithm == algorithm) & (frame.metric == "sampled")]
+    if algorithm == BASE:
+        frame = frame.assign(seed=0)
+    by_run = frame.groupby(["size", "noise", "seed"])["value"]
+    return by_run.agg(lambda values: values.mean(skipna=False)).to_dict()
+
+
+def clean_keys(study: Study, *algorithms: str) -> list[Key]:
+    """Runs on clean rewards that the grid has of each of the algorithms."""
+    return _shared(
+        [
+            [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == name]
+            for name in algorithms
+        ],
+        lambda key: Noise.parse(key[1]).level == 0,
+    )
+
+
+def _shared(keys: list[list[Key]], wanted=lambda key: True) -> list[Key]:
+    return [k for k in keys[0] if wanted(k) and all(k in other for other in keys[1:])]
+
+
+def noise_curves(study: Study, algorithm: str) -> dict[Key, dict[float, Key]]:
+    """(size, mode, seed) -> flip rate -> run, for curves of two rates below 1/2 or more."""
+    for mode in ("group", "rollout"):
+        curves: dict[Key, dict[float, Key]] = {}
+        for cell in study.cells():
+            noise = Noise.parse(cell.noise)
+            fits = noise.level == 0 or (noise.mode == mode and noise.level < CONTROL)
+            if cell.algorithm == algorithm and fits:
+                curve = curves.setdefault((cell.size, mode, cell.seed), {})
+                curve[noise.level] = (cell.size, cell.noise, cell.seed)
+        if curves := {key: curve for key, curve in curves.items() if len(curve) > 1}:
+            return curves
+    return {}
+
+
+def along_noise(study: Study, tables: Tables, algorithm: str, summary) -> Scores:
+    """summary(rates, accuracies) of each noise curve that is complete."""
+    scores, found = accuracies(tables, algorithm), {}
+    for key, curve in noise_curves(study, algorithm).items():
+        rates = sorted(curve)
+        if all(curve[rate] in scores for rate in rates):
+            values = [scores[curve[rate]] for rate in rates]
+            found[key] = float(summary(np.array(rates), np.array(values)))
+    return found
+
+
+def lost(rates: np.ndarray, values: np.ndarray) -> float:
+    """Accuracy lost per unit of noise, by least squares."""
+    x = rates - rates.mean()
+    return -(x * values).sum() / (x**2).sum()
+
+
+def area(rates: np.ndarray, values: np.ndarray) -> float:
+    """Mean accuracy along the noise curve, by trapezia."""
+    return np.trapezoid(values, rates) / np.ptp(rates)
+
+
+def probed(
+    tables: Tables, algorithm: str, labels: tuple[str, str, str, str], column: str = "value"
+) -> Scores:
+    """A number of the probes for each run. labels: probe, predictor, target, metric."""
+    frame = tables.probes
+    chosen = (frame.algorithm == algorithm) & (frame.position == WHOLE)
+    for name, label in zip(("probe", "predictor", "target", "metric"), labels, strict=True):
+        chosen &= frame[name] == label
+    rows = frame[chosen]
+    return dict(
+        zip(zip(rows["size"], rows.noise, rows.seed, strict=True), rows[column], strict=True)
+    )
+
+
+def measured(tables: Tables, algorithm: str, metric: str) -> Scores:
+    """Logarithm of a measured cost, for each round of the side-by-side measurement."""
+    frame = tables.measured_cost
+    chosen = (frame.kind == "measured") & (frame.algorithm == algorithm)
+    rows = frame[chosen & (frame.metric == metric)]
+    return {
+        (size, "", turn): math.log(value) if value > 0 else math.nan
+        for size, turn, value in zip(rows["size"], rows["round"], rows.value, strict=True)
+    }
+
+
+def rounds(study: Study, tables: Tables, *algorithms: str) -> list[Key]:
+    """Measurements that there should be of each of the algorithms, at every size that has them."""
+    frame = tables.measured_cost
+    turns = sorted(set(frame.loc[frame.kind == "measured", "round"])) or [1]
+    return [
+        (size, "", turn)
+        for size in study.used_sizes()
+        if set(algorithms) <= set(study.algorithms_at(size))
+        for turn in turns
+    ]
+
+
+# --- Parts ---------------------------------------------------------------------------------------
+
+EXPLAINED = "explained_variance"
+CHANGE = "explained variance of the change of value along a response"
+ACCURACY_GAP = "sampled accuracy, VIMPO minus {}, clean rewards"
+LOST_GAP = "accuracy lost per unit of noise, VIMPO minus {}"
+
+
+def accuracy_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
+    """C1 and C2: VIMPO is not behind by more than the margin."""
+    margin = 0.0 - study.claims.accuracy_margin
+    return [
+        (
+            Part(c, f"VIMPO matches {name}", ACCURACY_GAP.format(name), "pairs", margin, ABOVE),
+            difference(
+                accuracies(tables, OURS),
+                accuracies(tables, rival),
+                clean_keys(study, OURS, rival),
+                study.statistics.confidence,
+            ),
+        )
+        for c, (rival, name) in zip(("C1", "C2"), RIVALS.items(), strict=True)
+    ]
+
+
+def cost_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
+    """C3: step time, and the facts of memory and size."""
+
+    def ratio(metric: str) -> Found:
+        ours, theirs = (measured(tables, name, metric) for name in (OURS, "ppo"))
+        keys = rounds(study, tables, OURS, "ppo")
+        return difference(ours, theirs, keys, study.statistics.confidence)
+
+    def fixed(metric: str) -> Found:
+        found = ratio(metric)
+        if found.estimate.reason.startswith("all "):
+            why = "it follows from the design: nothing varies"
+            return replace(found, estimate=replace(found.estimate, reason=why))
+        return found
+
+    def fact(statement: str) -> Part:
+        return Part("C3", statement, f"{statement}, VIMPO over PPO", "rounds", unit="ratio")
+
+    step = Part(
+        "C3",
+        "a step is faster than PPO's",
+        "seconds a step, VIMPO over PPO",
+        "rounds",
+        study.claims.time_ratio,
+        BELOW,
+        "ratio",
+    )
+    return [
+        (step, ratio("step_total")),
+        (
+            fact("peak memory above what the process holds before training"),
+            ratio("memory_above_floor"),
+        ),
+        (fact("trainable parameters"), fixed("parameters_trainable")),
+        (fact("resident parameters"), fixed("parameters_resident")),
+        (fact("optimiser state"), fixed("optimizer")),
+    ]
+
+
+def noise_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
+    """C4: accuracy lost, and the facts of area, spread and collapse."""
+
+    def gap(rival: str, summary) -> Found:
+        ours, theirs = (along_noise(study, tables, name, summary) for name in (OURS, rival))
+        keys = _shared([list(noise_curves(study, name)) for name in (OURS, rival)])
+        return difference(ours, theirs, keys, study.statistics.confidence)
+
+    limit, parts = 0.0 - study.claims.noise_margin, []
+    for rival, name in RIVALS.items():
+        statement = f"noise costs less than with {name}"
+        part = Part("C4", statement, LOST_GAP.format(name), "pairs", limit, BELOW)
+        parts.append((part, gap(rival, lost)))
+    for rival, name in RIVALS.items():
+        text = f"mean accuracy along the noise curve, VIMPO minus {name}"
+        parts.append((Part("C4", "area under the noise curve", text, "pairs"), gap(rival, area)))
+    for algorithm, name in NAMES.items():
+        runs = noisy_runs(study, algorithm)
+        if runs:
+            text = f"standard deviation between seeds of {name}'s accuracy"
+            found = _spread(study, accuracies(tables, algorithm), runs)
+            parts.append((Part("C4", "spread between seeds", text, "runs"), found))
+    for algorithm, name in NAMES.items():
+        runs = noisy_runs(study, algorithm)
+        if runs:
+            text = f"share of {name}'s runs below half of the base policy's accuracy"
+            found = _collapses(study, tables, algorithm, runs)
+            parts.append((Part("C4", "collapse", text, "runs"), found))
+    return parts
+
+
+def noisy_runs(study: Study, algorithm: str) -> list[Key]:
+    """Runs below the control's flip rate, clean ones among them."""
+    runs = [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == algorithm]
+    return [key for key in runs if Noise.parse(key[1]).level < CONTROL]
+
+
+def _spread(study: Study, scores: Scores, runs: list[Key]) -> Found:
+    groups: dict[Key, list[float]] = {}
+    for key in runs:
+        if key in scores:
+            groups.setdefault(key[:2], []).append(scores[key])
+    return Found(pooled_spread([*groups.values()], study.statistics.confidence), len(runs), 0)
+
+
+def _collapses(study: Study, tables: Tables, algorithm: str, runs: list[Key]) -> Found:
+    scores = accuracies(tables, algorithm)
+    base = {key[0]: value for key, value in accuracies(tables, BASE).items()}
+    ratios = [scores[key] / base[key[0]] for key in runs if key in scores and base.get(key[0])]
+    if bad := sum(math.isnan(ratio) for ratio in ratios):
+        found = not_available(f"{bad} of {len(ratios)} values are not finite", len(ratios))
+    else:
+        found = share([ratio < COLLAPSE for ratio in ratios], study.statistics.confidence)
+    return Found(found, len(runs), 0)
+
+
+def value_parts(
+    study: Study, tables: Tables, params: Mapping[str, float]
+) -> list[tuple[Part, Found]]:
+    """C5: accuracy of the implied value, its change with size, and PPO's critic beside it."""
+    c, s = study.claims, study.statistics
+
+    def scores(algorithm: str, predictor: str, column: str = "value") -> Scores:
+        return probed(tables, algorithm, ("value", predictor, "change", EXPLAINED), column)
+
+    implied, errors = scores(OURS, "implied"), scores(OURS, "implied", "stderr")
+    keys = clean_keys(study, OURS)
+    per_tenfold, minus = f"{CHANGE}, per tenfold of parameters", f"{CHANGE}, minus the critic's"
+    parts = [
+        (
+            Part("C5", "the implied value is accurate", CHANGE, "runs", c.value_accuracy, ABOVE),
+            mean(implied, keys, s.confidence, errors, AT_MOST_ONE),
+        ),
+        (
+            Part("C5", "it stays so as models grow", per_tenfold, "runs", c.value_slope, ABOVE),
+            slope(implied, keys, params, s),
+        ),
+        (
+            Part("C5", "PPO's critic is no better", minus, "pairs", 0.0 - c.critic_margin, ABOVE),
+            difference(
+                implied, scores("ppo", "critic"), clean_keys(study, OURS, "ppo"), s.confidence
+            ),
+        ),
+    ]
+    for rival, name in RIVALS.items():
+        hidden, stderr = scores(rival, "implied"), scores(rival, "implied", "stderr")
+        part = Part("C5", f"a value hidden in {name}'s policy", f"{CHANGE}, {name}", "runs")
+        parts.append(
+            (part, mean(hidden, clean_keys(study, rival), s.confidence, stderr, AT_MOST_ONE))
+        )
+    return parts
+
+
+def credit_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
+    """C6: the implied td of single tokens; its sum that the actor uses, and PPO's, as facts."""
+    auc, confidence = "AUC of finding the first wrong step by {}", study.statistics.confidence
+
+    def found(algorithm: str, signal: str) -> Found:
+        labels = ("credit", signal, "step", "auc")
+        scores, errors = (probed(tables, algorithm, labels, c) for c in ("value", "stderr"))
+        return mean(scores, clean_keys(study, algorithm), confidence, errors, FRACTION)
+
+    limit = 0.5 + study.claims.credit_margin
+    tested = Part(
+        "C6", "credit is finer than GRPO's", auc.format("VIMPO's td"), "runs", limit, ABOVE
+    )
+    others = {
+        "VIMPO's advantage (GAE of td)": (OURS, "implied_gae"),
+        "the token's place alone, in VIMPO's responses": (OURS, "position"),
+        "PPO's critic td": ("ppo", "critic_td"),
+        "PPO's advantage (GAE)": ("ppo", "critic_gae"),
+    }
+    facts = [
+        (Part("C6", "other signals", auc.format(text), "runs"), found(*signal))
+        for text, signal in others.items()
+    ]
+    return [(tested, found(OURS, "implied_td")), *facts]
+
+
+def claim_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> list[dict]:
+    """Rows of claims.csv, in the order of the report. params: of each size that is known."""
+    known = {size: count for size, count in params.items() if count > 0}
+    parts = [
+        *accuracy_parts(study, tables),
+        *cost_parts(study, tables),
+        *noise_parts(study, tables),
+        *value_parts(study, tables, known),
+        *credit_parts(study, tables),
+    ]
+    return judge(parts, study.statistics.confidence, study.claims.power)

@@ -1,0 +1,127 @@
+"""What the jobs of a study ask of a scheduler, and whether a Slurm cluster can give it.
+
+Nothing here decides a result: partitions, minutes and memory may change between two runs of one
+study, and no digest covers them. This module imports neither torch nor Snakemake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from vimpo.config_types import Count, Name, Strict
+
+if TYPE_CHECKING:
+    from vimpo.config import Study
+
+Stage = Literal["pretrain", "train", "evaluate", "probe", "cost"]
+
+MINUTES: dict[Stage, int] = {
+    "pretrain": 120,
+    "train": 240,
+    "evaluate": 60,
+    "probe": 120,
+    "cost": 60,
+}
+DISTRIBUTED: tuple[Stage, ...] = ("train",)  # stages that start `runtime.processes` processes
+CELL: tuple[Stage, ...] = ("train", "evaluate", "probe")  # one after the other in one Slurm job
+
+
+class SizeJobs(Strict):
+    """Exceptions for the jobs of one size."""
+
+    partition: Name | None = Field(None, description="default: that of `cluster`")
+    minutes: dict[Stage, Count] = Field({}, description="default: those of `cluster`, by stage")
+
+
+class Cluster(Strict):
+    """What jobs ask a scheduler for; changing it runs nothing again."""
+
+    partition: Name | None = Field(
+        None, description="Slurm partition of every job; default: the cluster's own default"
+    )
+    minutes: dict[Stage, Count] = Field(
+        {},
+        description="wall time of a job by stage; default: "
+        + ", ".join(f"{stage} {minutes}" for stage, minutes in MINUTES.items())
+        + "; a job that is cut off goes on from its last checkpoint",
+    )
+    one_job_a_cell: bool = Field(
+        True,
+        description="train, evaluate and probe of a cell in one job; false where training holds "
+        "many GPUs that the other two would leave idle",
+    )
+    sizes: dict[Name, SizeJobs] = Field({}, description="exceptions by size, larger ones mostly")
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What one job asks for. `gpus`, `processes` and `threads` are totals over its nodes."""
+
+    partition: str | None
+    memory_mb: int
+    minutes: int
+    threads: int
+    processes: int = 1
+    nodes: int = 1
+    gpus: int = 0
+
+
+def processes_of(study: Study) -> int:
+    """Training processes of one job, over all of its nodes."""
+    return getattr(study.runtime, "processes", 1)
+
+
+def nodes_of(study: Study) -> int:
+    """Machines of one training job."""
+    return getattr(study.runtime, "nodes", 1)
+
+
+def sharding_of(study: Study) -> str:
+    """How a training job spreads its networks: `none`, `ddp` or `fsdp2`."""
+    return getattr(study.runtime, "sharding", None) or "none"
+
+
+def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
+    """What a job of this stage and size asks for."""
+    cluster = study.cluster
+    own = cluster.sizes.get(size, SizeJobs())
+    spread = stage in DISTRIBUTED
+    processes = processes_of(study) if spread else 1
+    return JobRequest(
+        partition=own.partition or cluster.partition,
+        memory_mb=study.sizes[size].memory_mb,
+        minutes=(MINUTES | cluster.minutes | own.minutes)[stage],
+        threads=study.runtime.threads * processes,
+        processes=processes,
+        nodes=nodes_of(study) if spread else 1,
+        gpus=processes if study.runtime.device != "cpu" else 0,
+    )
+
+
+def cell_request(study: Study, size: str) -> JobRequest:
+    """What a whole cell asks for: its stages follow each other in one job."""
+    parts = [job_request(study, stage, size) for stage in CELL]
+    return JobRequest(
+        partition=parts[0].partition,
+        memory_mb=max(p.memory_mb for p in parts),
+        minutes=sum(p.minutes for p in parts),
+        threads=max(p.threads for p in parts),
+        processes=max(p.processes for p in parts),
+        nodes=max(p.nodes for p in parts),
+        gpus=max(p.gpus for p in parts),
+    )
+
+
+def launcher(study: Study) -> str:
+    """What stands before the training command: `srun` once a node, nothing on one node."""
+    request = job_request(study, "train", study.used_sizes()[0])
+    if request.nodes == 1:
+        return ""
+    threads = request.threads // request.nodes
+    return (
+        f"srun --nodes={request.nodes} --ntasks={request.nodes} --ntasks-per-node=1 "
+        f"--cpus-per-task={threads} --kill-on-bad-exit=1 "
+    )

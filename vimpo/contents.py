@@ -1,0 +1,55 @@
+"""What tables and figures a study has: names and columns, for the rules and for the code.
+
+Nothing is imported here, because the workflow reads it before every run.
+"""
+
+CELL = ["algorithm", "size", "params", "noise", "noise_mode", "noise_level"]
+RUN = ["algorithm", "size", "params", "noise", "noise_mode", "seed"]
+INTERVAL = ["mean", "low", "high", "confidence", "n", "expected", "method", "reason"]
+SCORE = ["benchmark", "metric", "value", "stderr", "problems", "samples"]
+PROBED = ["probe", "predictor", "target", "position", "metric"]
+COLUMNS = {
+    "accuracy": [*CELL, "seed", *SCORE],
+    "curves": [*RUN, "step", "metric", "value"],
+    "cost": [*RUN, "metric", "unit", "value"],
+    "missing": ["cell", "stage", "reason"],
+    "summary": [*CELL, "benchmark", "metric", *INTERVAL],
+    "comparisons": ["rival", *CELL, "metric", *INTERVAL],
+    "curves_summary": [*CELL, "step", "window", "metric", *INTERVAL],
+    "cost_summary": ["algorithm", "size", "params", "metric", "unit", *INTERVAL],
+    "probes": [*CELL, "seed", *PROBED, "value", "stderr", "n", "unit", "reason"],
+    "probe_summary": [*CELL, *PROBED, "unit", *INTERVAL],
+    "measured_cost": ["kind", "algorithm", "size", "round", "metric", "unit", "value"],
+    "measured_summary": ["kind", "algorithm", "size", "params", "metric", "unit", *INTERVAL],
+    "memory_projection": [
+        *("kind", "algorithm", "size", "parameters", "network", "part", "bytes"),
+        *("ratio_to_ppo", "source"),
+    ],
+    "claims": [
+        *("claim", "kind", "statement", "metric", "unit", "effect", "low", "high"),
+        *("n", "expected", "counted", "p", "p_holm", "threshold", "side", "verdict"),
+        *("per_size", "needed_per_size", "reason"),
+    ],
+    "provenance": ["item", "value", "count"],
+}
+TABLES = tuple(COLUMNS)
+# Rows of single steps, seeds and rounds, of which figures and report read the summaries only.
+RAW = ("curves", "cost", "probes", "measured_cost")
+# What figures and report are made from: results/published/<study>/tables holds these.
+PUBLISHED_TABLES = tuple(name for name in TABLES if name not in RAW)
+
+# Every figure, with its category in Snakemake's own report.
+FIGURES = {
+    "learning_curves": "Learning",
+    "accuracy_by_benchmark": "Accuracy",
+    "accuracy_vs_noise": "Noise",
+    "accuracy_vs_size": "Size",
+    "gap_vs_size": "Size",
+    "value_accuracy": "Scaling caveat",
+    "value_by_position": "Scaling caveat",
+    "credit": "Scaling caveat",
+    "credit_profile": "Scaling caveat",
+    "precision": "Scaling caveat",
+    "cost": "Cost",
+    "memory_projection": "Cost",
+}

@@ -1,0 +1,339 @@
+"""What a study will take, before anything is submitted: memory, device-hours and disk. No torch.
+
+    FLOPs      2 a parameter and token forwards (the input embedding is a look-up), 4 backwards, and
+               attention's 4 x layers x query width x context a token (arXiv 2001.08361, table 1)
+    training   FLOPs over what a device sustains
+    decoding   a step of all sequences takes the longer of its FLOPs and of reading the weights and
+               the KV cache, and an overhead a layer; the longest response runs to the limit
+    memory     vimpo/memory.py; FSDP divides weights, gradients and optimizer by the processes
+
+Every assumption is a field of `plan` (vimpo/planning.py) or a column of vimpo/devices.csv, and is
+printed with the result (vimpo/plan_text.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from vimpo import memory
+from vimpo.cluster import Stage, cell_request, job_request, processes_of, sharding_of
+from vimpo.config import (
+    AlgorithmConfig,
+    PPOConfig,
+    Study,
+    VimpoConfig,
+)
+from vimpo.memory import Shape, Workload
+from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
+
+GIB = 2**30
+HOUR = 3600
+PROBE_ROWS = 640  # sequences that probes sample together (vimpo/probes/subject.py)
+COST_PROCESSES = 2  # of each algorithm in the cost rule (vimpo/probes/cost.py: rounds)
+COST_STEPS = 6  # of each of those, warm-up included
+CHECKPOINTS = 3  # two kept and one being written (vimpo/checkpoint.py)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of prompts and responses: the mean, for time, and the longest, for memory."""
+
+    prompt: int
+    response: int
+    longest_prompt: int
+    longest_response: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """All jobs of one rule and size (and algorithm). hours: wall time of one of them."""
+
+    rule: Stage
+    size: str
+    algorithm: str
+    count: int
+    devices: int
+    hours: float
+
+    @property
+    def device_hours(self) -> float:
+        return self.count * self.devices * self.hours
+
+
+# --- arithmetic ----------------------------------------------------------------------------------
+
+
+def forward_flops(shape: Shape, context: float, critic: bool = False) -> float:
+    """FLOPs of one token's forward pass with so many tokens before it on average."""
+    weights = memory.parameter_count(shape, critic)
+    if critic or not shape.tied:
+        weights -= shape.vocabulary * shape.hidden
+    return 2 * weights + 4 * shape.layers * shape.heads * shape.head_dim * context
+
+
+def policy_passes(
+    objective: AlgorithmConfig, split: bool, epochs: int, checkpointing: bool
+) -> float:
+    """Forward passes' worth of work on policy and reference in one step (vimpo/trainer.py).
+
+    A backward pass is two forward ones, and checkpointing repeats one. split: several
+    micro-batches, of which an advantage made of the policy itself needs a first look.
+    """
+    reference = int(memory.needs_reference(objective))
+    look = (1 + reference) if split and isinstance(objective, VimpoConfig) else 0
+    return epochs * (3 + checkpointing + reference + look)
+
+
+def critic_passes(split: bool, epochs: int, checkpointing: bool) -> float:
+    """The same for PPO's critic: with one micro-batch its first values are those it learns from."""
+    return epochs * (3 + checkpointing) + int(split)
+
+
+class Planner:
+    """Estimates of one study; every method says what one job of it takes."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.device = load_device(study)
+        self.shapes = {size: shape_of(size, study.sizes[size]) for size in study.used_sizes()}
+        self.checkpointing = any(
+            getattr(part, "gradient_checkpointing", False) for part in (study.runtime, study.train)
+        )
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        return self._lengths(self.study)
+
+    @cached_property
+    def pretrain_lengths(self) -> Lengths:
+        """Of the demonstrations of chains, which may be longer than what is trained on."""
+        task = self.study.task
+        longer = task.model_copy(update={"train_operators": task.pretrain_operators})
+        return self._lengths(self.study.model_copy(update={"task": longer}))
+
+    def _lengths(self, study: Study) -> Lengths:
+        plan = study.plan
+        if plan.prompt_tokens is None or plan.response_tokens is None:
+            work = memory.study_workload(study)
+            prompt = plan.prompt_tokens or work.prompt
+            response = plan.response_tokens or work.response
+            longest = work.response
+        else:
+            prompt, response = plan.prompt_tokens, plan.response_tokens
+            longest = study.train.max_response
+        longest_prompt = plan.longest_prompt or prompt
+        return Lengths(prompt, min(response, longest), longest_prompt, longest)
+
+    # --- seconds ----------------------------------------------------------------------------------
+
+    @property
+    def _cores(self) -> int:
+        """Devices of one process: threads of a CPU, one GPU."""
+        return self.study.runtime.threads if self.study.runtime.device == "cpu" else 1
+
+    def compute_s(self, flops: float, processes: int = 1) -> float:
+        """Seconds of training arithmetic."""
+        kept = self.study.plan.parallel_efficiency if processes > 1 else 1.0
+        rate = self.device.flops * self.device.train_utilisation * self._cores
+        return flops / (rate * processes * kept)
+
+    def decode_s(
+        self, shape: Shape, count: int, together: int | None = None, processes: int = 1
+    ) -> float:
+        """Seconds to sample `count` responses, spread over `processes` devices."""
+        share = math.ceil(count / processes)
+        limit = min(filter(None, (share, together, self.study.plan.decoded_together)))
+        rounds, tail = share / limit, self.lengths.longest_response - self.lengths.response
+        steps = self.lengths.response * self._decode_step_s(shape, limit)
+        return rounds * (steps + tail * self._decode_step_s(shape, 1))
+
+    def _decode_step_s(self, shape: Shape, together: int) -> float:
+        """One token of each of `together` sequences."""
+        device, context = self.device, self.lengths.prompt + self.lengths.response / 2
+        numbers = memory.study_numbers(self.study)
+        one = Workload(decoded=together, micro_batch=1, prompt=math.ceil(context), response=0)
+        cache = memory.kv_cache_bytes(shape, one, numbers)
+        read = memory.parameter_count(shape) * numbers.weight + cache
+        rate = device.decode_utilisation * self._cores
+        arithmetic = together * forward_flops(shape, context) / (device.flops * rate)
+        overhead = shape.layers * device.layer_seconds
+        return max(arithmetic, read / (device.bandwidth * rate)) + overhead
+
+    def step_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
+        """One step of training: rollouts, reference, critic, update."""
+        train, lengths = self.study.train, self.lengths
+        rollouts = self.study.rollouts_per_step
+        split = (train.micro_batch or rollouts) < rollouts
+        context = (lengths.prompt + lengths.response) / 2
+        passes = policy_passes(objective, split, train.epochs, self.checkpointing)
+        work = passes * forward_flops(shape, context)
+        if isinstance(objective, PPOConfig):
+            passes = critic_passes(split, train.epochs, self.checkpointing)
+            work += passes * forward_flops(shape, context, critic=True)
+        tokens = rollouts * (lengths.prompt + lengths.response)
+        decoding = self.decode_s(shape, rollouts, processes=processes)
+        return decoding + self.compute_s(work * tokens, processes)
+
+    def pretrain_s(self, size: str, shape: Shape) -> float:
+        spec, lengths = self.study.sizes[size], self.pretrain_lengths
+        length = lengths.prompt + lengths.response
+        tokens = spec.pretrain_steps * self.study.pretrain.batch_size * length
+        return self._started(self.compute_s(3 * tokens * forward_flops(shape, length / 2)))
+
+    def train_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
+        one = self.step_s(shape, objective, processes_of(self.study))
+        return self._started(self.study.train.steps * one)
+
+    def evaluate_s(self, shape: Shape) -> float:
+        together = self.study.evaluation.batch_size
+        return self._started(self.decode_s(shape, benchmark_responses(self.study), together))
+
+    def probe_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
+        """Continuations of prefixes and prompts, credit rollouts, and the passes that read them."""
+        probes, lengths = self.study.probes, self.lengths
+        prefixes = probes.problems * len(probes.positions) * probes.continuations
+        starts = probes.problems * (1 + probes.baseline_continuations)
+        sampled = prefixes + starts + probes.credit_rollouts
+        length = lengths.prompt + lengths.response
+        networks = 2 + isinstance(objective, PPOConfig)
+        read = (probes.problems + probes.credit_rollouts) * length * networks
+        reading = self.compute_s(read * forward_flops(shape, length / 2))
+        return self._started(self.decode_s(shape, sampled, PROBE_ROWS) + reading)
+
+    def cost_s(self, size: str, shape: Shape) -> float:
+        objectives = [self.study.algorithms[a] for a in self.study.algorithms_at(size)]
+        steps = sum(COST_STEPS * self.step_s(shape, o) for o in objectives)
+        return self._started(COST_PROCESSES * steps, processes=1 + COST_PROCESSES * len(objectives))
+
+    def _started(self, seconds: float, processes: int = 1) -> float:
+        return seconds + processes * self.study.plan.startup_seconds
+
+    # --- jobs -------------------------------------------------------------------------------------
+
+    def jobs(self) -> list[Job]:
+        """Every job that computes, but for models of unknown shape."""
+        found = []
+        for size, shape in self.shapes.items():
+            if shape is None:
+                continue
+            found.append(self._job("pretrain", size, "", 1, self.pretrain_s(size, shape)))
+            found.append(self._job("evaluate", size, "base", 1, self.evaluate_s(shape)))
+            found.append(self._job("cost", size, "", 1, self.cost_s(size, shape)))
+            for algorithm in self.study.algorithms_at(size):
+                objective = self.study.algorithms[algorithm]
+                count = sum((c.size, c.algorithm) == (size, algorithm) for c in self.study.cells())
+                for stage, seconds in (
+                    ("train", self.train_s(shape, objective)),
+                    ("evaluate", self.evaluate_s(shape)),
+                    ("probe", self.probe_s(shape, objective)),
+                ):
+                    found.append(self._job(stage, size, algorithm, count, seconds))
+        return found
+
+    def _job(self, stage: Stage, size: str, algorithm: str, count: int, seconds: float) -> Job:
+        """Devices are those that the job holds: a cell's own, where its stages share a job."""
+        shared = self.study.cluster.one_job_a_cell and algorithm not in ("", "base")
+        request = cell_request(self.study, size) if shared else job_request(self.study, stage, size)
+        return Job(stage, size, algorithm, count, request.gpus or request.threads, seconds / HOUR)
+
+    # --- memory and disk --------------------------------------------------------------------------
+
+    def memory_gib(self, shape: Shape, objective: AlgorithmConfig) -> float:
+        """Peak of one training process, by vimpo/memory.py."""
+        train, processes = self.study.train, processes_of(self.study)
+        rollouts = math.ceil(self.study.rollouts_per_step / processes)
+        work = Workload(
+            decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
+            micro_batch=min(train.micro_batch or rollouts, rollouts),
+            prompt=self.lengths.longest_prompt,
+            response=self.lengths.longest_response,
+            checkpointing=self.checkpointing,
+        )
+        parts = memory.memory_parts(shape, objective, work, memory.study_numbers(self.study))
+        if sharding_of(self.study) == "fsdp2":
+            parts = [
+                replace(p, bytes=p.bytes // processes) if p.phase == "stays" else p for p in parts
+            ]
+        return memory.peak_bytes(parts) / GIB
+
+    def kept_bytes(self, shape: Shape, objective: AlgorithmConfig | None = None) -> int:
+        """A finished run's model, with PPO's critic; a base policy's without an objective."""
+        weight = memory.study_numbers(self.study).weight
+        count = memory.parameter_count(shape)
+        if isinstance(objective, PPOConfig):
+            count += memory.parameter_count(shape, critic=True)
+        return count * weight
+
+    def checkpoint_bytes(self, shape: Shape, objective: AlgorithmConfig) -> int:
+        """What a run holds on disk while it trains, beside nothing finished."""
+        numbers = memory.study_numbers(self.study)
+        trained = sum(n for n, is_ in memory.networks(shape, objective).values() if is_)
+        return CHECKPOINTS * trained * (numbers.weight + memory.MOMENTS * numbers.moment)
+
+    def disk(self) -> tuple[int, int]:
+        """Bytes that a finished study keeps, and that its largest cell holds while it runs."""
+        kept, running = 0, 0
+        for size, shape in self.shapes.items():
+            if shape is None:
+                continue
+            kept += self.kept_bytes(shape)
+            for cell in self.study.cells():
+                if cell.size == size:
+                    kept += self.kept_bytes(shape, self.study.algorithms[cell.algorithm])
+            for algorithm in self.study.algorithms_at(size):
+                running = max(
+                    running, self.checkpoint_bytes(shape, self.study.algorithms[algorithm])
+                )
+        return kept, running
+
+    # --- warnings ---------------------------------------------------------------------------------
+
+    def warnings(self) -> list[str]:
+        """What cannot work, naming what to change."""
+        return [*self._unknown_shapes(), *self._misfits(), *self._too_short()]
+
+    def _unknown_shapes(self) -> Iterable[str]:
+        for size, shape in self.shapes.items():
+            if shape is None:
+                yield (
+                    f"sizes.{size}.path: the shape of '{self.study.sizes[size].path}' is unknown "
+                    "and nothing is counted for it; a local folder's config.json is read"
+                )
+
+    def _misfits(self) -> Iterable[str]:
+        for size, shape in self.shapes.items():
+            asked, limit = self.study.sizes[size].memory_mb / 2**10, self.device.memory_gib
+            needs = {
+                name: self.memory_gib(shape, self.study.algorithms[name])
+                for name in (self.study.algorithms_at(size) if shape else ())
+            }
+            over = {k: v for k, v in needs.items() if v > (limit or asked)}
+            if not over:
+                continue
+            cells = f"{size}: cells of {', '.join(over)}"
+            worst = max(over.values())
+            if limit is None:
+                yield f"{cells} need {worst:.1f} GiB, sizes.{size}.memory_mb gives {asked:.1f}"
+            else:
+                yield (
+                    f"{cells} cannot fit: up to {worst:.0f} GiB of {limit:.0f} on "
+                    f"{self.device.name}; a smaller train.micro_batch or plan.decoded_together, "
+                    "more processes that shard, or a larger device"
+                )
+
+    def _too_short(self) -> Iterable[str]:
+        """Jobs that are cut off; the time of the longest algorithm stands for all of a size."""
+        longest: dict[tuple[Stage, str], float] = {}
+        for job in self.jobs():
+            key = (job.rule, job.size)
+            longest[key] = max(longest.get(key, 0.0), job.hours * 60)
+        for (stage, size), minutes in longest.items():
+            given = job_request(self.study, stage, size).minutes
+            if minutes > given:
+                yield (
+                    f"{size}: {stage} takes up to {minutes:,.0f} minutes and cluster.minutes gives "
+                    f"{given:,}; more of them, or retries, of which each goes on from a checkpoint"
+                )

@@ -1,0 +1,107 @@
+"""What a plan is made from: the device's row, the shape of each size, the number of responses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vimpo import memory
+from vimpo.config import ConfigError, ModelSpec, Study, require
+from vimpo.memory import Shape
+
+DEVICES = Path(__file__).with_name("devices.csv")
+# Problems of the benchmarks that are no chains: lm-eval's own, and a file of this suite.
+REAL_BENCHMARKS = {"math500": 500, "aime24": 30, "aime25": 30, "olympiadbench": 675}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A row of vimpo/devices.csv, with the study's own assumptions in place of the row's."""
+
+    name: str
+    memory_gib: float | None
+    flops: float
+    bandwidth: float
+    train_utilisation: float
+    decode_utilisation: float
+    layer_seconds: float
+    source: str
+
+
+def load_device(study: Study) -> Device:
+    """The device that the study is planned for. Raises ConfigError for an unknown one."""
+    with DEVICES.open() as file:
+        rows = {row["device"]: row for row in csv.DictReader(file)}
+    cpu = study.runtime.device == "cpu"
+    name = study.plan.device or ("cpu-core" if cpu else "h100")
+    require(name, rows, "plan.device")
+    row = rows[name]
+    if (row["kind"] == "cpu") != cpu:
+        allowed = [n for n, r in rows.items() if (r["kind"] == "cpu") == cpu]
+        raise ConfigError(
+            f"plan.device: '{name}' does not go with runtime.device: {study.runtime.device}; "
+            f"allowed: {', '.join(allowed)}"
+        )
+
+    def assumed(field: str) -> float:
+        own = getattr(study.plan, field)
+        return float(row[field]) if own is None else own
+
+    return Device(
+        name=name,
+        memory_gib=float(row["memory_gib"]) if row["memory_gib"] else None,
+        flops=float(row[f"tflops_{study.runtime.dtype}"]) * 1e12,
+        bandwidth=float(row["bandwidth_gb_s"]) * 1e9,
+        train_utilisation=assumed("train_utilisation"),
+        decode_utilisation=assumed("decode_utilisation"),
+        layer_seconds=assumed("layer_seconds"),
+        source=row["source"],
+    )
+
+
+def shape_of(name: str, spec: ModelSpec) -> Shape | None:
+    """The shape of a size: a rung, a local folder's config.json, or a published one; else None."""
+    if spec.path is None:
+        return memory.shape_of(name, spec)
+    config = Path(spec.path).expanduser() / "config.json"
+    if config.is_file():
+        return _shape_of_folder(name, config)
+    family = spec.path.split("/")[-1].removesuffix("-Base")
+    known = {shape.name: shape for shape in memory.PUBLISHED}
+    return replace(known[family], name=name) if family in known else None
+
+
+def _shape_of_folder(name: str, path: Path) -> Shape | None:
+    """Read from a Hugging Face config.json; None where it lacks a number that a decoder has."""
+    c = json.loads(path.read_text())
+    try:
+        heads = c["num_attention_heads"]
+        return Shape(
+            name,
+            vocabulary=c["vocab_size"],
+            hidden=c["hidden_size"],
+            layers=c["num_hidden_layers"],
+            heads=heads,
+            kv_heads=c.get("num_key_value_heads") or heads,
+            head_dim=c.get("head_dim") or c["hidden_size"] // heads,
+            intermediate=c["intermediate_size"],
+            tied=c.get("tie_word_embeddings", True),
+            qk_norm=c.get("model_type") == "qwen3",
+            source=str(path),
+        )
+    except KeyError:
+        return None
+
+
+def benchmark_responses(study: Study) -> int:
+    """Responses that one evaluation samples: avg@k, and one where greedy decoding is asked for."""
+    total = 0
+    benchmarks = study.task.benchmarks
+    for name in benchmarks:
+        own = benchmarks[name] if isinstance(benchmarks, dict) else None
+        problems = getattr(own, "problems", None) or REAL_BENCHMARKS[name]
+        samples = getattr(own, "samples", None) or study.evaluation.samples
+        total += problems * (samples + study.evaluation.greedy)
+    return total

@@ -1,0 +1,191 @@
+"""The plan of a study as text: tables, assumptions and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vimpo.cluster import nodes_of, processes_of, sharding_of
+from vimpo.config import Study
+from vimpo.memory import parameter_count
+from vimpo.plan import Job, Planner
+from vimpo.plan_inputs import benchmark_responses
+
+LOCAL = ("resolve", "aggregate", "draw", "report")  # rules that run beside Snakemake
+
+
+def describe(study: Study) -> str:
+    """Everything that `python -m vimpo plan` prints. Raises ConfigError for an unknown device."""
+    planner = Planner(study)
+    jobs = planner.jobs()
+    parts = [
+        _heading(planner),
+        _memory(planner),
+        _hours(planner, jobs),
+        _disk(planner),
+        _assumptions(planner),
+        _warnings(planner),
+    ]
+    return "\n\n".join(parts)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns by width, the first one to the left; the first row is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
+    return "\n".join(lines)
+
+
+def count(number: float) -> str:
+    """A number of parameters: 0.11 M, 4.02 B."""
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if number >= size / 10:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:,.0f}"
+
+
+def hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
+
+
+def duration(low: float, high: float) -> str:
+    """A range of hours in the unit of its upper end: 0.4 min, 34 to 38 h."""
+    unit, scale = ("h", 1) if high >= 1 else ("min", 60)
+    ends = [hours(low * scale), hours(high * scale)]
+    return f"{' to '.join(dict.fromkeys(ends))} {unit}"
+
+
+def size_of(number: float) -> str:
+    """Bytes in MB, or in GB from one on."""
+    return f"{number / 1e9:,.0f} GB" if number >= 1e10 else f"{number / 1e6:,.1f} MB"
+
+
+def plural(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _unit(planner: Planner) -> str:
+    return "core" if planner.study.runtime.device == "cpu" else "GPU"
+
+
+def _heading(planner: Planner) -> str:
+    study = planner.study
+    cells = study.cells()
+    kinds = {
+        "algorithm": {c.algorithm for c in cells},
+        "size": {c.size for c in cells},
+        "noise level": {c.noise for c in cells},
+        "seed": {c.seed for c in cells},
+    }
+    over = ", ".join(plural(len(values), name) for name, values in kinds.items())
+    processes = processes_of(study)
+    each = "one process a training job"
+    if processes > 1:
+        each = f"{processes} processes a training job ({sharding_of(study)}, "
+        each += f"{plural(nodes_of(study), 'node')})"
+    cells_over = f"{plural(len(cells), 'cell')} over {over}"
+    return f"Study {study.study}: {cells_over}; {each}, on {planner.device.name}"
+
+
+def _memory(planner: Planner) -> str:
+    """A row a size: parameters, and the peak of a training process for every algorithm."""
+    study = planner.study
+    algorithms = list(dict.fromkeys(c.algorithm for c in study.cells()))
+    rows = [["size", "parameters", *algorithms]]
+    for size, shape in planner.shapes.items():
+        if shape is None:
+            rows.append([size, "unknown", *["-"] * len(algorithms)])
+            continue
+        row = [size, count(parameter_count(shape))]
+        for name in algorithms:
+            there = name in study.algorithms_at(size)
+            needed = planner.memory_gib(shape, study.algorithms[name]) if there else 0.0
+            row.append(_gib(needed, planner.device.memory_gib) if there else "-")
+        rows.append(row)
+    limit = planner.device.memory_gib
+    of = f" of {limit:.0f}; ! does not fit" if limit else ", above what the libraries hold"
+    return f"Memory of a training process, GiB{of} (vimpo/memory.py)\n{table(rows)}"
+
+
+def _gib(needed: float, limit: float | None) -> str:
+    return f"{needed:.1f}{' !' if limit and needed > limit else ''}"
+
+
+def _hours(planner: Planner, jobs: Iterable[Job]) -> str:
+    """A row a rule and size, and sums."""
+    unit = _unit(planner)
+    rows = [["rule", "size", "jobs", f"{unit}s each", "time each", f"{unit}-hours"]]
+    groups: dict[tuple[str, str], list[Job]] = {}
+    order = {"pretrain": 0, "cost": 1, "train": 2, "evaluate": 3, "probe": 4}
+    for job in sorted(jobs, key=lambda j: order[j.rule]):
+        groups.setdefault((job.rule, job.size), []).append(job)
+    for (rule, size), members in groups.items():
+        low, high = min(j.hours for j in members), max(j.hours for j in members)
+        held = sorted({j.devices for j in members})
+        rows.append(
+            [
+                rule,
+                size,
+                str(sum(j.count for j in members)),
+                " or ".join(map(str, held)),
+                duration(low, high),
+                hours(sum(j.device_hours for j in members)),
+            ]
+        )
+    members = [j for group in groups.values() for j in group]
+    total = sum(j.device_hours for j in members)
+    rows.append(["all", "", str(sum(j.count for j in members)), "", "", hours(total)])
+    note = f"and {len(LOCAL)} local jobs: {', '.join(LOCAL)}; {_submitted(planner)}"
+    return f"Jobs and {unit}-hours\n{table(rows)}\n{note}"
+
+
+def _submitted(planner: Planner) -> str:
+    """Jobs that a scheduler sees."""
+    cells, sizes = len(planner.study.cells()), len(planner.shapes)
+    one = planner.study.cluster.one_job_a_cell
+    submitted = 3 * sizes + cells * (1 if one else 3)  # pretrain, cost and evaluate a base
+    return f"a scheduler gets {plural(submitted, 'job')}, {'one' if one else 'three'} a cell"
+
+
+def _disk(planner: Planner) -> str:
+    kept, running = planner.disk()
+    return (
+        f"Disk: {size_of(kept)} of models in the end, and up to {size_of(running)} of checkpoints "
+        "for each cell that is being trained"
+    )
+
+
+def _assumptions(planner: Planner) -> str:
+    study, device, lengths = planner.study, planner.device, planner.lengths
+    plan = study.plan
+    unit = _unit(planner)
+    rollouts = study.rollouts_per_step
+    lines = [
+        f"{unit}: {device.flops / 1e12:,.4g} TFLOP/s in {study.runtime.dtype}, "
+        f"{device.bandwidth / 1e9:,.0f} GB/s; {device.source}",
+        f"utilisation {device.train_utilisation:g} in training and "
+        f"{device.decode_utilisation:g} in decoding, "
+        f"{device.layer_seconds * 1e3:g} ms a layer and decoding step",
+        f"prompts of {lengths.prompt} tokens (longest {lengths.longest_prompt}), responses of "
+        f"{lengths.response} (longest {lengths.longest_response})",
+        f"a step: {plural(rollouts, 'rollout')}, {plural(study.train.epochs, 'update')}, "
+        f"{plural(study.train.micro_batch or rollouts, 'rollout')} a backward pass, "
+        f"activations {'recomputed' if planner.checkpointing else 'kept'}; "
+        f"{study.train.steps} steps",
+        f"sequences decoded together: {plan.decoded_together or 'all of a device'}",
+        f"evaluation: {plural(benchmark_responses(study), 'response')}, "
+        f"{study.evaluation.batch_size} at a time",
+        f"{plan.startup_seconds:g} s to start a process; {plan.parallel_efficiency:g} of linear "
+        "speed-up with several processes",
+        "not counted: queueing, retries, the noise of shared machines, tables and logs on disk",
+    ]
+    return "Assumptions (`plan` in the configuration, vimpo/devices.csv)\n" + "\n".join(
+        f"- {line}" for line in lines
+    )
+
+
+def _warnings(planner: Planner) -> str:
+    found = planner.warnings()
+    return "\n".join(f"warning: {line}" for line in found) if found else "No warnings."

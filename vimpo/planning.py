@@ -1,0 +1,46 @@
+"""Assumptions of `python -m vimpo plan`: what an estimate rests on and no run depends on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vimpo.config_types import Count, Name, Strict
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Planning(Strict):
+    """Read by `plan` alone. What is not said is in vimpo/devices.csv or follows from the task."""
+
+    device: Name | None = Field(
+        None, description="a row of vimpo/devices.csv; default: cpu-core or h100, by runtime.device"
+    )
+    prompt_tokens: Count | None = Field(
+        None, description="mean tokens of a prompt; default: the longest chain's"
+    )
+    response_tokens: Count | None = Field(
+        None, description="mean tokens of a response; default: the longest chain's"
+    )
+    longest_prompt: Count | None = Field(
+        None, description="tokens of the longest prompt, for memory; default: prompt_tokens"
+    )
+    decoded_together: Count | None = Field(
+        None, description="sequences that a device decodes at once; default: all of its share"
+    )
+    train_utilisation: Share | None = Field(
+        None, description="share of the device's peak while training; default: the device's row"
+    )
+    decode_utilisation: Share | None = Field(
+        None, description="share of peak or bandwidth while decoding; default: the device's row"
+    )
+    layer_seconds: float | None = Field(
+        None, ge=0, description="overhead of a layer in a decoding step; default: the device's row"
+    )
+    parallel_efficiency: Share = Field(
+        0.85, description="share of a linear speed-up that more than one process keeps"
+    )
+    startup_seconds: float = Field(
+        15.0, ge=0, description="imports, loading and the scheduler, for each process of a job"
+    )

@@ -1,0 +1,71 @@
+"""Committed studies: results/published/<study>/ holds the resolved configuration and small tables.
+
+Figures and report are made from these alone, without runs, models or torch, on any machine:
+
+    python -m vimpo publish --config FILE     copy a study's configuration and tables there
+    snakemake --cores 1 figures               draw every published study again
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from vimpo.config import ConfigError, Study, dump_yaml, load_study
+from vimpo.contents import PUBLISHED_TABLES
+from vimpo.plots import draw
+from vimpo.records import write_atomic
+from vimpo.report import check_tables, write_report
+from vimpo.tables import read_tables
+
+FOLDER = Path("results/published")
+
+
+def publish(study: Study, folder: Path = FOLDER, config: Path | None = None) -> Path:
+    """Copy configuration and tables of a study, finished or in part, to `folder`/<study>.
+
+    What was there before is replaced as a whole. Raises ConfigError, and writes nothing, where
+    there are no tables or where they are not of this configuration.
+    """
+    candidates = [study.folder / "tables", study.folder / "partial" / "tables"]
+    tables = next((t for t in candidates if (t / "provenance.csv").is_file()), None)
+    if tables is None:
+        raise ConfigError(
+            f"publish: '{study.folder}' has no tables; allowed: a study that is finished, or one "
+            "whose tables `summarize` made of what is there"
+        )
+    check_tables(study, read_tables(tables, PUBLISHED_TABLES), config)
+    target = folder / study.study
+    aside = folder / f".{study.study}.new"
+    shutil.rmtree(aside, ignore_errors=True)
+    for name in PUBLISHED_TABLES:
+        write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
+    # where the runs lay is nobody's business elsewhere
+    here = study.model_copy(update={"results": "results"})
+    write_atomic(aside / "config.yaml", dump_yaml(here))
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    return target
+
+
+def published(folder: Path = FOLDER) -> list[Path]:
+    """Folders of all published studies, by name."""
+    return sorted(path.parent for path in Path(folder).glob("*/config.yaml"))
+
+
+def draw_published(folder: Path = FOLDER) -> list[Path]:
+    """Draw figures and write the report of every published study; returns the reports.
+
+    Raises ConfigError where there is none, or where tables and configuration do not agree.
+    """
+    if not (studies := published(folder)):
+        raise ConfigError(f"published: '{folder}' holds no study; allowed: what `publish` wrote")
+    reports = []
+    for path in studies:
+        config = path / "config.yaml"
+        study = load_study(config)
+        check_tables(study, read_tables(path / "tables", PUBLISHED_TABLES), config)
+        draw(path / "tables", path / "figures")
+        write_report(study, path / "tables", path / "figures", path / "report.html", config=config)
+        reports.append(path / "report.html")
+    return reports

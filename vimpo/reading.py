@@ -1,0 +1,110 @@
+"""Reading what runs left behind: complete and of this study, or the reason why not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vimpo.config import Cell, ConfigError, Study
+from vimpo.summaries import metrics_of
+
+
+class IncompleteError(Exception):
+    """A stage of a cell has no usable result; carries the reason."""
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise IncompleteError(f"{path.name} is missing")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise IncompleteError(f"{path.name} is not valid JSON: {error}") from None
+
+
+def read_manifest(folder: Path, digest: str, name: str) -> dict:
+    """Manifest of a complete run. Raises IncompleteError, or ConfigError for a foreign one."""
+    manifest = read_json(folder / "manifest.json")
+    found = manifest.get("digest")
+    if found != digest:
+        raise ConfigError(
+            f"results: '{name}' was made by another configuration (digest {found} in '{folder}'); "
+            f"allowed: {digest}; remove the folder, or use the configuration beside its results"
+        )
+    if (status := manifest.get("status", "complete")) != "complete":
+        raise IncompleteError(f"the run is {status}")
+    return manifest
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise IncompleteError(f"{path.name} is missing")
+    try:
+        frame = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise IncompleteError(f"{path.name} is not a table: {error}") from None
+    if frame.empty or "step" not in frame:
+        raise IncompleteError(f"{path.name} has no rows")
+    return frame
+
+
+def read_scores(folder: Path, study: Study) -> list[dict]:
+    """Results of lm-eval: every benchmark of the study with every metric, all finite.
+
+    Problems and samples must be those of the study, or scores of two settings would be compared.
+    """
+    results = read_json(folder / "eval.json").get("results", [])
+    found = {(r["benchmark"], r["metric"]): r for r in results}
+    wanted = list(itertools.product(study.task.benchmarks, metrics_of(study)))
+    if absent := [f"{b} {m}" for b, m in wanted if (b, m) not in found]:
+        raise IncompleteError(f"eval.json lacks {', '.join(absent)}")
+    rows = [found[key] for key in wanted]
+    for row in rows:
+        problems = study.task.benchmarks[row["benchmark"]].problems
+        samples = study.samples_of(row["benchmark"]) if row["metric"] == "sampled" else 1
+        for field, asked in (("problems", problems), ("samples", samples)):
+            if asked is not None and row[field] != asked:
+                raise IncompleteError(
+                    f"eval.json has {row[field]} {field} of {row['benchmark']} {row['metric']}, "
+                    f"the study asks for {asked}: it is of another evaluation"
+                )
+    bad = [f"{r['benchmark']} {r['metric']}" for r in rows if not is_finite(r["value"])]
+    if bad:
+        raise IncompleteError(f"eval.json is not finite: {', '.join(bad)}")
+    return [r | {"stderr": r["stderr"] if is_finite(r["stderr"]) else math.nan} for r in rows]
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def read_probes(study: Study, cell: Cell) -> list[dict]:
+    """Rows of probes.parquet (vimpo/probes/__init__.py).
+
+    Raises IncompleteError where there are none, or none of these settings.
+    """
+    path = study.run_folder(cell) / "probes.parquet"
+    if not path.is_file():
+        raise IncompleteError(f"{path.name} is missing")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IncompleteError(f"{path.name} is not a table: {error}") from None
+    digest = (table.schema.metadata or {}).get(b"digest", b"").decode()
+    if digest != study.probe_digest(cell):
+        raise IncompleteError(f"{path.name} is of other probe settings (digest {digest})")
+    return table.to_pylist()
+
+
+def read_measured_cost(study: Study, size: str) -> list[dict]:
+    """Rows of the side-by-side cost measurement (vimpo/probes/cost.py), or IncompleteError."""
+    path = study.cost_file(size)
+    if not path.is_file():
+        raise IncompleteError(f"{path.name} is missing")
+    return pd.read_csv(path).to_dict("records")

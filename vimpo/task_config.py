@@ -1,0 +1,254 @@
+r"""Configuration of tasks: what is trained on, and which held-out benchmarks judge it.
+
+A task is either `chain`, generated arithmetic, or `dataset`, real problems from the hub or from
+files. Benchmarks are generated chains or, by name, real ones (MATH-500, AIME, OlympiadBench, ...).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+
+from vimpo.config_types import Count, Name, Positive, Seed, Strict
+
+BOXED_PROMPT = (
+    "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
+)
+PROBLEM = "{problem}"
+
+# Name -> responses a problem (the paper's k; AMC as AIME), column of the problem, of the answer.
+REAL_BENCHMARKS = {
+    "math500": (1, "problem", "answer"),
+    "aime24": (32, "Problem", "Answer"),
+    "aime25": (32, "problem", "answer"),
+    "olympiadbench": (1, "question", "final_answer"),
+    "amc23": (32, "question", "answer"),
+    "gsm8k": (1, "question", "answer"),
+}
+STOCK_STYLES = ("math500", "aime24", "aime25")
+
+
+def _has_problem(template: str) -> str:
+    if PROBLEM not in template:
+        raise ValueError(f"{template!r} does not hold {PROBLEM}; allowed: a text with {PROBLEM}")
+    return template
+
+
+Template = Annotated[
+    str,
+    BeforeValidator(lambda value: _has_problem(value) if isinstance(value, str) else value),
+    Field(description="text of the prompt; {problem} stands for the problem, other braces stay"),
+]
+
+
+# --- Benchmarks ----------------------------------------------------------------------------------
+
+
+class Benchmark(Strict):
+    """A fixed set of held-out chains, evaluated by lm-eval."""
+
+    operators: int = Field(ge=1, le=12, description="operators in a chain: 2 is `7+5-3=`")
+    problems: int = Field(200, ge=1, le=5000, description="held-out problems")
+
+
+class RealBenchmark(Strict):
+    """A published benchmark by its name, from the hub or from a local copy of it."""
+
+    task: Literal["math500", "aime24", "aime25", "olympiadbench", "amc23", "gsm8k"]
+    style: Literal["boxed", "stock"] = Field(
+        "boxed",
+        description="boxed: zero-shot, the prompt below, the last box is the answer; stock: "
+        "prompt, shots and stop texts of lm-eval's own task (math500, aime24, aime25)",
+    )
+    path: str | None = Field(
+        None, description="local Parquet or JSONL file, or hub name; default: the stock hub name"
+    )
+    split: str | None = Field(None, description="split on the hub; default: the stock one")
+    samples: Count | None = Field(
+        None, description="k of avg@k; default: 32 for AIME and AMC, else 1 (as in the paper)"
+    )
+    limit: Count | None = Field(None, description="first problems only, to try things out")
+    max_response: int | None = Field(
+        None, ge=2, le=65536, description="response tokens; default: train.max_response"
+    )
+    prompt: Template | None = Field(None, description="boxed style; default: the task's own")
+
+    @property
+    def problems(self) -> int | None:
+        """How many problems are scored; None for all that the source has."""
+        return self.limit
+
+    @property
+    def k(self) -> int:
+        """Responses a problem."""
+        return self.samples or REAL_BENCHMARKS[self.task][0]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the source must have: the columns of the published files."""
+        worked = ("solution",) if self.style == "stock" and self.task == "math500" else ()
+        return (*REAL_BENCHMARKS[self.task][1:], *worked)
+
+    @model_validator(mode="after")
+    def _style_exists(self) -> RealBenchmark:
+        if self.style == "stock" and self.task not in STOCK_STYLES:
+            raise ValueError(
+                f"style: 'stock' is not there for {self.task}; allowed: boxed, or stock with "
+                f"{', '.join(STOCK_STYLES)}"
+            )
+        if self.style == "stock" and self.prompt is not None:
+            raise ValueError("prompt: the stock style has its own; allowed: style boxed")
+        return self
+
+
+def _benchmark_kind(value: Any) -> str:
+    """A mapping that names a published task is a real benchmark."""
+    named = isinstance(value, dict) and "task" in value
+    return "real" if named or isinstance(value, RealBenchmark) else "chain"
+
+
+AnyBenchmark = Annotated[
+    Annotated[Benchmark, Tag("chain")] | Annotated[RealBenchmark, Tag("real")],
+    Discriminator(_benchmark_kind),
+]
+
+
+# --- Tasks ---------------------------------------------------------------------------------------
+
+
+class ChainTask(Strict):
+    """Integer arithmetic with written-out steps: `7+5-3=` -> `7+5=12;12-3=9#9`."""
+
+    kind: Literal["chain"] = "chain"
+    symbols: Annotated[str, Field(pattern=r"^[+*-]+$")] = Field("+-", description="operators used")
+    largest: int = Field(9, ge=2, le=999, description="operands are drawn from 1..largest")
+    pretrain_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+        [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
+    )
+    train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+        [2, 3, 4], min_length=1, description="chain lengths met in reinforcement learning"
+    )
+    step_error: float = Field(
+        0.35,
+        ge=0,
+        lt=1,
+        description="chance that a carry or borrow is forgotten in a pretraining demonstration; "
+        "the wrong value is carried on, so that the base policy samples errors that reward can "
+        "remove (above 0.3 they survive top-p 0.7)",
+    )
+    benchmarks: dict[Name, AnyBenchmark] = Field(
+        {
+            "chain_easy": Benchmark(operators=2),
+            "chain_medium": Benchmark(operators=3),
+            "chain_hard": Benchmark(operators=4),
+            "chain_beyond": Benchmark(operators=5),
+        },
+        min_length=1,
+        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds what RL trains on",
+    )
+
+    def problem_space(self, operators: int) -> int:
+        """How many problems of this length there are, training and held out."""
+        return self.largest ** (operators + 1) * len(set(self.symbols)) ** operators
+
+    @model_validator(mode="after")
+    def _enough_held_out_problems(self) -> ChainTask:
+        for name, benchmark in self.benchmarks.items():
+            if isinstance(benchmark, RealBenchmark):
+                continue
+            space = self.problem_space(benchmark.operators)
+            # One problem in five is held out; half of those may be asked for, so that drawing
+            # distinct ones stays quick.
+            if benchmark.problems > space // 10:
+                raise ValueError(
+                    f"benchmarks.{name}.problems: {benchmark.problems} is more than this task "
+                    f"holds out; allowed: 1 to {space // 10} (more operands or operators give more)"
+                )
+        return self
+
+
+class DataSource(Strict):
+    """Problems with answers, from the hub or from a file."""
+
+    path: str = Field(min_length=1, description="hub name, or local .jsonl or .parquet file")
+    subset: str | None = Field(None, description="configuration of a hub dataset, such as `main`")
+    split: str = Field("train", description="split of a hub dataset")
+    problem: str = Field("problem", description="column of the problem; dots reach into structs")
+    answer: str = Field("answer", description="column of the gold answer")
+    solution: str | None = Field(
+        None, description="column of a worked solution, for sizes that are pretrained on it"
+    )
+    answer_pattern: str | None = Field(
+        None, description="regular expression whose first group is the gold (GSM8K: `#### (.+)`)"
+    )
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _pattern_has_a_group(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"{value!r} has {groups} groups; allowed: one, around the answer")
+        return value
+
+
+class VerifierLimits(Strict):
+    """What one judgement of an answer may cost; beyond it the answer is wrong."""
+
+    workers: Count = Field(2, description="guarded processes")
+    seconds: Positive = Field(5.0, description="CPU seconds an answer")
+    memory_mb: int = Field(1024, ge=128, description="memory an answer, beyond the worker's own")
+
+
+class DatasetTask(Strict):
+    r"""Real problems: prompts that ask for a `\boxed{}` answer, judged by math-verify."""
+
+    kind: Literal["dataset"]
+    datasets: list[DataSource] = Field(min_length=1, description="joined; equal problems are one")
+    prompt: Template = BOXED_PROMPT
+    chat_template: bool = Field(
+        False, description="wrap the prompt as a user's message by the tokenizer's chat template"
+    )
+    system: str | None = Field(None, description="system message of the chat template")
+    max_prompt: Count = Field(2048, description="longer prompts (in tokens) are left out; see next")
+    long_prompts: Literal["drop", "refuse"] = Field(
+        "drop", description="drop: leave them out and count them; refuse: an error"
+    )
+    unreadable_answers: Literal["refuse", "drop"] = Field(
+        "refuse", description="gold answers that the verifier cannot read: an error, or left out"
+    )
+    order_seed: Seed = Field(0, description="with the run's seed, decides the order of problems")
+    boxed_only: bool = Field(True, description="a response without a box is wrong")
+    verifier: VerifierLimits = VerifierLimits()
+    benchmarks: dict[Name, RealBenchmark] = Field(
+        {
+            "math500": RealBenchmark(task="math500"),
+            "aime24": RealBenchmark(task="aime24"),
+            "aime25": RealBenchmark(task="aime25"),
+            "olympiadbench": RealBenchmark(task="olympiadbench"),
+        },
+        min_length=1,
+        description="lm-eval benchmarks; the paper's four by default",
+    )
+
+    @model_validator(mode="after")
+    def _system_needs_a_chat(self) -> DatasetTask:
+        if self.system is not None and not self.chat_template:
+            raise ValueError("system: is part of a chat; allowed: with chat_template: true")
+        return self
+
+
+def _with_kind(value: Any) -> Any:
+    """A task that does not say its kind is one of chains."""
+    return {"kind": "chain"} | value if isinstance(value, dict) else value
+
+
+TaskConfig = Annotated[
+    ChainTask | DatasetTask, Field(discriminator="kind"), BeforeValidator(_with_kind)
+]

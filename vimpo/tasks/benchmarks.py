@@ -1,0 +1,231 @@
+r"""Benchmarks in lm-eval's format: what each asks, where its problems are, how it is judged.
+
+Generated chains come from chain.yaml. Real ones are built on lm-eval's own definitions, or on ours
+in the same format where it has none. Two styles: `stock` keeps the definition's prompt, shots and
+stop texts; `boxed` asks zero-shot for a `\boxed{}` answer with the prompt of training. Both are
+judged by the suite's verifier, which finds 025 equal to 25; a stock style also reports the
+definition's own metric (minerva_math500: `math_verify`; aime: `exact_match`, which compares texts).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vimpo.config import ConfigError, RealBenchmark, Study
+from vimpo.task_config import REAL_BENCHMARKS, VerifierLimits
+from vimpo.tasks.chain import held_out_problems, is_right
+from vimpo.tasks.prompts import Prompter
+from vimpo.tasks.sources import column, local_file, read_rows
+from vimpo.tasks.verifier import last_boxed, shared_verifier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OURS = Path(__file__).parent / "lm_eval"
+# Definition: a file of ours, or one below lm_eval/tasks with the metric that it scores by.
+DEFINITIONS = {
+    "math500": ("minerva_math/minerva_math500.yaml", "math_verify"),
+    "aime24": ("aime/aime24.yaml", "exact_match"),
+    "aime25": ("aime/aime25.yaml", "exact_match"),
+    "gsm8k": ("gsm8k/gsm8k.yaml", None),
+    "olympiadbench": ("olympiadbench.yaml", None),
+    "amc23": ("amc23.yaml", None),
+}
+MEAN = {"aggregation": "mean", "higher_is_better": True}
+
+
+class BenchmarkTask(Protocol):
+    """One benchmark of a study as lm-eval is to see it."""
+
+    name: str
+    samples: int
+    max_response: int
+    metadata: dict
+    stock_metric: str | None
+
+    def definition(self) -> dict:
+        """lm-eval's task, without what the study's evaluation settings decide."""
+
+    def describe(self, doc: dict) -> tuple[str, str]:
+        """A problem's text and its gold answer, for the log."""
+
+    def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        """Is each response right?"""
+
+
+def benchmark_task(
+    study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> BenchmarkTask:
+    """The named benchmark. Raises ConfigError where its problems cannot be had."""
+    spec = study.task.benchmarks[name]
+    kind = RealTask if isinstance(spec, RealBenchmark) else ChainBenchmarkTask
+    return kind(study, name, tokenizer)
+
+
+def needs_hub(study: Study, names: Sequence[str]) -> bool:
+    """Does one of the benchmarks come from the hub, and not from a file or a generator?"""
+    specs = [study.task.benchmarks[name] for name in names]
+    return any(
+        isinstance(s, RealBenchmark) and not (s.path and local_file(s.path, "path")) for s in specs
+    )
+
+
+class ChainBenchmarkTask:
+    """Held-out arithmetic chains."""
+
+    stock_metric = None
+
+    def __init__(
+        self, study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        self.name, self.study = name, study
+        self.samples = study.evaluation.samples
+        self.max_response = study.train.max_response
+        self.metadata = {"benchmark": name, "chain": study.task.model_dump(mode="json")}
+
+    def definition(self) -> dict:
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        return load_yaml(OURS / "chain.yaml")
+
+    def prompts(self) -> list[str]:
+        return [problem.prompt for problem in held_out_problems(self.study.task, self.name)]
+
+    def describe(self, doc: dict) -> tuple[str, str]:
+        return doc["prompt"], doc["answer"]
+
+    def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        return [is_right(doc["answer"], response) for response in responses]
+
+
+class RealTask:
+    """A published benchmark."""
+
+    def __init__(
+        self, study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        self.name, self.study = name, study
+        self.spec: RealBenchmark = study.task.benchmarks[name]
+        self.field = f"task.benchmarks.{name}"
+        self.samples = self.spec.k
+        self.max_response = self.spec.max_response or study.train.max_response
+        self.metadata: dict = {}
+        self.prompter = Prompter(study.task, tokenizer, self.spec.prompt)
+        self.verifier = shared_verifier(getattr(study.task, "verifier", VerifierLimits()))
+        self.boxed_only = self.spec.style == "boxed" and getattr(study.task, "boxed_only", True)
+        self.stock_metric = None
+        if self.spec.style == "stock":
+            self.stock_metric = DEFINITIONS[self.spec.task][1]
+        _, self.question, self.answer = REAL_BENCHMARKS[self.spec.task]
+        self._rows: list[dict] | None = None
+
+    def definition(self) -> dict:
+        stock = _load(self.spec.task)
+        split = stock["test_split"]
+        shared = stock | {
+            "custom_dataset": self._dataset(split),
+            "process_results": self._scorer(),
+            "metric_list": [{"metric": "accuracy", **MEAN}],
+        }
+        for key in ("tag", "filter_list", "dataset_kwargs"):
+            shared.pop(key, None)
+        if self.stock_metric:
+            shared["metric_list"].append({"metric": "stock", **MEAN})
+            return shared
+        for key in ("fewshot_config", "process_docs", "training_split", "fewshot_split"):
+            shared.pop(key, None)
+        prompter, question, gold = self.prompter, self.question, self.gold
+        return shared | {
+            "num_fewshot": 0,
+            "doc_to_text": lambda doc: prompter(doc[question]),
+            "doc_to_target": lambda doc: gold(doc),
+        }
+
+    def rows(self) -> list[dict]:
+        """The problems, with the columns that the definition reads. Raises ConfigError."""
+        if self._rows is None:
+            stock = _load(self.spec.task)
+            raw = read_rows(
+                self.spec.path or stock["dataset_path"],
+                f"{self.field}.path",
+                subset=None if self.spec.path else stock.get("dataset_name"),
+                split=self.spec.split or stock["test_split"],
+            )
+            if self.spec.limit and self.spec.limit > len(raw):
+                raise ConfigError(
+                    f"{self.field}.limit: {self.spec.limit} is more than the {len(raw)} problems "
+                    f"of the source; allowed: 1 to {len(raw)}"
+                )
+            source = self.spec.path or stock["dataset_path"]
+            self._rows = [
+                {name: column(row, name, f"{self.field}.path", source) for name in self.columns}
+                for row in raw[: self.spec.limit]
+            ]
+        return self._rows
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.spec.columns
+
+    def gold(self, doc: dict) -> str:
+        """The gold answer of a problem, as text."""
+        answer = doc[self.answer]
+        if self.spec.task == "math500" and self.stock_metric:
+            return last_boxed(doc["solution"]) or str(answer)  # the definition normalises `answer`
+        if self.spec.task == "gsm8k":
+            return str(answer).rpartition("####")[2].strip().replace(",", "")
+        if isinstance(answer, list):
+            answer = ", ".join(map(str, answer))
+        if isinstance(answer, float) and answer.is_integer():
+            answer = int(answer)
+        return str(answer)
+
+    def describe(self, doc: dict) -> tuple[str, str]:
+        return doc[self.question], self.gold(doc)
+
+    def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        golds = [self.gold(doc)] * len(responses)
+        return self.verifier.grade(golds, responses, self.boxed_only)
+
+    def _dataset(self, split: str) -> Callable[..., dict]:
+        def load(**_metadata) -> dict:
+            from datasets import Dataset
+
+            return {split: Dataset.from_list(self.rows())}
+
+        return load
+
+    def _scorer(self) -> Callable[[dict, list], dict]:
+        file, _ = DEFINITIONS[self.spec.task]
+        utilities = str((_stock_folder() / file).parent / "utils.py")
+
+        def score(doc: dict, results: list[list[str]]) -> dict[str, float]:
+            """avg@k of one problem by the verifier, and by the definition's own metric."""
+            (responses,) = results
+            scores = {"accuracy": _share(self.marks(doc, responses))}
+            if self.stock_metric:
+                marks = self.verifier.stock(utilities, self.stock_metric, doc, responses)
+                scores["stock"] = _share(marks)
+            return scores
+
+        return score
+
+
+def _share(marks: Sequence[bool]) -> float:
+    return sum(marks) / len(marks)
+
+
+def _stock_folder() -> Path:
+    """Folder of lm-eval's task definitions."""
+    (folder,) = importlib.util.find_spec("lm_eval").submodule_search_locations
+    return Path(folder) / "tasks"
+
+
+def _load(task: str) -> dict:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    file, _ = DEFINITIONS[task]
+    return load_yaml(_stock_folder() / file if "/" in file else OURS / file)

@@ -1,0 +1,205 @@
+r"""Real problems from datasets: prompts with `\boxed{}`, answers judged by the verifier.
+
+Problems with equal texts are one. Each run goes through them epoch by epoch, every epoch in its own
+order; the order depends on the order seed, the run's seed and the problems' texts, not on the order
+of the files, and is the same for every algorithm. What an epoch has left over that does not fill a
+step is not used in that epoch, so the problems of a step are distinct.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vimpo.config_types import ConfigError
+from vimpo.task_config import DatasetTask, DataSource
+from vimpo.tasks.noise import uniform
+from vimpo.tasks.prompts import Prompter
+from vimpo.tasks.sources import check_columns, column, file_digest, local_file, read_rows
+from vimpo.tasks.verifier import shared_verifier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN = 100  # characters of a faulty text in a message
+
+
+@dataclass(frozen=True)
+class DatasetProblem:
+    """A prompt, its gold answer, and the digest of the problem's text."""
+
+    id: str
+    prompt: str
+    answer: str
+    solution: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A problem as its source tells it."""
+
+    problem: str
+    answer: str
+    solution: str | None
+    place: str
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(self.problem.encode()).hexdigest()[:32]
+
+
+class DatasetProblems:
+    """The task of kind `dataset`; see vimpo.tasks.Task."""
+
+    stop_texts: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        config: DatasetTask,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 1,
+        room: int | None = None,
+    ) -> None:
+        """Read, check and filter the data.
+
+        Raises ConfigError for a source without rows or columns, gold answers that the verifier
+        cannot read, prompts that are too long, and fewer problems than a step needs.
+        """
+        self.config = config
+        self.benchmarks = tuple(config.benchmarks)
+        self.verifier = shared_verifier(config.verifier)
+        self._orders: dict[tuple, tuple[str, ...]] = {}
+        prompter = Prompter(config, tokenizer)
+        if room is not None and config.max_prompt > room:
+            raise ConfigError(
+                f"task.max_prompt: {config.max_prompt} leaves no room for train.max_response in "
+                f"the model's positions; allowed: 1 to {room}"
+            )
+        rows = [row for i, source in enumerate(config.datasets) for row in _rows(source, i)]
+        distinct = {row.id: row for row in reversed(rows)}
+        self.counts = {"rows": len(rows), "repeated": len(rows) - len(distinct)}
+        short = self._short_enough(list(distinct.values()), prompter, tokenizer)
+        readable = self._readable(short)
+        self.problems = {
+            row.id: DatasetProblem(row.id, prompter(row.problem), row.answer, row.solution)
+            for row in readable
+        }
+        self.counts["problems"] = len(self.problems)
+        if len(self.problems) < batch_size:
+            raise ConfigError(
+                f"task.datasets: {len(self.problems)} problems are left of {len(rows)} rows, fewer "
+                f"than the {batch_size} of a step; allowed: more problems, a longer "
+                "task.max_prompt, or a smaller train.prompts_per_step"
+            )
+
+    def _short_enough(
+        self, rows: list[Row], prompter: Prompter, tokenizer: PreTrainedTokenizerBase
+    ) -> list[Row]:
+        limit = self.config.max_prompt
+        prompts = [prompter(row.problem) for row in rows]
+        lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        short = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
+        self.counts["too_long"] = len(rows) - len(short)
+        if not short or (self.config.long_prompts == "refuse" and len(short) < len(rows)):
+            row, length = next((r, n) for r, n in zip(rows, lengths, strict=True) if n > limit)
+            raise ConfigError(
+                f"task.max_prompt: {len(rows) - len(short)} of {len(rows)} prompts are longer than "
+                f"{limit} tokens, such as {row.place} with {length}; allowed: at least "
+                f"{max(lengths)}, or task.long_prompts: drop where shorter ones are left"
+            )
+        return short
+
+    def _readable(self, rows: list[Row]) -> list[Row]:
+        verdicts = self.verifier.readable([row.answer for row in rows])
+        faulty = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict]
+        self.counts["unreadable"] = len(faulty)
+        if faulty and self.config.unreadable_answers == "refuse":
+            row = faulty[0]
+            raise ConfigError(
+                f"task.datasets: {len(faulty)} gold answers cannot be read as mathematics, such as "
+                f"{row.answer[:SHOWN]!r} in {row.place}; allowed: an answer_pattern that finds the "
+                "answer, another answer column, or task.unreadable_answers: drop"
+            )
+        return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict]
+
+    def order(self, seed: int, epoch: int) -> tuple[str, ...]:
+        """Identities of all problems in the order of one epoch of one run."""
+        key = ("order", self.config.order_seed, seed, epoch)
+        if key not in self._orders:  # the newest only: an epoch is left for good
+            shuffled = sorted(self.problems, key=lambda identity: uniform(*key, identity))
+            self._orders = {key: tuple(shuffled)}
+        return self._orders[key]
+
+    def training_problems(self, seed: int, step: int, count: int) -> list[DatasetProblem]:
+        steps = len(self.problems) // count
+        epoch, place = divmod(step, steps)
+        chosen = self.order(seed, epoch)[place * count : (place + 1) * count]
+        return [self.problems[identity] for identity in chosen]
+
+    def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
+        problems = self.training_problems(seed, step, count)
+        return [(problem.prompt, problem.solution or "") for problem in problems]
+
+    def rewards(self, problems: Sequence[DatasetProblem], responses: Sequence[str]) -> list[float]:
+        golds = [problem.answer for problem in problems]
+        return [float(m) for m in self.verifier.grade(golds, responses, self.config.boxed_only)]
+
+    def provenance(self, seed: int) -> dict:
+        """Counts, files with their checksums, and the digest of the first epoch's order."""
+        order = hashlib.sha256("\n".join(self.order(seed, 0)).encode()).hexdigest()
+        return {
+            **self.counts,
+            "order_sha256": order,
+            "sources": [_describe(source, i) for i, source in enumerate(self.config.datasets)],
+        }
+
+
+def _rows(source: DataSource, index: int) -> list[Row]:
+    """The rows of one source as text. Raises ConfigError for a row that lacks problem or answer."""
+    field = f"task.datasets[{index}]"
+    raw = read_rows(source.path, f"{field}.path", subset=source.subset, split=source.split)
+    found = []
+    for number, row in enumerate(raw, 1):
+        check_columns(source, row, field)
+        place = f"row {number} of '{source.path}'"
+        problem = _text(column(row, source.problem, f"{field}.problem", source.path))
+        answer = _text(column(row, source.answer, f"{field}.answer", source.path))
+        solution = None
+        if source.solution:
+            solution = _text(column(row, source.solution, f"{field}.solution", source.path))
+        if source.answer_pattern and (match := re.search(source.answer_pattern, answer)):
+            answer = match[1].strip()
+        elif source.answer_pattern:
+            raise ConfigError(
+                f"{field}.answer_pattern: {source.answer_pattern!r} is not in the answer of "
+                f"{place} ({answer[:SHOWN]!r}); allowed: a pattern that every answer has"
+            )
+        if not problem.strip():
+            raise ConfigError(
+                f"{field}.problem: column '{source.problem}' is empty in {place}; allowed: a "
+                "column of problem texts"
+            )
+        found.append(Row(problem, answer, solution, place))
+    return found
+
+
+def _text(value: object) -> str:
+    """A cell as text: 27.0 as `27`, a list as its elements, a chat as its last message."""
+    if isinstance(value, list):
+        if value and isinstance(value[-1], dict) and "content" in value[-1]:
+            return str(value[-1]["content"])
+        return ", ".join(map(_text, value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+def _describe(source: DataSource, index: int) -> dict:
+    local = local_file(source.path, f"task.datasets[{index}].path")
+    if local:
+        return {"path": source.path, "sha256": file_digest(local)}
+    return {"path": source.path, "subset": source.subset, "split": source.split}

@@ -1,0 +1,171 @@
+"""Rows of problems from local Parquet and JSONL files, or from the hub.
+
+Local files are read here and not by `datasets`, whose cache is keyed by path and time and can
+return old rows. Every fault is a ConfigError that names the field to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vimpo.config_types import ConfigError
+from vimpo.task_config import DatasetTask, DataSource, RealBenchmark, TaskConfig
+
+SUFFIXES = (".jsonl", ".parquet")
+
+
+def local_file(path: str, field: str) -> Path | None:
+    """The file that `path` means; None for a hub name (`owner/name`).
+
+    Raises ConfigError for what is written like a file and is none, and for other file types.
+    """
+    local = Path(path).expanduser()
+    looks_local = local.suffix in SUFFIXES or path.startswith((".", "/", "~")) or local.exists()
+    if not looks_local:
+        return None
+    if not local.is_file():
+        raise ConfigError(
+            f"{field}: '{path}' is not a file; allowed: a .jsonl or .parquet file, or a hub name"
+        )
+    if local.suffix not in SUFFIXES:
+        raise ConfigError(
+            f"{field}: '{path}' ends in '{local.suffix}'; allowed: .jsonl or .parquet, or a hub "
+            "name"
+        )
+    return local
+
+
+def read_rows(
+    path: str, field: str, *, subset: str | None = None, split: str = "train"
+) -> list[dict]:
+    """All rows of a local file or of a hub dataset's split.
+
+    Raises ConfigError where there are none to be had: no file, no network, no such split, not JSON,
+    empty.
+    """
+    local = local_file(path, field)
+    rows = list(_file_rows(local, field)) if local else _hub_rows(path, field, subset, split)
+    if not rows:
+        raise ConfigError(f"{field}: '{path}' holds no rows; allowed: a dataset with problems")
+    return rows
+
+
+def _file_rows(path: Path, field: str) -> Iterator[dict]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+        from pyarrow import ArrowException
+
+        try:
+            yield from pyarrow.parquet.read_table(path).to_pylist()
+        except (ArrowException, OSError) as error:
+            raise ConfigError(f"{field}: '{path}' is not a Parquet file: {error}") from None
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{field}: line {number} of '{path}' is not JSON ({error}); allowed: one "
+                    "object a line"
+                ) from None
+            if not isinstance(row, dict):
+                raise ConfigError(
+                    f"{field}: line {number} of '{path}' is no object; allowed: one object a line"
+                )
+            yield row
+
+
+def _hub_rows(path: str, field: str, subset: str | None, split: str) -> list[dict]:
+    from datasets import load_dataset
+    from datasets.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return load_dataset(path, subset, split=split).to_list()
+    except Exception as error:  # its errors have no common type: network, name, split, format
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"{field}: '{path}' could not be loaded from the hub ({reason}); allowed: a hub name "
+            "and split that exist, with network or a filled cache, or a local .jsonl or .parquet "
+            "file"
+        ) from None
+
+
+def column(row: dict, name: str, field: str, path: str) -> Any:
+    """The value of a column; dots reach into structs, numbers into lists (`reward.truth.0`).
+
+    Raises ConfigError where there is no such column.
+    """
+    value: Any = row
+    for part in [name] if name in row else name.split("."):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise ConfigError(
+                f"{field}: '{path}' has no column '{name}'; allowed: {', '.join(row)}"
+            )
+    return value
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sources(task: TaskConfig) -> None:
+    """Local files of a task: there, of a known type, not empty, with the named columns.
+
+    Reads one row of each file and needs neither network nor torch; hub names are tried when
+    training or evaluation starts. Raises ConfigError.
+    """
+    for name, benchmark in task.benchmarks.items():
+        if isinstance(benchmark, RealBenchmark) and benchmark.path:
+            field = f"task.benchmarks.{name}.path"
+            if row := _first_row(benchmark.path, field):
+                for required in benchmark.columns:
+                    column(row, required, field, benchmark.path)
+    if isinstance(task, DatasetTask):
+        for i, source in enumerate(task.datasets):
+            field = f"task.datasets[{i}]"
+            if row := _first_row(source.path, f"{field}.path"):
+                check_columns(source, row, field)
+
+
+def check_columns(source: DataSource, row: dict, field: str) -> None:
+    """Raise ConfigError where the row lacks a column that the source names."""
+    for role in ("problem", "answer", "solution"):
+        if name := getattr(source, role):
+            column(row, name, f"{field}.{role}", source.path)
+
+
+def _first_row(path: str, field: str) -> dict | None:
+    """The first row of a local file; None for a hub name."""
+    local = local_file(path, field)
+    if local is None:
+        return None
+    rows: Iterable[dict] = _file_rows(local, field)
+    if local.suffix == ".parquet":
+        rows = _first_of_parquet(local, field)
+    for row in rows:
+        return row
+    raise ConfigError(f"{field}: '{path}' holds no rows; allowed: a dataset with problems")
+
+
+def _first_of_parquet(path: Path, field: str) -> list[dict]:
+    import pyarrow.parquet
+    from pyarrow import ArrowException
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        return next((batch.to_pylist() for batch in file.iter_batches(batch_size=1)), [])
+    except (ArrowException, OSError) as error:
+        raise ConfigError(f"{field}: '{path}' is not a Parquet file: {error}") from None

@@ -1,0 +1,81 @@
+"""A worker of :class:`vimpo.tasks.verifier.GuardedPool`: judges one answer after another.
+
+Started as `python -m vimpo.tasks.verifier_worker DESCRIPTOR SECONDS MEMORY_MB`, in a fresh
+interpreter that holds nothing of its parent. Requests and verdicts are JSON, so that nothing that
+an answer says is ever unpickled or evaluated. Past its time the process is ended by the kernel
+(SIGPROF), even where it is stuck in C code; past its memory an allocation fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+
+def main(descriptor: int, seconds: float, memory_mb: int) -> None:
+    """Answer requests `[judge, arguments...]` with true or false until the parent hangs up."""
+    connection = Connection(descriptor)
+    from vimpo.tasks import equivalence
+
+    judges = {
+        "is_equivalent": equivalence.is_equivalent,
+        "is_readable": equivalence.is_readable,
+        "stock_score": stock_score,
+    }
+    _limit_memory(memory_mb)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    connection.send_bytes(b"ready")
+    while True:
+        try:
+            request = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        # CPU time of this process: the verdict does not depend on how busy the machine is.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            name, *arguments = json.loads(request)
+            verdict = bool(judges[name](*arguments))
+        except Exception:
+            verdict = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send_bytes(json.dumps(verdict).encode())
+
+
+def stock_score(file: str, metric: str, doc: dict, response: str) -> bool:
+    """What lm-eval's own `process_results` in `file` makes of one response.
+
+    Its time limits need the main thread (SIGALRM), and it parses what the model wrote: hence here.
+    """
+    return bool(_stock_module(file).process_results(doc, [response])[metric])
+
+
+@functools.cache
+def _stock_module(file: str):
+    """The module, without lm-eval's package around it, which takes seconds to import."""
+    specification = importlib.util.spec_from_file_location(f"stock_{Path(file).parent.name}", file)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Address space beyond what is in use now, in MiB; not enforced where the system cannot."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, OSError, ValueError):
+        pass
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
