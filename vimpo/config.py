@@ -316,7 +316,7 @@ class Statistics(Strict):
 
 
 class Claims(Strict):
-    """Thresholds of the verdicts, fixed before results are seen (report, claims C1 to C6)."""
+    """Thresholds of the verdicts, to be fixed before a study runs (claims C1 to C6)."""
 
     accuracy_margin: float = Field(
         0.02, ge=0, le=1, description="C1, C2: VIMPO may be worse by this much and still match"
