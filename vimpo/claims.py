@@ -1,7 +1,7 @@
 """Claims C1 to C6: effects, intervals, corrected p values and verdicts.
 
-Each part of a claim is one effect with a threshold from the configuration, to be fixed
-before a study runs. The unit is a pair of runs with the same size, noise and seed, which share prompts, luck
+Each part of a claim is one effect with a threshold from the configuration, to be fixed before a
+study runs. The unit is a pair of runs with the same size, noise and seed, which share prompts, luck
 and flips; sizes are strata of equal weight. With the two-sided p of `effect = threshold`, corrected
 by Holm over all parts (one that could not be tested counts too),
 
