@@ -19,15 +19,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vimpo import memory
-from vimpo.cluster import Stage, cell_request, job_request, processes_of, sharding_of
+from vimpo.cluster import Stage, cell_request, job_request
 from vimpo.config import (
     AlgorithmConfig,
+    ChainTask,
     PPOConfig,
     Study,
     VimpoConfig,
 )
 from vimpo.memory import Shape, Workload
-from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
+from vimpo.plan_inputs import benchmark_responses, load_device, numbers_of, shape_of
 
 GIB = 2**30
 HOUR = 3600
@@ -99,9 +100,8 @@ class Planner:
         self.study = study
         self.device = load_device(study)
         self.shapes = {size: shape_of(size, study.sizes[size]) for size in study.used_sizes()}
-        self.checkpointing = any(
-            getattr(part, "gradient_checkpointing", False) for part in (study.runtime, study.train)
-        )
+        self.numbers = numbers_of(study)
+        self.checkpointing = study.runtime.gradient_checkpointing
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -111,21 +111,27 @@ class Planner:
     def pretrain_lengths(self) -> Lengths:
         """Of the demonstrations of chains, which may be longer than what is trained on."""
         task = self.study.task
+        if not isinstance(task, ChainTask):
+            return self.lengths
         longer = task.model_copy(update={"train_operators": task.pretrain_operators})
         return self._lengths(self.study.model_copy(update={"task": longer}))
 
     def _lengths(self, study: Study) -> Lengths:
-        plan = study.plan
-        if plan.prompt_tokens is None or plan.response_tokens is None:
+        """Chains are as long as their longest; of datasets, limits stand for what is not said."""
+        plan, task = study.plan, study.task
+        if isinstance(task, ChainTask):
             work = memory.study_workload(study)
-            prompt = plan.prompt_tokens or work.prompt
-            response = plan.response_tokens or work.response
-            longest = work.response
+            prompt, response = work.prompt, work.response
         else:
-            prompt, response = plan.prompt_tokens, plan.response_tokens
-            longest = study.train.max_response
-        longest_prompt = plan.longest_prompt or prompt
-        return Lengths(prompt, min(response, longest), longest_prompt, longest)
+            prompt, response = task.max_prompt, study.train.max_response
+        if plan.response_tokens is not None:
+            response = study.train.max_response
+        return Lengths(
+            prompt=plan.prompt_tokens or prompt,
+            response=min(plan.response_tokens or response, response),
+            longest_prompt=plan.longest_prompt or max(prompt, plan.prompt_tokens or 0),
+            longest_response=response,
+        )
 
     # --- seconds ----------------------------------------------------------------------------------
 
@@ -153,10 +159,9 @@ class Planner:
     def _decode_step_s(self, shape: Shape, together: int) -> float:
         """One token of each of `together` sequences."""
         device, context = self.device, self.lengths.prompt + self.lengths.response / 2
-        numbers = memory.study_numbers(self.study)
         one = Workload(decoded=together, micro_batch=1, prompt=math.ceil(context), response=0)
-        cache = memory.kv_cache_bytes(shape, one, numbers)
-        read = memory.parameter_count(shape) * numbers.weight + cache
+        cache = memory.kv_cache_bytes(shape, one, self.numbers)
+        read = memory.parameter_count(shape) * self.numbers.weight + cache
         rate = device.decode_utilisation * self._cores
         arithmetic = together * forward_flops(shape, context) / (device.flops * rate)
         overhead = shape.layers * device.layer_seconds
@@ -184,7 +189,7 @@ class Planner:
         return self._started(self.compute_s(3 * tokens * forward_flops(shape, length / 2)))
 
     def train_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
-        one = self.step_s(shape, objective, processes_of(self.study))
+        one = self.step_s(shape, objective, self.study.runtime.processes)
         return self._started(self.study.train.steps * one)
 
     def evaluate_s(self, shape: Shape) -> float:
@@ -243,8 +248,8 @@ class Planner:
 
     def memory_gib(self, shape: Shape, objective: AlgorithmConfig) -> float:
         """Peak of one training process, by vimpo/memory.py."""
-        train, processes = self.study.train, processes_of(self.study)
-        rollouts = math.ceil(self.study.rollouts_per_step / processes)
+        train, runtime = self.study.train, self.study.runtime
+        rollouts = math.ceil(self.study.rollouts_per_step / runtime.processes)
         work = Workload(
             decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
             micro_batch=min(train.micro_batch or rollouts, rollouts),
@@ -252,26 +257,35 @@ class Planner:
             response=self.lengths.longest_response,
             checkpointing=self.checkpointing,
         )
-        parts = memory.memory_parts(shape, objective, work, memory.study_numbers(self.study))
-        if sharding_of(self.study) == "fsdp2":
-            parts = [
-                replace(p, bytes=p.bytes // processes) if p.phase == "stays" else p for p in parts
-            ]
-        return memory.peak_bytes(parts) / GIB
+        parts = memory.memory_parts(shape, objective, work, self.numbers)
+        return memory.peak_bytes(self._adapted(p, work) for p in parts) / GIB
+
+    def _adapted(self, part: memory.Part, work: Workload) -> memory.Part:
+        """A part as `runtime` has it: split over processes, logits in chunks, a sampler's share."""
+        runtime = self.study.runtime
+        if part.phase == "stays" and runtime.sharding == "fsdp2":
+            return replace(part, bytes=part.bytes // runtime.processes)
+        if part.part == "logits" and runtime.logit_chunk:
+            tokens = work.micro_batch * work.response
+            kept = min(1.0, runtime.logit_chunk / tokens)
+            return replace(part, bytes=round(part.bytes * kept))
+        if part.part == "kv_cache" and runtime.sampler == "vllm":
+            share = runtime.vllm_memory * (self.device.memory_gib or 0) * GIB
+            return replace(part, bytes=round(share), phase="stays")
+        return part
 
     def kept_bytes(self, shape: Shape, objective: AlgorithmConfig | None = None) -> int:
         """A finished run's model, with PPO's critic; a base policy's without an objective."""
-        weight = memory.study_numbers(self.study).weight
         count = memory.parameter_count(shape)
         if isinstance(objective, PPOConfig):
             count += memory.parameter_count(shape, critic=True)
-        return count * weight
+        return count * self.numbers.weight
 
     def checkpoint_bytes(self, shape: Shape, objective: AlgorithmConfig) -> int:
         """What a run holds on disk while it trains, beside nothing finished."""
-        numbers = memory.study_numbers(self.study)
         trained = sum(n for n, is_ in memory.networks(shape, objective).values() if is_)
-        return CHECKPOINTS * trained * (numbers.weight + memory.MOMENTS * numbers.moment)
+        n = self.numbers
+        return CHECKPOINTS * trained * (n.weight + memory.MOMENTS * n.moment + n.master)
 
     def disk(self) -> tuple[int, int]:
         """Bytes that a finished study keeps, and that its largest cell holds while it runs."""
