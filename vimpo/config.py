@@ -381,8 +381,8 @@ class Runtime(Strict):
                 f"device: '{self.device}' is one GPU for {self.processes} processes; "
                 "allowed: cuda (each process takes its own) or cpu"
             )
-        if self.sampler == "vllm" and self.device == "cpu":
-            raise ValueError("sampler: 'vllm' needs a GPU; allowed: torch with device: cpu")
+        if self.sampler == "vllm" and self.device != "cuda":
+            raise ValueError("sampler: 'vllm' needs a GPU; allowed: torch, or device: cuda")
         return self
 
 

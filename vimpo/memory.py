@@ -88,8 +88,7 @@ class Numbers:
 
 
 FLOAT32 = Numbers("float32", 4, 4, 4, 0, 4)
-BFLOAT16 = Numbers("bfloat16", 2, 2, 2, 0, 2)  # all in bfloat16, as runtime.dtype does
-MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)
+MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)  # vimpo/optimizer.py
 LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.last_logits)
 
 
@@ -266,7 +265,7 @@ def study_workload(study: Study) -> Workload:
 
 
 def study_numbers(study: Study) -> Numbers:
-    return BFLOAT16 if study.runtime.dtype == "bfloat16" else FLOAT32
+    return MIXED if study.runtime.dtype == "bfloat16" else FLOAT32
 
 
 def memory_rows(

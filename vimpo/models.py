@@ -249,12 +249,13 @@ def last_states(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, las
 @torch.no_grad()
 def check_plain_head(model: PreTrainedModel) -> None:
     """Raise ConfigError where logits are more than one matrix times the hidden states."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    # Not token 0, which may be padding, whose embedding and logits are 0.
+    ids = torch.arange(1, 5, device=model.device)[None]
     mask = torch.ones_like(ids)
     head = model.get_output_embeddings()
     bias = getattr(head, "bias", None)
-    found = linear(last_states(model, ids, mask, 2), head.weight, bias).float()
-    expected = last_logits(model, ids, mask, 2)
+    found = linear(last_states(model, ids, mask, 4), head.weight, bias).float()
+    expected = last_logits(model, ids, mask, 4)
     rounding = 1e-4 if model.dtype == torch.float32 else 5e-3
     scaled = float((found - expected).abs().max()) > rounding * float(expected.abs().max())
     if scaled or getattr(model.config, "final_logit_softcapping", None):

@@ -21,6 +21,7 @@ from vimpo.models import (
     load_tokenizer,
     save_policy,
 )
+from vimpo.optimizer import make_optimizer
 from vimpo.records import Stopwatch
 from vimpo.rollout import left_pad
 from vimpo.tasks import make_task
@@ -40,7 +41,7 @@ class Pretrainer:
         """Build or load the model. Raises ConfigError where its path holds none."""
         self.spec, self.pretrain = model, pretrain
         if model.path:
-            self.tokenizer = load_tokenizer(model.path)
+            self.tokenizer = load_tokenizer(model.path, runtime.trust_remote_code)
             self.policy = load_policy(model.path, runtime)
         else:
             self.tokenizer = chain_tokenizer()
@@ -55,9 +56,7 @@ class Pretrainer:
         self.clock = Stopwatch(runtime.device)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         self.optimizers = {
-            "policy": torch.optim.AdamW(
-                self.policy.parameters(), lr=model.pretrain_lr, weight_decay=pretrain.weight_decay
-            )
+            "policy": make_optimizer(self.policy, model.pretrain_lr, pretrain.weight_decay)
         }
 
     def step(self, step: int) -> dict[str, float]:
@@ -68,10 +67,13 @@ class Pretrainer:
             width = labels.shape[1] - 1
             logits = last_logits(self.policy, ids[:, :-1], mask[:, :-1], width)
             loss = cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED)
-            self.optimizers["policy"].zero_grad()
+            optimizer = self.optimizers["policy"]
+            optimizer.zero_grad()
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
-            self.optimizers["policy"].step()
+            optimizer.collect()
+            (group,) = optimizer.param_groups
+            norm = nn.utils.clip_grad_norm_(group["params"], 1.0)
+            optimizer.step()
         return {
             "step": step,
             "loss": loss.item(),

@@ -1,0 +1,249 @@
+"""The contract with vLLM: what is asked of it, and what is made of its answers.
+
+A stand-in engine implements the calls that are used, on the torch sampler; where vLLM is
+installed, its own signatures are checked as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from vimpo.config import Cell, ConfigError, Runtime, load_study
+from vimpo.distributed import Alone
+from vimpo.rollout import Sampling, TorchSampler, sample
+from vimpo.samplers.vllm import VllmSampler, row_seed
+from vimpo.trainer import Trainer
+
+SAMPLING = Sampling(group_size=2, max_response=6, temperature=2.0, eos=1, pad=0)
+GPU = Runtime(device="cuda", sampler="vllm", vllm_memory=0.4)
+
+
+@dataclass
+class SamplingParams:
+    """The fields that are used, and vLLM's defaults."""
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    max_tokens: int | None = 16
+    stop_token_ids: list[int] | None = None
+    detokenize: bool = True
+
+
+@dataclass
+class CompletionOutput:
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+
+
+@dataclass
+class RequestOutput:
+    outputs: list[CompletionOutput] = field(default_factory=list)
+
+
+class LLM:
+    """An engine that samples by torch, and keeps what it was asked."""
+
+    def __init__(self, model, **settings):
+        self.settings = settings | {"model": model}
+        self.model = AutoModelForCausalLM.from_pretrained(model).eval()
+        self.requests, self.calls = [], []
+
+    def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+        assert method == "reload_weights"
+        names = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in kwargs["weights_iterator"]:
+                names.pop(name).copy_(tensor)
+        assert not names
+        self.calls.append("weights")
+        return [None]
+
+    def reset_prefix_cache(self, reset_running_requests=False, reset_connector=False):
+        self.calls.append("forget")
+        return True
+
+    def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+        self.calls.append("generate")
+        self.requests.append((prompts, sampling_params))
+        return [
+            RequestOutput([self._answer(prompt["prompt_token_ids"], params)])
+            for prompt, params in zip(prompts, sampling_params, strict=True)
+        ]
+
+    def _answer(self, prompt, params):
+        found = sample(
+            self.model,
+            [prompt],
+            group_size=params.n,
+            max_response=params.max_tokens,
+            temperature=params.temperature,
+            eos=params.stop_token_ids[0],
+            pad=0,
+            generator=torch.Generator().manual_seed(params.seed),
+        )
+        ended = bool(found.finished[0])
+        tokens = found.response_ids[0, : int(found.mask[0].sum())].tolist()
+        return CompletionOutput(tuple(tokens), "stop" if ended else "length")
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """The stand-in, as the module that is imported."""
+    module = types.ModuleType("vllm")
+    module.LLM, module.SamplingParams = LLM, SamplingParams
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return module
+
+
+@pytest.fixture
+def sampler(vllm, tiny_base):
+    return VllmSampler(tiny_base / "model", SAMPLING, GPU, Alone("cpu"))
+
+
+PROMPTS = [[3, 12, 4, 15], [5, 15], [2, 13, 6, 15]]
+
+
+def test_the_engine_starts_on_the_base_policy_with_the_configured_share(sampler, tiny_base):
+    settings = sampler._engine.settings
+    assert settings["model"] == str(tiny_base / "model")
+    assert settings["gpu_memory_utilization"] == 0.4
+    assert settings["dtype"] == "float32"
+    assert settings["trust_remote_code"] is False
+    assert settings["skip_tokenizer_init"] is True
+    assert settings["generation_config"] == "vllm"
+    assert settings["distributed_executor_backend"] is None
+
+
+def test_of_several_processes_each_is_an_engine(vllm, tiny_base):
+    world = Alone("cpu")
+    world.size = 4
+    sampler = VllmSampler(tiny_base / "model", SAMPLING, GPU, world)
+    assert sampler._engine.settings["distributed_executor_backend"] == "external_launcher"
+
+
+def test_every_response_is_a_request_with_its_own_seed_over_the_whole_distribution(sampler):
+    sampler.rollouts(PROMPTS, seed=7)
+    ((prompts, settings),) = sampler._engine.requests
+    assert [p["prompt_token_ids"] for p in prompts] == [p for p in PROMPTS for _ in range(2)]
+    assert len({s.seed for s in settings}) == 6
+    for s in settings:
+        assert (s.n, s.temperature, s.top_p, s.top_k) == (1, 2.0, 1.0, 0)
+        assert (s.max_tokens, s.stop_token_ids, s.detokenize) == (6, [1], False)
+
+
+def test_luck_belongs_to_the_row_and_not_to_the_process(sampler):
+    whole = sampler.rollouts(PROMPTS, seed=7)
+    again = sampler.rollouts(PROMPTS, seed=7)
+    assert torch.equal(again.response_ids, whole.response_ids)
+    part = sampler.rollouts(PROMPTS[1:], seed=7, first=1, total=3)
+    part = part.widened(whole.width, 0)
+    assert torch.equal(part.response_ids, whole.response_ids[2:])
+    other = sampler.rollouts(PROMPTS, seed=8)
+    assert other.response_ids.tolist() != whole.response_ids.tolist()
+    seeds = {row_seed(s, r) for s in range(30) for r in range(30)}
+    assert len(seeds) == 900
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_answers_become_padded_rollouts(sampler, monkeypatch):
+    answers = [
+        ((5, 6, 1), "stop"),
+        ((5,), "stop"),  # an engine that leaves the end out
+        ((7, 8, 9, 10, 11, 12), "length"),
+        ((1,), "stop"),
+        ((4, 1), "stop"),
+        ((4, 4), "stop"),
+    ]
+    outputs = [RequestOutput([CompletionOutput(*a)]) for a in answers]
+    monkeypatch.setattr(sampler._engine, "generate", lambda *a, **k: outputs)
+    found = sampler.rollouts(PROMPTS, seed=0)
+    assert found.response_ids.tolist() == [
+        [5, 6, 1, 0, 0, 0],
+        [5, 1, 0, 0, 0, 0],
+        [7, 8, 9, 10, 11, 12],
+        [1, 0, 0, 0, 0, 0],
+        [4, 1, 0, 0, 0, 0],
+        [4, 4, 1, 0, 0, 0],
+    ]
+    assert found.mask.sum(1).tolist() == [3, 2, 6, 1, 2, 3]
+    assert found.finished.tolist() == [True, True, False, True, True, True]
+    assert found.prompt_ids[2].tolist() == [0, 0, 5, 15]
+    assert found.prompt_mask[2].tolist() == [0, 0, 1, 1]
+    assert found.logp.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [([((5,), "abort")] * 6, "ended by 'abort'"), ([((5, 1), "stop")], "1 answers to 6 requests")],
+)
+def test_answers_that_are_missing_or_broken_off_are_refused(sampler, monkeypatch, answers, message):
+    outputs = [RequestOutput([CompletionOutput(*a)]) for a in answers]
+    monkeypatch.setattr(sampler._engine, "generate", lambda *a, **k: outputs)
+    with pytest.raises(RuntimeError, match=message):
+        sampler.rollouts(PROMPTS, seed=0)
+
+
+@pytest.mark.parametrize("algorithm", ["vimpo", "ppo", "grpo"])
+def test_training_gives_the_engine_its_weights_before_every_step(
+    vllm, tiny_study, monkeypatch, algorithm
+):
+    study = tiny_study(train={"warmup_steps": 0})
+    config = study.cell_config(Cell(algorithm, "tiny", "rollout-0.25", 1))
+    runtime = config.runtime.model_copy(update={"sampler": "vllm"})  # not refused for its CPU
+    config = config.model_copy(update={"runtime": runtime})
+    trainer = Trainer(config, study.base_folder("tiny") / "model")
+    engine = trainer.sampler._engine
+    for step in range(3):
+        before = [p.detach().clone() for p in trainer.policy.parameters()]
+        row = trainer.step(step)
+        for ours, theirs in zip(before, engine.model.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+        assert row["grad_norm"] > 0
+        assert row["approx_kl"] == 0  # old log-probabilities are the trainer's, not the engine's
+    assert engine.calls == ["weights", "forget", "generate"] * 3
+    moved = zip(engine.model.parameters(), trainer.policy.parameters(), strict=True)
+    assert max(float((a - b).detach().abs().max()) for a, b in moved) > 1e-4
+
+
+def test_both_samplers_have_the_same_interface():
+    for name in ("sync", "rollouts"):
+        ours, theirs = (inspect.signature(getattr(c, name)) for c in (VllmSampler, TorchSampler))
+        assert ours == theirs
+
+
+def test_without_vllm_the_error_says_how_to_get_it(monkeypatch, tiny_base):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ConfigError, match=r"'vllm' cannot be imported .*\.\[vllm\]"):
+        VllmSampler(tiny_base / "model", SAMPLING, GPU)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_vllm_is_refused_where_it_would_not_share_the_gpu(device):
+    with pytest.raises(ConfigError, match=r"sampler: 'vllm' needs a GPU; allowed: torch, or dev"):
+        load_study({"runtime": {"sampler": "vllm", "device": device}})
+
+
+def test_the_installed_vllm_has_the_calls_that_are_used():
+    vllm = pytest.importorskip("vllm")
+    from vllm.v1.worker.gpu_worker import Worker
+
+    used = {
+        vllm.LLM.__init__: {"model", "skip_tokenizer_init", "trust_remote_code", "dtype"},
+        vllm.LLM.generate: {"prompts", "sampling_params", "use_tqdm"},
+        vllm.LLM.collective_rpc: {"method", "kwargs"},
+        vllm.LLM.reset_prefix_cache: set(),
+        vllm.SamplingParams: set(SamplingParams.__dataclass_fields__),
+        Worker.reload_weights: {"args", "kwargs"},
+    }
+    for function, names in used.items():
+        assert names <= set(inspect.signature(function).parameters), function

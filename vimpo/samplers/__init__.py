@@ -1,0 +1,1 @@
+"""Samplers beside torch's own (vimpo/rollout.py)."""
