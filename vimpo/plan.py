@@ -7,8 +7,7 @@
                the KV cache, and an overhead a layer; the longest response runs to the limit
     memory     vimpo/memory.py; FSDP divides weights, gradients and optimizer by the processes
 
-Every assumption is a field of `plan` (vimpo/planning.py) or a column of vimpo/devices.csv, and is
-printed with the result (vimpo/plan_text.py).
+Every assumption is a field of `plan` (vimpo/planning.py) or in vimpo/devices.csv, and is printed.
 """
 
 from __future__ import annotations
@@ -146,26 +145,45 @@ class Planner:
         rate = self.device.flops * self.device.train_utilisation * self._cores
         return flops / (rate * processes * kept)
 
-    def decode_s(
-        self, shape: Shape, count: int, together: int | None = None, processes: int = 1
-    ) -> float:
-        """Seconds to sample `count` responses, spread over `processes` devices."""
-        share = math.ceil(count / processes)
-        limit = min(filter(None, (share, together, self.study.plan.decoded_together)))
-        rounds, tail = share / limit, self.lengths.longest_response - self.lengths.response
-        steps = self.lengths.response * self._decode_step_s(shape, limit)
-        return rounds * (steps + tail * self._decode_step_s(shape, 1))
+    def decode_s(self, shape: Shape, count: int, together: int, engine: bool = False) -> float:
+        """Seconds for one device to sample `count` responses, at most `together` at once."""
+        limit = min(count, together, self.study.plan.decoded_together or count)
+        steps = self.lengths.response * self._decode_step_s(shape, limit, engine)
+        tail = self.lengths.longest_response - self.lengths.response
+        return count / limit * (steps + tail * self._decode_step_s(shape, 1, engine))
 
-    def _decode_step_s(self, shape: Shape, together: int) -> float:
+    def _decode_step_s(self, shape: Shape, together: int, engine: bool) -> float:
         """One token of each of `together` sequences."""
         device, context = self.device, self.lengths.prompt + self.lengths.response / 2
-        one = Workload(decoded=together, micro_batch=1, prompt=math.ceil(context), response=0)
-        cache = memory.kv_cache_bytes(shape, one, self.numbers)
+        cache = together * context * self._cache_bytes(shape)
         read = memory.parameter_count(shape) * self.numbers.weight + cache
         rate = device.decode_utilisation * self._cores
         arithmetic = together * forward_flops(shape, context) / (device.flops * rate)
-        overhead = shape.layers * device.layer_seconds
-        return max(arithmetic, read / (device.bandwidth * rate)) + overhead
+        layer = self.study.plan.engine_layer_seconds if engine else device.layer_seconds
+        return max(arithmetic, read / (device.bandwidth * rate)) + shape.layers * layer
+
+    def _cache_bytes(self, shape: Shape) -> int:
+        """Keys and values of one token."""
+        one = Workload(decoded=1, micro_batch=1, prompt=1, response=0)
+        return memory.kv_cache_bytes(shape, one, self.numbers)
+
+    def rollout_s(self, shape: Shape, processes: int = 1) -> float:
+        """Seconds to sample a step's rollouts; vLLM decodes as many as its cache holds."""
+        share = math.ceil(self.study.rollouts_per_step / processes)
+        if not self._engine:
+            return self.decode_s(shape, share, share)
+        room = self._engine_bytes - memory.parameter_count(shape) * self.numbers.weight
+        each = (self.lengths.prompt + self.lengths.response) * self._cache_bytes(shape)
+        return self.decode_s(shape, share, max(1, int(room / each)), engine=True)
+
+    @property
+    def _engine(self) -> bool:
+        return self.study.runtime.sampler == "vllm"
+
+    @property
+    def _engine_bytes(self) -> float:
+        """Memory that vLLM takes on each device, for weights and cache."""
+        return self.study.runtime.vllm_memory * (self.device.memory_gib or 0) * GIB
 
     def step_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
         """One step of training: rollouts, reference, critic, update."""
@@ -179,8 +197,7 @@ class Planner:
             passes = critic_passes(split, train.epochs, self.checkpointing)
             work += passes * forward_flops(shape, context, critic=True)
         tokens = rollouts * (lengths.prompt + lengths.response)
-        decoding = self.decode_s(shape, rollouts, processes=processes)
-        return decoding + self.compute_s(work * tokens, processes)
+        return self.rollout_s(shape, processes) + self.compute_s(work * tokens, processes)
 
     def pretrain_s(self, size: str, shape: Shape) -> float:
         spec, lengths = self.study.sizes[size], self.pretrain_lengths
@@ -246,10 +263,12 @@ class Planner:
 
     # --- memory and disk --------------------------------------------------------------------------
 
-    def memory_gib(self, shape: Shape, objective: AlgorithmConfig) -> float:
-        """Peak of one training process, by vimpo/memory.py."""
-        train, runtime = self.study.train, self.study.runtime
-        rollouts = math.ceil(self.study.rollouts_per_step / runtime.processes)
+    def memory_gib(
+        self, shape: Shape, objective: AlgorithmConfig, processes: int | None = None
+    ) -> float:
+        """Peak of one training process, by vimpo/memory.py; of so many, the study's by default."""
+        train, processes = self.study.train, processes or self.study.runtime.processes
+        rollouts = math.ceil(self.study.rollouts_per_step / processes)
         work = Workload(
             decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
             micro_batch=min(train.micro_batch or rollouts, rollouts),
@@ -258,20 +277,19 @@ class Planner:
             checkpointing=self.checkpointing,
         )
         parts = memory.memory_parts(shape, objective, work, self.numbers)
-        return memory.peak_bytes(self._adapted(p, work) for p in parts) / GIB
+        return memory.peak_bytes(self._adapted(p, work, processes) for p in parts) / GIB
 
-    def _adapted(self, part: memory.Part, work: Workload) -> memory.Part:
+    def _adapted(self, part: memory.Part, work: Workload, processes: int) -> memory.Part:
         """A part as `runtime` has it: split over processes, logits in chunks, a sampler's share."""
         runtime = self.study.runtime
         if part.phase == "stays" and runtime.sharding == "fsdp2":
-            return replace(part, bytes=part.bytes // runtime.processes)
+            return replace(part, bytes=part.bytes // processes)
         if part.part == "logits" and runtime.logit_chunk:
             tokens = work.micro_batch * work.response
             kept = min(1.0, runtime.logit_chunk / tokens)
             return replace(part, bytes=round(part.bytes * kept))
         if part.part == "kv_cache" and runtime.sampler == "vllm":
-            share = runtime.vllm_memory * (self.device.memory_gib or 0) * GIB
-            return replace(part, bytes=round(share), phase="stays")
+            return replace(part, bytes=round(self._engine_bytes), phase="stays")
         return part
 
     def kept_bytes(self, shape: Shape, objective: AlgorithmConfig | None = None) -> int:
@@ -307,7 +325,13 @@ class Planner:
 
     def warnings(self) -> list[str]:
         """What cannot work, naming what to change."""
-        return [*self._unknown_shapes(), *self._misfits(), *self._too_short()]
+        return [
+            *self._unknown_shapes(),
+            *self._misfits(),
+            *self._cost_misfits(),
+            *self._engine_too_small(),
+            *self._too_short(),
+        ]
 
     def _unknown_shapes(self) -> Iterable[str]:
         for size, shape in self.shapes.items():
@@ -336,6 +360,29 @@ class Planner:
                     f"{cells} cannot fit: up to {worst:.0f} GiB of {limit:.0f} on "
                     f"{self.device.name}; a smaller train.micro_batch or plan.decoded_together, "
                     "more processes that shard, or a larger device"
+                )
+
+    def _cost_misfits(self) -> Iterable[str]:
+        """The cost rule measures on one device what training may spread over several."""
+        if self.device.memory_gib is None or self.study.runtime.processes == 1:
+            return
+        for size, shape in self.shapes.items():
+            objectives = [self.study.algorithms[a] for a in self.study.algorithms_at(size)]
+            worst = max(self.memory_gib(shape, o, processes=1) for o in objectives) if shape else 0
+            if worst > self.device.memory_gib:
+                yield (
+                    f"{size}: cost is measured by one process, which cannot hold it: "
+                    f"{worst:.0f} GiB of {self.device.memory_gib:.0f} on {self.device.name}"
+                )
+
+    def _engine_too_small(self) -> Iterable[str]:
+        for size, shape in self.shapes.items():
+            weights = memory.parameter_count(shape) * self.numbers.weight if shape else 0
+            if self._engine and weights > self._engine_bytes:
+                share = self.study.runtime.vllm_memory
+                yield (
+                    f"{size}: runtime.vllm_memory: {share:g} of {self.device.name} does not hold "
+                    f"{weights / GIB:.0f} GiB of weights"
                 )
 
     def _too_short(self) -> Iterable[str]:

@@ -161,12 +161,15 @@ def _assumptions(planner: Planner) -> str:
     plan = study.plan
     unit = _unit(planner)
     rollouts = study.rollouts_per_step
+    engine = study.runtime.sampler == "vllm"
+    together = "what vLLM's cache holds" if engine else "all of a device"
     lines = [
         f"{unit}: {device.flops / 1e12:,.4g} TFLOP/s in {study.runtime.dtype}, "
         f"{device.bandwidth / 1e9:,.0f} GB/s; {device.source}",
         f"utilisation {device.train_utilisation:g} in training and "
         f"{device.decode_utilisation:g} in decoding, "
-        f"{device.layer_seconds * 1e3:g} ms a layer and decoding step",
+        f"{device.layer_seconds * 1e3:g} ms a layer and decoding step"
+        + (f" ({plan.engine_layer_seconds * 1e3:g} in vLLM)" if engine else ""),
         f"prompts of {lengths.prompt} tokens (longest {lengths.longest_prompt}), responses of "
         f"{lengths.response} (longest {lengths.longest_response})",
         f"a step: {plural(rollouts, 'rollout')}, {plural(study.train.epochs, 'update')}, "
@@ -174,7 +177,7 @@ def _assumptions(planner: Planner) -> str:
         f"activations {'recomputed' if study.runtime.gradient_checkpointing else 'kept'}; "
         f"{study.train.steps} steps",
         f"logits of {study.runtime.logit_chunk or 'all'} tokens held at once; sequences decoded "
-        f"together: {plan.decoded_together or 'all of a device'}",
+        f"together: {plan.decoded_together or together}",
         f"evaluation: {plural(benchmark_responses(study), 'response')}, "
         f"{study.evaluation.batch_size} at a time",
         f"{plan.startup_seconds:g} s to start a process; {plan.parallel_efficiency:g} of linear "
