@@ -182,7 +182,7 @@ class Planner:
 
     @property
     def _engine_bytes(self) -> float:
-        """Memory that vLLM takes on each device, for weights and cache."""
+        """What vLLM takes of each device, for weights and cache."""
         return self.study.runtime.vllm_memory * (self.device.memory_gib or 0) * GIB
 
     def step_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
@@ -191,11 +191,11 @@ class Planner:
         rollouts = self.study.rollouts_per_step
         split = (train.micro_batch or rollouts) < rollouts
         context = (lengths.prompt + lengths.response) / 2
-        passes = policy_passes(objective, split, train.epochs, self.checkpointing)
-        work = passes * forward_flops(shape, context)
+        work = policy_passes(objective, split, train.epochs, self.checkpointing)
+        work *= forward_flops(shape, context)
         if isinstance(objective, PPOConfig):
-            passes = critic_passes(split, train.epochs, self.checkpointing)
-            work += passes * forward_flops(shape, context, critic=True)
+            critic = forward_flops(shape, context, critic=True)
+            work += critic * critic_passes(split, train.epochs, self.checkpointing)
         tokens = rollouts * (lengths.prompt + lengths.response)
         return self.rollout_s(shape, processes) + self.compute_s(work * tokens, processes)
 
@@ -247,11 +247,12 @@ class Planner:
             for algorithm in self.study.algorithms_at(size):
                 objective = self.study.algorithms[algorithm]
                 count = sum((c.size, c.algorithm) == (size, algorithm) for c in self.study.cells())
-                for stage, seconds in (
-                    ("train", self.train_s(shape, objective)),
-                    ("evaluate", self.evaluate_s(shape)),
-                    ("probe", self.probe_s(shape, objective)),
-                ):
+                times = {
+                    "train": self.train_s(shape, objective),
+                    "evaluate": self.evaluate_s(shape),
+                    "probe": self.probe_s(shape, objective),
+                }
+                for stage, seconds in times.items():
                     found.append(self._job(stage, size, algorithm, count, seconds))
         return found
 
@@ -379,11 +380,9 @@ class Planner:
         for size, shape in self.shapes.items():
             weights = memory.parameter_count(shape) * self.numbers.weight if shape else 0
             if self._engine and weights > self._engine_bytes:
-                share = self.study.runtime.vllm_memory
-                yield (
-                    f"{size}: runtime.vllm_memory: {share:g} of {self.device.name} does not hold "
-                    f"{weights / GIB:.0f} GiB of weights"
-                )
+                field = f"runtime.vllm_memory: {self.study.runtime.vllm_memory:g}"
+                need = f"{weights / GIB:.0f} GiB of weights"
+                yield f"{size}: {field} of {self.device.name} does not hold {need}"
 
     def _too_short(self) -> Iterable[str]:
         """Jobs that are cut off; the time of the longest algorithm stands for all of a size."""
