@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vimpo.cluster import CELL, cell_request, job_request, launcher
 from vimpo.config import ConfigError, load_study
 from vimpo.memory import parameter_count
 from vimpo.plan import Planner, critic_passes, forward_flops, policy_passes
-from vimpo.plan_inputs import load_device, shape_of
+from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
 from vimpo.plan_text import describe
 
 ROOT = Path(__file__).parents[1]
@@ -160,13 +161,53 @@ def test_a_model_of_unknown_shape_is_named_and_not_counted():
     assert "sizes.other.path: the shape of 'someone/unheard-of' is unknown" in describe(study)
 
 
+def changed(name, **sections):
+    """A shipped study with some fields of its sections replaced."""
+    data = yaml.safe_load((ROOT / f"workflow/config/{name}.yaml").read_text())
+    return load_study(data | {key: data.get(key, {}) | new for key, new in sections.items()})
+
+
+def test_the_paper_fits_on_eight_gpus():
+    planner = Planner(shipped("paper"))
+    # Only the measurement of costs, which takes one process, has no room for the larger sizes.
+    assert [w for w in planner.warnings() if ": cost is measured by one process" not in w] == []
+    held = {(job.rule, job.devices) for job in planner.jobs()}
+    assert held == {("pretrain", 1), ("cost", 1), ("train", 8), ("evaluate", 1), ("probe", 1)}
+
+
 def test_a_cell_that_cannot_fit_is_warned_of():
-    text = describe(shipped("paper"))
+    text = describe(changed("paper", runtime={"processes": 1}))
     assert "qwen3-8b: cells of vimpo, ppo" in text
     assert "cannot fit" in text
     assert "qwen3-0.6b: cells" not in text
     small = load_study({"sizes": {"xs": {"memory_mb": 400}}, "train": {"prompts_per_step": 1000}})
     assert "sizes.xs.memory_mb gives 0.4" in describe(small)
+
+
+def test_memory_follows_what_the_runtime_says():
+    def needs(**runtime):
+        planner = Planner(changed("paper", runtime=runtime))
+        return planner.memory_gib(planner.shapes["qwen3-4b"], planner.study.algorithms["vimpo"])
+
+    whole = needs()
+    copies = 4_022_468_096 * (2 + 6 + 8 + 4 + 2) / 2**30  # policy in training, and a reference
+    assert needs(sharding="ddp") - whole == pytest.approx(copies * 7 / 8, rel=1e-6)
+    assert needs(gradient_checkpointing=False) > whole
+    assert needs(vllm_memory=0.4) - whole == pytest.approx(8.0, rel=1e-6)
+    # Eight float32 arrays of [tokens, vocabulary] for VIMPO's exact KL (vimpo/memory.py).
+    logits = 8 * 151936 * 4 / 2**30
+    assert needs(logit_chunk=2048) - whole == pytest.approx(1024 * logits, rel=1e-6)
+
+
+def test_an_engine_that_does_not_hold_the_weights_is_warned_of():
+    lines = Planner(changed("paper", runtime={"vllm_memory": 0.1})).warnings()
+    assert any(line.startswith("qwen3-8b: runtime.vllm_memory: 0.1") for line in lines)
+
+
+def test_responses_of_an_evaluation():
+    # The paper's k, and a greedy response of each problem.
+    assert benchmark_responses(shipped("paper")) == 2 * (500 + 675) + 33 * (30 + 30)
+    assert benchmark_responses(load_study()) == 4 * 200 * 3
 
 
 def test_the_ladder_to_a_billion_parameters_takes_less_than_a_day():
@@ -229,8 +270,14 @@ def test_a_gpu_is_asked_for_where_the_device_is_one():
     assert job_request(study, "evaluate", "xs").gpus == 1
 
 
-def test_one_node_needs_no_launcher():
+def test_training_on_several_nodes_is_started_once_on_each():
     assert launcher(load_study()) == ""
+    study = changed("paper", runtime={"processes": 16, "nodes": 2, "threads": 3})
+    request = job_request(study, "train", "qwen3-4b")
+    assert (request.gpus, request.nodes, request.threads) == (16, 2, 48)
+    assert launcher(study).startswith("srun --nodes=2 --ntasks=2 --ntasks-per-node=1 ")
+    assert "--cpus-per-task=24 " in launcher(study)
+    assert job_request(study, "evaluate", "qwen3-4b").gpus == 1
 
 
 def test_what_a_scheduler_is_asked_for_runs_nothing_again():

@@ -69,34 +69,19 @@ class JobRequest:
     gpus: int = 0
 
 
-def processes_of(study: Study) -> int:
-    """Training processes of one job, over all of its nodes."""
-    return getattr(study.runtime, "processes", 1)
-
-
-def nodes_of(study: Study) -> int:
-    """Machines of one training job."""
-    return getattr(study.runtime, "nodes", 1)
-
-
-def sharding_of(study: Study) -> str:
-    """How a training job spreads its networks: `none`, `ddp` or `fsdp2`."""
-    return getattr(study.runtime, "sharding", None) or "none"
-
-
 def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
     """What a job of this stage and size asks for."""
     cluster = study.cluster
     own = cluster.sizes.get(size, SizeJobs())
     spread = stage in DISTRIBUTED
-    processes = processes_of(study) if spread else 1
+    processes = study.runtime.processes if spread else 1
     return JobRequest(
         partition=own.partition or cluster.partition,
         memory_mb=study.sizes[size].memory_mb,
         minutes=(MINUTES | cluster.minutes | own.minutes)[stage],
         threads=study.runtime.threads * processes,
         processes=processes,
-        nodes=nodes_of(study) if spread else 1,
+        nodes=study.runtime.nodes if spread else 1,
         gpus=processes if study.runtime.device != "cpu" else 0,
     )
 

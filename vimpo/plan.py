@@ -7,8 +7,7 @@
                the KV cache, and an overhead a layer; the longest response runs to the limit
     memory     vimpo/memory.py; FSDP divides weights, gradients and optimizer by the processes
 
-Every assumption is a field of `plan` (vimpo/planning.py) or a column of vimpo/devices.csv, and is
-printed with the result (vimpo/plan_text.py).
+Every assumption is a field of `plan` (vimpo/planning.py) or in vimpo/devices.csv, and is printed.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vimpo import memory
-from vimpo.cluster import Stage, cell_request, job_request, processes_of, sharding_of
+from vimpo.cluster import Stage, cell_request, job_request
 from vimpo.config import (
     AlgorithmConfig,
+    ChainTask,
     PPOConfig,
     Study,
     VimpoConfig,
 )
 from vimpo.memory import Shape, Workload
-from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
+from vimpo.plan_inputs import benchmark_responses, load_device, numbers_of, shape_of
 
 GIB = 2**30
 HOUR = 3600
@@ -99,9 +99,8 @@ class Planner:
         self.study = study
         self.device = load_device(study)
         self.shapes = {size: shape_of(size, study.sizes[size]) for size in study.used_sizes()}
-        self.checkpointing = any(
-            getattr(part, "gradient_checkpointing", False) for part in (study.runtime, study.train)
-        )
+        self.numbers = numbers_of(study)
+        self.checkpointing = study.runtime.gradient_checkpointing
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -111,21 +110,27 @@ class Planner:
     def pretrain_lengths(self) -> Lengths:
         """Of the demonstrations of chains, which may be longer than what is trained on."""
         task = self.study.task
+        if not isinstance(task, ChainTask):
+            return self.lengths
         longer = task.model_copy(update={"train_operators": task.pretrain_operators})
         return self._lengths(self.study.model_copy(update={"task": longer}))
 
     def _lengths(self, study: Study) -> Lengths:
-        plan = study.plan
-        if plan.prompt_tokens is None or plan.response_tokens is None:
+        """Chains are as long as their longest; of datasets, limits stand for what is not said."""
+        plan, task = study.plan, study.task
+        if isinstance(task, ChainTask):
             work = memory.study_workload(study)
-            prompt = plan.prompt_tokens or work.prompt
-            response = plan.response_tokens or work.response
-            longest = work.response
+            prompt, response = work.prompt, work.response
         else:
-            prompt, response = plan.prompt_tokens, plan.response_tokens
-            longest = study.train.max_response
-        longest_prompt = plan.longest_prompt or prompt
-        return Lengths(prompt, min(response, longest), longest_prompt, longest)
+            prompt, response = task.max_prompt, study.train.max_response
+        if plan.response_tokens is not None:
+            response = study.train.max_response
+        return Lengths(
+            prompt=plan.prompt_tokens or prompt,
+            response=min(plan.response_tokens or response, response),
+            longest_prompt=plan.longest_prompt or max(prompt, plan.prompt_tokens or 0),
+            longest_response=response,
+        )
 
     # --- seconds ----------------------------------------------------------------------------------
 
@@ -140,27 +145,45 @@ class Planner:
         rate = self.device.flops * self.device.train_utilisation * self._cores
         return flops / (rate * processes * kept)
 
-    def decode_s(
-        self, shape: Shape, count: int, together: int | None = None, processes: int = 1
-    ) -> float:
-        """Seconds to sample `count` responses, spread over `processes` devices."""
-        share = math.ceil(count / processes)
-        limit = min(filter(None, (share, together, self.study.plan.decoded_together)))
-        rounds, tail = share / limit, self.lengths.longest_response - self.lengths.response
-        steps = self.lengths.response * self._decode_step_s(shape, limit)
-        return rounds * (steps + tail * self._decode_step_s(shape, 1))
+    def decode_s(self, shape: Shape, count: int, together: int, engine: bool = False) -> float:
+        """Seconds for one device to sample `count` responses, at most `together` at once."""
+        limit = min(count, together, self.study.plan.decoded_together or count)
+        steps = self.lengths.response * self._decode_step_s(shape, limit, engine)
+        tail = self.lengths.longest_response - self.lengths.response
+        return count / limit * (steps + tail * self._decode_step_s(shape, 1, engine))
 
-    def _decode_step_s(self, shape: Shape, together: int) -> float:
+    def _decode_step_s(self, shape: Shape, together: int, engine: bool) -> float:
         """One token of each of `together` sequences."""
         device, context = self.device, self.lengths.prompt + self.lengths.response / 2
-        numbers = memory.study_numbers(self.study)
-        one = Workload(decoded=together, micro_batch=1, prompt=math.ceil(context), response=0)
-        cache = memory.kv_cache_bytes(shape, one, numbers)
-        read = memory.parameter_count(shape) * numbers.weight + cache
+        cache = together * context * self._cache_bytes(shape)
+        read = memory.parameter_count(shape) * self.numbers.weight + cache
         rate = device.decode_utilisation * self._cores
         arithmetic = together * forward_flops(shape, context) / (device.flops * rate)
-        overhead = shape.layers * device.layer_seconds
-        return max(arithmetic, read / (device.bandwidth * rate)) + overhead
+        layer = self.study.plan.engine_layer_seconds if engine else device.layer_seconds
+        return max(arithmetic, read / (device.bandwidth * rate)) + shape.layers * layer
+
+    def _cache_bytes(self, shape: Shape) -> int:
+        """Keys and values of one token."""
+        one = Workload(decoded=1, micro_batch=1, prompt=1, response=0)
+        return memory.kv_cache_bytes(shape, one, self.numbers)
+
+    def rollout_s(self, shape: Shape, processes: int = 1) -> float:
+        """Seconds to sample a step's rollouts; vLLM decodes as many as its cache holds."""
+        share = math.ceil(self.study.rollouts_per_step / processes)
+        if not self._engine:
+            return self.decode_s(shape, share, share)
+        room = self._engine_bytes - memory.parameter_count(shape) * self.numbers.weight
+        each = (self.lengths.prompt + self.lengths.response) * self._cache_bytes(shape)
+        return self.decode_s(shape, share, max(1, int(room / each)), engine=True)
+
+    @property
+    def _engine(self) -> bool:
+        return self.study.runtime.sampler == "vllm"
+
+    @property
+    def _engine_bytes(self) -> float:
+        """What vLLM takes of each device, for weights and cache."""
+        return self.study.runtime.vllm_memory * (self.device.memory_gib or 0) * GIB
 
     def step_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
         """One step of training: rollouts, reference, critic, update."""
@@ -168,14 +191,13 @@ class Planner:
         rollouts = self.study.rollouts_per_step
         split = (train.micro_batch or rollouts) < rollouts
         context = (lengths.prompt + lengths.response) / 2
-        passes = policy_passes(objective, split, train.epochs, self.checkpointing)
-        work = passes * forward_flops(shape, context)
+        work = policy_passes(objective, split, train.epochs, self.checkpointing)
+        work *= forward_flops(shape, context)
         if isinstance(objective, PPOConfig):
-            passes = critic_passes(split, train.epochs, self.checkpointing)
-            work += passes * forward_flops(shape, context, critic=True)
+            critic = forward_flops(shape, context, critic=True)
+            work += critic * critic_passes(split, train.epochs, self.checkpointing)
         tokens = rollouts * (lengths.prompt + lengths.response)
-        decoding = self.decode_s(shape, rollouts, processes=processes)
-        return decoding + self.compute_s(work * tokens, processes)
+        return self.rollout_s(shape, processes) + self.compute_s(work * tokens, processes)
 
     def pretrain_s(self, size: str, shape: Shape) -> float:
         spec, lengths = self.study.sizes[size], self.pretrain_lengths
@@ -184,7 +206,7 @@ class Planner:
         return self._started(self.compute_s(3 * tokens * forward_flops(shape, length / 2)))
 
     def train_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
-        one = self.step_s(shape, objective, processes_of(self.study))
+        one = self.step_s(shape, objective, self.study.runtime.processes)
         return self._started(self.study.train.steps * one)
 
     def evaluate_s(self, shape: Shape) -> float:
@@ -225,11 +247,12 @@ class Planner:
             for algorithm in self.study.algorithms_at(size):
                 objective = self.study.algorithms[algorithm]
                 count = sum((c.size, c.algorithm) == (size, algorithm) for c in self.study.cells())
-                for stage, seconds in (
-                    ("train", self.train_s(shape, objective)),
-                    ("evaluate", self.evaluate_s(shape)),
-                    ("probe", self.probe_s(shape, objective)),
-                ):
+                times = {
+                    "train": self.train_s(shape, objective),
+                    "evaluate": self.evaluate_s(shape),
+                    "probe": self.probe_s(shape, objective),
+                }
+                for stage, seconds in times.items():
                     found.append(self._job(stage, size, algorithm, count, seconds))
         return found
 
@@ -241,9 +264,11 @@ class Planner:
 
     # --- memory and disk --------------------------------------------------------------------------
 
-    def memory_gib(self, shape: Shape, objective: AlgorithmConfig) -> float:
-        """Peak of one training process, by vimpo/memory.py."""
-        train, processes = self.study.train, processes_of(self.study)
+    def memory_gib(
+        self, shape: Shape, objective: AlgorithmConfig, processes: int | None = None
+    ) -> float:
+        """Peak of one training process, by vimpo/memory.py; of so many, the study's by default."""
+        train, processes = self.study.train, processes or self.study.runtime.processes
         rollouts = math.ceil(self.study.rollouts_per_step / processes)
         work = Workload(
             decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
@@ -252,26 +277,34 @@ class Planner:
             response=self.lengths.longest_response,
             checkpointing=self.checkpointing,
         )
-        parts = memory.memory_parts(shape, objective, work, memory.study_numbers(self.study))
-        if sharding_of(self.study) == "fsdp2":
-            parts = [
-                replace(p, bytes=p.bytes // processes) if p.phase == "stays" else p for p in parts
-            ]
-        return memory.peak_bytes(parts) / GIB
+        parts = memory.memory_parts(shape, objective, work, self.numbers)
+        return memory.peak_bytes(self._adapted(p, work, processes) for p in parts) / GIB
+
+    def _adapted(self, part: memory.Part, work: Workload, processes: int) -> memory.Part:
+        """A part as `runtime` has it: split over processes, logits in chunks, a sampler's share."""
+        runtime = self.study.runtime
+        if part.phase == "stays" and runtime.sharding == "fsdp2":
+            return replace(part, bytes=part.bytes // processes)
+        if part.part == "logits" and runtime.logit_chunk:
+            tokens = work.micro_batch * work.response
+            kept = min(1.0, runtime.logit_chunk / tokens)
+            return replace(part, bytes=round(part.bytes * kept))
+        if part.part == "kv_cache" and runtime.sampler == "vllm":
+            return replace(part, bytes=round(self._engine_bytes), phase="stays")
+        return part
 
     def kept_bytes(self, shape: Shape, objective: AlgorithmConfig | None = None) -> int:
         """A finished run's model, with PPO's critic; a base policy's without an objective."""
-        weight = memory.study_numbers(self.study).weight
         count = memory.parameter_count(shape)
         if isinstance(objective, PPOConfig):
             count += memory.parameter_count(shape, critic=True)
-        return count * weight
+        return count * self.numbers.weight
 
     def checkpoint_bytes(self, shape: Shape, objective: AlgorithmConfig) -> int:
         """What a run holds on disk while it trains, beside nothing finished."""
-        numbers = memory.study_numbers(self.study)
         trained = sum(n for n, is_ in memory.networks(shape, objective).values() if is_)
-        return CHECKPOINTS * trained * (numbers.weight + memory.MOMENTS * numbers.moment)
+        n = self.numbers
+        return CHECKPOINTS * trained * (n.weight + memory.MOMENTS * n.moment + n.master)
 
     def disk(self) -> tuple[int, int]:
         """Bytes that a finished study keeps, and that its largest cell holds while it runs."""
@@ -293,7 +326,13 @@ class Planner:
 
     def warnings(self) -> list[str]:
         """What cannot work, naming what to change."""
-        return [*self._unknown_shapes(), *self._misfits(), *self._too_short()]
+        return [
+            *self._unknown_shapes(),
+            *self._misfits(),
+            *self._cost_misfits(),
+            *self._engine_too_small(),
+            *self._too_short(),
+        ]
 
     def _unknown_shapes(self) -> Iterable[str]:
         for size, shape in self.shapes.items():
@@ -323,6 +362,27 @@ class Planner:
                     f"{self.device.name}; a smaller train.micro_batch or plan.decoded_together, "
                     "more processes that shard, or a larger device"
                 )
+
+    def _cost_misfits(self) -> Iterable[str]:
+        """The cost rule measures on one device what training may spread over several."""
+        if self.device.memory_gib is None or self.study.runtime.processes == 1:
+            return
+        for size, shape in self.shapes.items():
+            objectives = [self.study.algorithms[a] for a in self.study.algorithms_at(size)]
+            worst = max(self.memory_gib(shape, o, processes=1) for o in objectives) if shape else 0
+            if worst > self.device.memory_gib:
+                yield (
+                    f"{size}: cost is measured by one process, which cannot hold it: "
+                    f"{worst:.0f} GiB of {self.device.memory_gib:.0f} on {self.device.name}"
+                )
+
+    def _engine_too_small(self) -> Iterable[str]:
+        for size, shape in self.shapes.items():
+            weights = memory.parameter_count(shape) * self.numbers.weight if shape else 0
+            if self._engine and weights > self._engine_bytes:
+                field = f"runtime.vllm_memory: {self.study.runtime.vllm_memory:g}"
+                need = f"{weights / GIB:.0f} GiB of weights"
+                yield f"{size}: {field} of {self.device.name} does not hold {need}"
 
     def _too_short(self) -> Iterable[str]:
         """Jobs that are cut off; the time of the longest algorithm stands for all of a size."""

@@ -10,10 +10,21 @@ from pathlib import Path
 from vimpo import memory
 from vimpo.config import ConfigError, ModelSpec, Study, require
 from vimpo.memory import Shape
+from vimpo.task_config import RealBenchmark
 
 DEVICES = Path(__file__).with_name("devices.csv")
-# Problems of the benchmarks that are no chains: lm-eval's own, and a file of this suite.
-REAL_BENCHMARKS = {"math500": 500, "aime24": 30, "aime25": 30, "olympiadbench": 675}
+# Problems of the published benchmarks (vimpo/tasks/benchmarks.py).
+PROBLEMS = {
+    "math500": 500,
+    "aime24": 30,
+    "aime25": 30,
+    "olympiadbench": 675,
+    "amc23": 40,
+    "gsm8k": 1319,
+}
+# Of weights in bfloat16: gradients of a backward pass in it, their float32 sum, and the optimiser's
+# moments and copy in float32 (vimpo/optimizer.py).
+BFLOAT16 = replace(memory.MIXED, gradient=2 + 4)
 
 
 @dataclass(frozen=True)
@@ -95,13 +106,17 @@ def _shape_of_folder(name: str, path: Path) -> Shape | None:
         return None
 
 
+def numbers_of(study: Study) -> memory.Numbers:
+    """Bytes of a weight, its gradient, moments and copy."""
+    return BFLOAT16 if study.runtime.dtype == "bfloat16" else memory.FLOAT32
+
+
 def benchmark_responses(study: Study) -> int:
     """Responses that one evaluation samples: avg@k, and one where greedy decoding is asked for."""
     total = 0
-    benchmarks = study.task.benchmarks
-    for name in benchmarks:
-        own = benchmarks[name] if isinstance(benchmarks, dict) else None
-        problems = getattr(own, "problems", None) or REAL_BENCHMARKS[name]
-        samples = getattr(own, "samples", None) or study.evaluation.samples
-        total += problems * (samples + study.evaluation.greedy)
+    for name, benchmark in study.task.benchmarks.items():
+        problems = benchmark.problems
+        if isinstance(benchmark, RealBenchmark):
+            problems = min(benchmark.limit or PROBLEMS[benchmark.task], PROBLEMS[benchmark.task])
+        total += problems * (study.samples_of(name) + study.evaluation.greedy)
     return total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vimpo.cluster import nodes_of, processes_of, sharding_of
 from vimpo.config import Study
 from vimpo.memory import parameter_count
 from vimpo.plan import Job, Planner
@@ -80,11 +79,11 @@ def _heading(planner: Planner) -> str:
         "seed": {c.seed for c in cells},
     }
     over = ", ".join(plural(len(values), name) for name, values in kinds.items())
-    processes = processes_of(study)
+    runtime = study.runtime
     each = "one process a training job"
-    if processes > 1:
-        each = f"{processes} processes a training job ({sharding_of(study)}, "
-        each += f"{plural(nodes_of(study), 'node')})"
+    if runtime.processes > 1:
+        each = f"{runtime.processes} processes a training job ({runtime.sharding}, "
+        each += f"{plural(runtime.nodes, 'node')})"
     cells_over = f"{plural(len(cells), 'cell')} over {over}"
     return f"Study {study.study}: {cells_over}; {each}, on {planner.device.name}"
 
@@ -162,19 +161,23 @@ def _assumptions(planner: Planner) -> str:
     plan = study.plan
     unit = _unit(planner)
     rollouts = study.rollouts_per_step
+    engine = study.runtime.sampler == "vllm"
+    together = "what vLLM's cache holds" if engine else "all of a device"
     lines = [
         f"{unit}: {device.flops / 1e12:,.4g} TFLOP/s in {study.runtime.dtype}, "
         f"{device.bandwidth / 1e9:,.0f} GB/s; {device.source}",
         f"utilisation {device.train_utilisation:g} in training and "
         f"{device.decode_utilisation:g} in decoding, "
-        f"{device.layer_seconds * 1e3:g} ms a layer and decoding step",
+        f"{device.layer_seconds * 1e3:g} ms a layer and decoding step"
+        + (f" ({plan.engine_layer_seconds * 1e3:g} in vLLM)" if engine else ""),
         f"prompts of {lengths.prompt} tokens (longest {lengths.longest_prompt}), responses of "
         f"{lengths.response} (longest {lengths.longest_response})",
         f"a step: {plural(rollouts, 'rollout')}, {plural(study.train.epochs, 'update')}, "
         f"{plural(study.train.micro_batch or rollouts, 'rollout')} a backward pass, "
-        f"activations {'recomputed' if planner.checkpointing else 'kept'}; "
+        f"activations {'recomputed' if study.runtime.gradient_checkpointing else 'kept'}; "
         f"{study.train.steps} steps",
-        f"sequences decoded together: {plan.decoded_together or 'all of a device'}",
+        f"logits of {study.runtime.logit_chunk or 'all'} tokens held at once; sequences decoded "
+        f"together: {plan.decoded_together or together}",
         f"evaluation: {plural(benchmark_responses(study), 'response')}, "
         f"{study.evaluation.batch_size} at a time",
         f"{plan.startup_seconds:g} s to start a process; {plan.parallel_efficiency:g} of linear "

@@ -38,6 +38,9 @@ class Planning(Strict):
     layer_seconds: float | None = Field(
         None, ge=0, description="overhead of a layer in a decoding step; default: the device's row"
     )
+    engine_layer_seconds: float = Field(
+        2e-5, ge=0, description="the same where runtime.sampler is vllm: captured graphs, no Python"
+    )
     parallel_efficiency: Share = Field(
         0.85, description="share of a linear speed-up that more than one process keeps"
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from vimpo.cluster import CELL, JobRequest, Stage, cell_request, job_request, nodes_of
+from vimpo.cluster import CELL, JobRequest, Stage, cell_request, job_request
 from vimpo.config_types import ConfigError
 
 if TYPE_CHECKING:
@@ -151,9 +151,9 @@ def check_cluster(study: Study, status_command: str, initial_wait: int) -> None:
 
 def check_one_machine(study: Study) -> None:
     """Several nodes need a scheduler that knows them. Raises ConfigError."""
-    if nodes_of(study) > 1:
+    if study.runtime.nodes > 1:
         raise ConfigError(
-            f"runtime.nodes: {nodes_of(study)} needs --profile workflow/profiles/slurm; "
+            f"runtime.nodes: {study.runtime.nodes} needs --profile workflow/profiles/slurm; "
             "allowed without it: 1"
         )
 

@@ -175,6 +175,9 @@ class DataSource(Strict):
     path: str = Field(min_length=1, description="hub name, or local .jsonl or .parquet file")
     subset: str | None = Field(None, description="configuration of a hub dataset, such as `main`")
     split: str = Field("train", description="split of a hub dataset")
+    file: str | None = Field(
+        None, description="one data file of a hub dataset, in place of a subset and split"
+    )
     problem: str = Field("problem", description="column of the problem; dots reach into structs")
     answer: str = Field("answer", description="column of the gold answer")
     solution: str | None = Field(
@@ -183,6 +186,12 @@ class DataSource(Strict):
     answer_pattern: str | None = Field(
         None, description="regular expression whose first group is the gold (GSM8K: `#### (.+)`)"
     )
+
+    @model_validator(mode="after")
+    def _file_is_of_the_hub(self) -> DataSource:
+        if self.file and (self.subset or self.split != "train"):
+            raise ValueError(f"file: '{self.file}' takes the place of subset and split")
+        return self
 
     @field_validator("answer_pattern")
     @classmethod

@@ -46,6 +46,13 @@ def command(profile, results, config=TINY, target=True):
     return [*words, "--", f"{results}/tiny/tables/accuracy.csv"] if target else words
 
 
+def study(folder, name, **sections):
+    """The tiny study with other sections, in a file."""
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load((ROOT / TINY).read_text()) | sections))
+    return path
+
+
 def squeue(states):
     """job id -> comment (the rule or group) of jobs in these states."""
     out = subprocess.run(
@@ -104,6 +111,24 @@ def test_a_grid_with_a_cancelled_job_ends_like_the_local_run(slurm, tmp_path):
     assert ours == theirs
 
 
+def test_two_nodes_train_a_cell_as_two_processes_on_one_node_do(slurm, tmp_path):
+    found = {}
+    for profile, nodes in (("local", 1), ("slurm", 2)):
+        results, log = tmp_path / profile, tmp_path / f"{profile}.txt"
+        config = study(tmp_path, profile, runtime={"processes": 2, "nodes": nodes})
+        run = results / "tiny/runs/vimpo/nano/noise-0.25/seed-1"
+        words = [*command(profile, results, config)[:-1], f"{run}/manifest.json"]
+        words[3:3] = QUICK if profile == "slurm" else []
+        with log.open("w") as file:
+            done = subprocess.run(
+                words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=PATIENCE
+            )
+        assert done.returncode == 0, log.read_text()
+        assert json.loads((run / "manifest.json").read_text())["processes"] == 2
+        found[nodes] = (run / "metrics.csv").read_bytes()
+    assert found[1] == found[2]
+
+
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
@@ -112,9 +137,7 @@ def test_a_grid_with_a_cancelled_job_ends_like_the_local_run(slurm, tmp_path):
     ],
 )
 def test_a_wrong_partition_is_one_error_and_nothing_is_submitted(slurm, tmp_path, cluster, message):
-    config = yaml.safe_load((ROOT / TINY).read_text()) | {"cluster": cluster}
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path = study(tmp_path, "study", cluster=cluster)
     before = squeue("all")
     words = command("slurm", tmp_path / "results", path, target=False)
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)

@@ -161,7 +161,8 @@ class DatasetProblems:
 def _rows(source: DataSource, index: int) -> list[Row]:
     """The rows of one source as text. Raises ConfigError for a row that lacks problem or answer."""
     field = f"task.datasets[{index}]"
-    raw = read_rows(source.path, f"{field}.path", subset=source.subset, split=source.split)
+    which = {"subset": source.subset, "split": source.split, "file": source.file}
+    raw = read_rows(source.path, f"{field}.path", **which)
     found = []
     for number, row in enumerate(raw, 1):
         check_columns(source, row, field)

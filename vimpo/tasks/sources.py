@@ -40,15 +40,20 @@ def local_file(path: str, field: str) -> Path | None:
 
 
 def read_rows(
-    path: str, field: str, *, subset: str | None = None, split: str = "train"
+    path: str,
+    field: str,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    file: str | None = None,
 ) -> list[dict]:
-    """All rows of a local file or of a hub dataset's split.
+    """All rows of a local file, or of a hub dataset's split or file.
 
     Raises ConfigError where there are none to be had: no file, no network, no such split, not JSON,
     empty.
     """
     local = local_file(path, field)
-    rows = list(_file_rows(local, field)) if local else _hub_rows(path, field, subset, split)
+    rows = list(_file_rows(local, field)) if local else _hub_rows(path, field, subset, split, file)
     if not rows:
         raise ConfigError(f"{field}: '{path}' holds no rows; allowed: a dataset with problems")
     return rows
@@ -82,13 +87,15 @@ def _file_rows(path: Path, field: str) -> Iterator[dict]:
             yield row
 
 
-def _hub_rows(path: str, field: str, subset: str | None, split: str) -> list[dict]:
+def _hub_rows(
+    path: str, field: str, subset: str | None, split: str, file: str | None
+) -> list[dict]:
     from datasets import load_dataset
     from datasets.utils import disable_progress_bars
 
     disable_progress_bars()
     try:
-        return load_dataset(path, subset, split=split).to_list()
+        return load_dataset(path, subset, split=split, data_files=file).to_list()
     except Exception as error:  # its errors have no common type: network, name, split, format
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
