@@ -20,6 +20,7 @@ from vimpo.probes.precision import (
     read_at,
 )
 from vimpo.probes.subject import Subject
+from vimpo.tasks.chain import ChainProblems
 
 
 def found(rows: list[dict], **labels: str) -> dict:
@@ -42,7 +43,7 @@ def subject() -> Subject:
         reference=reference.eval(),
         critic=None,
         tokenizer=tokenizer,
-        task=ChainTask(),
+        task=ChainProblems(ChainTask()),
         train=Train(max_response=40),
         probes=Probes(),
         beta=0.02,
@@ -76,7 +77,7 @@ def test_drift_grows_along_the_response(rows):
 
 def test_float64_agrees_with_the_reading_of_the_probes(subject):
     (rollouts,) = subject.sample([[3, 4, 5], [6, 7]], "test", 3)
-    log_ratio, td = read_at(subject, rollouts, torch.float64, torch.float64)
+    log_ratio, td = read_at(subject, [rollouts], torch.float64, torch.float64)
     reading = subject.read(rollouts)
     mask = reading.mask.numpy().astype(bool)
     expected = reading.log_ratio.double().cumsum(1).numpy()
@@ -105,9 +106,9 @@ def test_float64_norm_keeps_its_digits(subject):
 def test_bfloat16_takes_differences_in_bfloat16(subject):
     """The log-ratio of one token is a multiple of bfloat16's spacing at the log-probability."""
     (rollouts,) = subject.sample([[3, 4, 5]], "test")
-    first = read_at(subject, rollouts, torch.bfloat16, torch.bfloat16)[0][0, 0]
+    first = read_at(subject, [rollouts], torch.bfloat16, torch.bfloat16)[0][0, 0]
     assert first == float(torch.tensor(first).bfloat16())
-    careful = read_at(subject, rollouts, torch.bfloat16, torch.float32)[0][0, 0]
+    careful = read_at(subject, [rollouts], torch.bfloat16, torch.float32)[0][0, 0]
     assert careful != float(torch.tensor(careful).bfloat16())
 
 

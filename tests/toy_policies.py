@@ -15,7 +15,7 @@ from transformers import Qwen3Config
 
 from vimpo.config import ChainTask, Probes, Train
 from vimpo.probes.subject import Subject
-from vimpo.tasks.chain import Problem
+from vimpo.tasks.chain import ChainProblems, Problem
 
 LETTERS = "abcd"
 EOS, LIMIT, BETA = 0, 6, 0.3
@@ -33,16 +33,17 @@ class Tokens:
         return "".join(LETTERS[i - 1] for i in ids if i != EOS)
 
 
-class Markov:
+class Markov(torch.nn.Module):
     """A causal LM of tables: logits [place, last token, next token]."""
 
     device = "cpu"
     config = Qwen3Config(num_hidden_layers=1)
 
     def __init__(self, logits: np.ndarray) -> None:
+        super().__init__()
         self.table = torch.tensor(logits, dtype=torch.float32)
 
-    def __call__(self, input_ids, position_ids, logits_to_keep=0, **_) -> SimpleNamespace:
+    def forward(self, input_ids, position_ids, logits_to_keep=0, **_) -> SimpleNamespace:
         places = position_ids.clamp(max=LIMIT - 1)  # what follows the limit counts for nothing
         return SimpleNamespace(logits=self.table[places, input_ids][:, -logits_to_keep:])
 
@@ -64,8 +65,11 @@ class ToySubject(Subject):
     def problems(self, count, purpose, operators=None) -> list[Problem]:
         return [Problem(LETTERS[i % len(LETTERS)], "a") for i in range(count)]
 
-    def reward(self, problem, response, finished) -> bool:
-        return bool(finished) and (problem.prompt + self.text(response)).endswith("a")
+    def rewards(self, problems, responses, finished) -> list[float]:
+        return [
+            float(bool(done) and (problem.prompt + self.text(response)).endswith("a"))
+            for problem, response, done in zip(problems, responses, finished, strict=True)
+        ]
 
 
 def solve(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +96,7 @@ def toy_subject(seed: int = 0, **probes: object) -> tuple[ToySubject, np.ndarray
         reference=Markov(reference),
         critic=Lookup(values),
         tokenizer=Tokens(),
-        task=ChainTask(),
+        task=ChainProblems(ChainTask()),
         train=Train(max_response=LIMIT),
         probes=Probes(**{"problems": 120, "continuations": 32, **probes}),
         beta=BETA,

@@ -148,6 +148,14 @@ def probed(
     )
 
 
+def explained(found: Found, scores: Scores, reasons: Mapping[Key, str]) -> Found:
+    """With the probe's own reason, where no run has a number and all say the same of it."""
+    said = set(reasons.values())
+    if len(said) == 1 and all(math.isnan(value) for value in scores.values()):
+        return replace(found, estimate=replace(found.estimate, reason=said.pop()))
+    return found
+
+
 def measured(tables: Tables, algorithm: str, metric: str) -> Scores:
     """Logarithm of a measured cost, for each round of the side-by-side measurement."""
     frame = tables.measured_cost
@@ -334,8 +342,10 @@ def credit_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
 
     def found(algorithm: str, signal: str) -> Found:
         labels = ("credit", signal, "step", "auc")
-        scores, errors = (probed(tables, algorithm, labels, c) for c in ("value", "stderr"))
-        return mean(scores, clean_keys(study, algorithm), confidence, errors, FRACTION)
+        columns = ("value", "stderr", "reason")
+        scores, errors, reasons = (probed(tables, algorithm, labels, c) for c in columns)
+        keys = clean_keys(study, algorithm)
+        return explained(mean(scores, keys, confidence, errors, FRACTION), scores, reasons)
 
     limit = 0.5 + study.claims.credit_margin
     tested = Part(

@@ -105,9 +105,17 @@ class Sampler(Protocol):
         """Take over the policy's weights, by name; called before every step's :meth:`rollouts`."""
 
     def rollouts(
-        self, prompts: Sequence[Sequence[int]], seed: int, first: int = 0, total: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        seed: int,
+        first: int = 0,
+        total: int | None = None,
+        limits: Sequence[int] | None = None,
     ) -> Rollouts:
         """Sample as :func:`sample` does; its `logp` is the sampler's own, training makes others."""
+
+    def with_(self, sampling: Sampling) -> Sampler:
+        """The same sampler, engine and all, under other settings."""
 
 
 class TorchSampler:
@@ -126,7 +134,12 @@ class TorchSampler:
         pass
 
     def rollouts(
-        self, prompts: Sequence[Sequence[int]], seed: int, first: int = 0, total: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        seed: int,
+        first: int = 0,
+        total: int | None = None,
+        limits: Sequence[int] | None = None,
     ) -> Rollouts:
         with self._at_hand():
             return sample(
@@ -135,8 +148,12 @@ class TorchSampler:
                 generator=torch.Generator().manual_seed(seed),
                 first=first,
                 total=total,
+                limits=limits,
                 **vars(self._sampling),
             )
+
+    def with_(self, sampling: Sampling) -> TorchSampler:
+        return TorchSampler(self._model, sampling, self._at_hand)
 
 
 @torch.no_grad()
@@ -152,12 +169,14 @@ def sample(
     generator: torch.Generator,
     first: int = 0,
     total: int | None = None,
+    limits: Sequence[int] | None = None,
 ) -> Rollouts:
     """Sample `group_size` responses to each prompt; rows of one prompt are adjacent.
 
     prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once a
     group; rows that ended leave the batch. first, total: these are prompts first, first + 1, ... of
-    `total`, and have the luck that they would have if all were sampled here.
+    `total`, and have the luck that they would have if all were sampled here. limits: N, for prompts
+    that leave room for fewer than `max_response` tokens, 1 to that.
     """
     device = model.device
     prompt_ids, prompt_mask = left_pad(prompts, pad, device)
@@ -187,29 +206,32 @@ def sample(
     logp = torch.zeros(count, max_response, device=device)
     mask = torch.zeros(count, max_response, device=device)
     finished = torch.zeros(count, dtype=torch.bool, device=device)
+    most = torch.tensor(limits or [max_response] * len(prompts), device=device)
+    most = most.repeat_interleave(group_size)
     rows = torch.arange(count, device=device)  # of the batch that is still being decoded
     attention = prompt_mask
     for t in range(max_response):
         log_probs = (logits.float() / temperature).log_softmax(-1)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
-        live = ~finished[rows]
+        live = ~finished[rows] & (t < most[rows])
         written = rows[live]
         response[written, t] = tokens[live]
         logp[written, t] = log_probs[live].gather(1, tokens[live][:, None]).squeeze(1)
         mask[written, t] = 1
         finished[written] = tokens[live] == eos
-        live = ~finished[rows]
-        if t + 1 == max_response or not live.any():
+        live = ~finished[rows] & (t + 1 < most[rows])
+        if not live.any():
             break
         if live.float().mean() <= 1 - DROP_SHARE:
             keep = live.nonzero().squeeze(1)
-            rows, tokens, attention = rows[keep], tokens[keep], attention[keep]
+            rows, tokens, attention, live = rows[keep], tokens[keep], attention[keep], live[keep]
             cache.batch_select_indices(keep)
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         logits = model(
             input_ids=tokens[:, None],
             attention_mask=attention,
-            position_ids=attention.sum(1, keepdim=True) - 1,
+            # Rows that ended and were not dropped must not run past the model's last position.
+            position_ids=(attention.sum(1, keepdim=True) - 1) * live[:, None],
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]

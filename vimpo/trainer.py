@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.algorithms import Batch, Share, make_algorithm, make_batch
-from vimpo.config import CellConfig, PPOConfig
+from vimpo.config import CellConfig, PPOConfig, Train
 from vimpo.distributed import Alone, full, named_weights
 from vimpo.lora import add_adapters, merged_tensors, without_adapters
 from vimpo.models import (
@@ -30,9 +31,10 @@ from vimpo.models import (
 from vimpo.objectives.common import clip_fraction, masked_mean
 from vimpo.optimizer import make_optimizer
 from vimpo.records import Stopwatch
-from vimpo.rollout import Rollouts, Sampler, Sampling, TorchSampler
+from vimpo.rollout import Rollouts, Sampling
+from vimpo.samplers import make_sampler
 from vimpo.scoring import Reader, Reading, Scorer, Scores
-from vimpo.tasks import make_task
+from vimpo.tasks import Task, make_task
 from vimpo.tasks.noise import noisy_rewards
 
 
@@ -45,6 +47,30 @@ def step_seed(seed: int, step: int, purpose: str) -> int:
 def micro_batches(count: int, size: int | None) -> list[slice]:
     size = size or count
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def load_task(
+    config: CellConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Task:
+    """The task of a run, whose prompts and responses fit into the policy's positions.
+
+    Raises ConfigError for data that cannot be trained on.
+    """
+    positions = getattr(policy.config, "max_position_embeddings", None)
+    return make_task(
+        config.task,
+        tokenizer,
+        batch_size=config.train.prompts_per_step,
+        room=positions and positions - config.train.max_response,
+    )
+
+
+def sampling_of(
+    train: Train, tokenizer: PreTrainedTokenizerBase, group_size: int, max_response: int
+) -> Sampling:
+    """Plain sampling at the training temperature."""
+    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return Sampling(group_size, max_response, train.temperature, *ends)
 
 
 class Trainer:
@@ -62,13 +88,7 @@ class Trainer:
         self.algorithm = make_algorithm(config.objective)
         self.clock = Stopwatch(world.device)
         self._load(base)
-        positions = getattr(self.policy.config, "max_position_embeddings", None)
-        self.task = make_task(
-            config.task,
-            self.tokenizer,
-            batch_size=config.train.prompts_per_step,
-            room=positions and positions - config.train.max_response,
-        )
+        self.task = load_task(config, self.policy, self.tokenizer)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
@@ -80,7 +100,15 @@ class Trainer:
             name: make_optimizer(module, self.rates[name], config.train.weight_decay)
             for name, module in self.modules.items()
         }
-        self.sampler = self._make_sampler(base)
+        train = config.train
+        self.sampler = make_sampler(
+            self.policy,
+            base,
+            sampling_of(train, self.tokenizer, train.group_size, train.max_response),
+            config.runtime,
+            world,
+            lambda: world.whole(self.scorer),
+        )
 
     def _load(self, base: Path) -> None:
         """Tokenizer and networks; with adapters, the policy is its own reference."""
@@ -110,21 +138,6 @@ class Trainer:
             self._calls["reference"] = self.world.spread(reader, ids, mask, 1)
         if self.critic is not None:
             self._calls["critic"] = self.world.spread(self.critic, ids, mask, 1)
-
-    def _make_sampler(self, base: Path) -> Sampler:
-        train, tokenizer = self.config.train, self.tokenizer
-        sampling = Sampling(
-            train.group_size,
-            train.max_response,
-            train.temperature,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-        )
-        if self.config.runtime.sampler == "vllm":
-            from vimpo.samplers.vllm import VllmSampler
-
-            return VllmSampler(base, sampling, self.config.runtime, self.world)
-        return TorchSampler(self.policy, sampling, lambda: self.world.whole(self.scorer))
 
     # --- one step ---------------------------------------------------------------------------
 

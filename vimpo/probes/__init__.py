@@ -25,6 +25,7 @@ on is in their schema's metadata as `digest`.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,24 @@ COLUMNS = (
     "unit",
     "reason",
 )
+
+
+SAMPLE_ROWS = 640  # sequences that are sampled together
+READ_ROWS = 256  # sequences in one forward pass
+
+
+def sampled_together(study: Study) -> int:
+    """Sequences that probes sample at once: of a study that reckons with its memory (it sets
+    train.micro_batch), no more than lm-eval does; vLLM sees to its own memory.
+    """
+    if study.runtime.sampler == "vllm":
+        return sys.maxsize
+    return min(SAMPLE_ROWS, study.evaluation.batch_size) if study.train.micro_batch else SAMPLE_ROWS
+
+
+def read_together(study: Study) -> int:
+    """Sequences that probes read in one forward pass: no more than training does."""
+    return min(READ_ROWS, study.train.micro_batch or READ_ROWS)
 
 
 def probe_run(study: Study, cell: Cell, output: Path) -> None:

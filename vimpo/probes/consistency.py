@@ -33,13 +33,7 @@ def consistency_probe(subject: Subject) -> list[dict]:
     chunks = subject.sample([subject.encode(p) for p in problems], "consistency", size)
     tokens, finished = responses(chunks)
     owners = [p for p in problems for _ in range(size)]
-    rewards = torch.tensor(
-        [
-            float(subject.reward(p, ids, done))
-            for p, ids, done in zip(owners, tokens, finished, strict=True)
-        ],
-        dtype=torch.float64,
-    )
+    rewards = torch.tensor(subject.rewards(owners, tokens, finished), dtype=torch.float64)
     groups = torch.arange(len(problems)).repeat_interleave(size)
     target = (rewards - group_mean(rewards, groups)).numpy().reshape(-1, size)
     td = [

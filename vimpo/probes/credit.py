@@ -1,7 +1,8 @@
 """Credit probe: do token advantages point at the first wrong step?
 
-The oracle grades every step of fresh rollouts. In each rollout with a first wrong step and at least
-one other step, a signal is averaged over the tokens of every step, and
+The task's oracle grades every step of fresh rollouts; a task that has none gets rows that say so.
+In each rollout with a first wrong step and at least one other step, a signal is averaged over the
+tokens of every step, and
 
     auc          P(mean advantage of the first wrong step < that of another step), ties one half:
                  the area under the ROC within a rollout, averaged over rollouts
@@ -31,7 +32,7 @@ from vimpo.objectives.common import gae, whiten
 from vimpo.objectives.ppo import critic_td
 from vimpo.probes.measures import cluster_mean, row
 from vimpo.probes.subject import Reading, Subject, responses
-from vimpo.tasks.chain import Step, grade_steps
+from vimpo.tasks.chain import Step
 
 PURPOSE = 1  # of the problems' seed
 REACH = 10  # tokens before and behind the first wrong one in the profile
@@ -39,6 +40,10 @@ TIE = 1e-9  # means closer than this share of the largest are equal
 NO_STEPS = "no rollout has a first wrong step and another step"
 NO_TOKENS = "no rollout with a first wrong step reaches this token"
 NOT_FINITE = "the signal is not finite"
+NO_ORACLE = "no oracle grades the steps of this task"
+METRICS = ("auc", "top1", "top1_chance")
+SIGNALS = ("implied_td", "implied_gae", "group", "position")
+CRITIC_SIGNALS = ("critic_td", "critic_gae")
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def _step_rows(name: str, signal: np.ndarray, graded: Sequence[Graded], finite: 
     table = np.array(scores).reshape(-1, 3)
     clusters = np.array([g.cluster for g in compared])
     rows = []
-    for metric, values in zip(("auc", "top1", "top1_chance"), table.T, strict=True):
+    for metric, values in zip(METRICS, table.T, strict=True):
         mean, stderr = cluster_mean(values if finite else values[:0], clusters[: len(values)])
         reason = NO_STEPS if finite else NOT_FINITE
         rows.append(
@@ -173,30 +178,40 @@ def _profile_rows(
 
 
 def credit_probe(subject: Subject) -> list[dict]:
-    """Fresh rollouts, graded and read. -> rows of probes.parquet"""
+    """Fresh rollouts, graded and read; without an oracle only judged. -> rows of probes.parquet"""
     problems = subject.problems(subject.probes.credit_rollouts, PURPOSE)
-    rows, offset, batches = [], 0, []
-    for chunk in subject.sample([subject.encode(p) for p in problems], "credit"):
-        tokens, finished = responses([chunk])
-        owners = problems[offset : offset + len(tokens)]
-        rewards = [
-            float(subject.reward(p, ids, done))
-            for p, ids, done in zip(owners, tokens, finished, strict=True)
-        ]
-        batches.append((subject.read(chunk), torch.tensor(rewards)))
-        for i, (problem, ids) in enumerate(zip(owners, tokens, strict=True)):
-            steps = grade_steps(problem, subject.text(ids))
-            spans = step_tokens(steps, token_spans(subject.tokenizer, ids))
-            rows.append((offset + i, problem.id, steps, spans))
-        offset += len(tokens)
+    chunks = subject.sample([subject.encode(p) for p in problems], "credit")
+    tokens, finished = responses(chunks)
+    rewards = subject.rewards(problems, tokens, finished)
+    accuracy = _share_row("accuracy", rewards)
+    if subject.task.grade_steps is None:
+        return [*ungraded_rows(subject.critic is not None), accuracy]
+    rows = []
+    for i, (problem, ids) in enumerate(zip(problems, tokens, strict=True)):
+        steps = subject.task.grade_steps(problem, subject.text(ids))
+        spans = step_tokens(steps, token_spans(subject.tokenizer, ids))
+        rows.append((i, problem.id, steps, spans))
     ids = {name: k for k, name in enumerate(dict.fromkeys(r[1] for r in rows))}
     graded = [g for r in rows if (g := _graded(r[0], ids[r[1]], r[2], r[3]))]
-    reading, rewards = _joined(batches)
+    reading = _joined([subject.read(chunk) for chunk in chunks])
+    signals = signals_of(reading, torch.tensor(rewards), subject.lam)
     return [
-        *credit_rows(signals_of(reading, rewards, subject.lam), reading.mask, graded),
+        *credit_rows(signals, reading.mask, graded),
         _share_row("wrong_rollouts", [float(any(not s.right for s in r[2])) for r in rows]),
-        _share_row("accuracy", rewards.tolist()),
+        accuracy,
     ]
+
+
+def ungraded_rows(critic: bool) -> list[dict]:
+    """What would be measured with an oracle, and why it is not; the profile is left out."""
+    keys = [(signal, metric) for signal in SIGNALS for metric in METRICS]
+    if critic:
+        keys += [(signal, metric) for signal in CRITIC_SIGNALS for metric in METRICS]
+    nothing = (np.nan, np.nan, 0)
+    return [
+        row("credit", signal, "step", "all", metric, *nothing, "1", NO_ORACLE)
+        for signal, metric in keys
+    ] + [row("credit", "policy", "step", "all", "wrong_rollouts", *nothing, "share", NO_ORACLE)]
 
 
 def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]) -> Graded | None:
@@ -208,18 +223,17 @@ def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]
     return Graded(index, cluster, [tokens[i] for i in kept], kept.index(wrong))
 
 
-def _joined(batches: list[tuple[Reading, Tensor]]) -> tuple[Reading, Tensor]:
+def _joined(readings: Sequence[Reading]) -> Reading:
     """Chunks of different width as one batch, right-padded."""
-    width = max(reading.mask.shape[1] for reading, _ in batches)
+    width = max(reading.mask.shape[1] for reading in readings)
 
     def join(name: str) -> Tensor | None:
-        parts = [getattr(reading, name) for reading, _ in batches]
+        parts = [getattr(reading, name) for reading in readings]
         if parts[0] is None:
             return None
         return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in parts])
 
-    names = ("mask", "log_ratio", "token_kl", "td", "values")
-    return Reading(*(join(n) for n in names)), torch.cat([r for _, r in batches])
+    return Reading(*(join(n) for n in ("mask", "log_ratio", "token_kl", "td", "values")))
 
 
 def _share_row(metric: str, values: list[float]) -> dict:

@@ -1,12 +1,16 @@
 """Precision probe: how far does the implied value drift when it is computed in fewer bits?
 
-The same rollouts, from short problems to long ones, are read at four precisions:
+The same rollouts, of chains from short problems to long ones, are read at four precisions:
 
     float64                   weights, activations and log-softmax: the truth
     float32                   all of them in float32
     bfloat16_float32_softmax  weights and activations in bfloat16, log-softmax of its logits, and
                               all that follows, in float32: what careful trainers do
     bfloat16                  weights, activations, log-softmax, log-ratio and KL in bfloat16
+
+Of a policy with more than :data:`DOUBLED` parameters float32 is the truth, because float64 takes
+8 bytes of each and a GPU computes it at a small part of its speed; the rows of float32 then have no
+value, and say so. One model at a time is on the device, and runtime.logit_chunk bounds the logits.
 
 Rows are by the number t of response tokens that are summed, in float32 or better: an error that is
 drawn afresh at every token grows with sqrt(t), a biased one with t. Over the rollouts with at least
@@ -20,22 +24,31 @@ t tokens, and `all` for whole responses:
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from vimpo.models import positions
+from vimpo.models import parameter_count, positions
 from vimpo.probes.measures import cluster_mean, root_mean, row
-from vimpo.probes.subject import Subject
+from vimpo.probes.subject import Subject, responses
 from vimpo.rollout import Rollouts
+from vimpo.scoring import Reader, Reading
+from vimpo.tasks import Problem
+from vimpo.tasks.chain import ChainProblems
+from vimpo.trainer import micro_batches
 
 PURPOSE = 10  # of the problems' seed, plus the number of operators
 LONGEST = 8  # operators, unless a benchmark has more
 ROLLOUTS = 6  # of each length
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192)
 FEWEST = 5  # rollouts that a row needs
+DOUBLED = 10**9  # parameters up to which float64 is the truth
+IS_THE_TRUTH = "it is the truth here: the policy is too large for float64"
 VARIANTS = {
     "float32": (torch.float32, torch.float32),
     "bfloat16_float32_softmax": (torch.bfloat16, torch.float32),
@@ -65,59 +78,129 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+@contextmanager
+def alone_on_device(subject: Subject) -> Iterator[None]:
+    """Policy, reference and critic wait in the machine's memory, and come back."""
+    networks = [m for m in (subject.policy, subject.reference, subject.critic) if m is not None]
+    places = [next(m.parameters()).device for m in networks]
+    for model in networks:
+        model.to("cpu")
+    try:
+        yield
+    finally:
+        for model, device in zip(networks, places, strict=True):
+            model.to(device)
+
+
 @torch.no_grad()
 def read_at(
-    subject: Subject, rollouts: Rollouts, weights: torch.dtype, softmax: torch.dtype
+    subject: Subject, chunks: Sequence[Rollouts], weights: torch.dtype, softmax: torch.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-ratio and td / beta, both in nats and summed over tokens. -> [B, T], [B, T], float64
 
-    Differences are taken at the precision of the log-softmax; sums in float32, or better.
+    Differences are taken at the precision of the log-softmax; sums in float32, or better. chunks:
+    rollouts of B rows in all, of T tokens at most.
     """
-    log_p = _log_probs(cast(subject.policy, weights), rollouts, subject.train.temperature, softmax)
-    log_q = _log_probs(
-        cast(subject.reference, weights), rollouts, subject.train.temperature, softmax
-    )
-    index = rollouts.response_ids[..., None]
-    log_ratio = (log_p.gather(-1, index) - log_q.gather(-1, index)).squeeze(-1)
-    td = log_ratio - (log_p.exp() * (log_p - log_q)).sum(-1)
-    on = rollouts.mask.bool()
-    summed = torch.promote_types(softmax, torch.float32)
-    sums = [torch.where(on, x, 0.0).to(summed).cumsum(1) for x in (log_ratio, td)]
-    return sums[0].double().cpu().numpy(), sums[1].double().cpu().numpy()
+    parts = [c.rows(s) for c in chunks for s in micro_batches(len(c.mask), subject.read_rows)]
+    how = (weights, chunks[0].mask.device, subject.chunk)
+    policy = [(x.cpu(), *head) for x, *head in _readings(subject.policy, parts, *how)]
+    reference = _readings(subject.reference, parts, *how)
+    sums = [
+        _summed(subject, part, p, q, softmax)
+        for part, p, q in zip(parts, policy, reference, strict=True)
+    ]
+    width = max(s.shape[-1] for s in sums)
+    padded = [np.pad(s, ((0, 0), (0, 0), (0, width - s.shape[-1]))) for s in sums]
+    log_ratio, td = np.concatenate(padded, 1)
+    return log_ratio, td
+
+
+def _readings(
+    model: PreTrainedModel,
+    parts: Sequence[Rollouts],
+    dtype: torch.dtype,
+    device: torch.device,
+    chunk: int | None,
+) -> Iterator[Reading]:
+    """What a copy of the model in another precision says of each part, unrounded."""
+    model = cast(model, dtype).to(device)
+    for part in parts:
+        ids, attention_mask = part.inputs()
+        if chunk:
+            yield Reader(model, 1.0, chunk).read(ids, attention_mask, part.width)
+            continue
+        # Reader would round the logits to float32.
+        output = model(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            position_ids=positions(attention_mask),
+            use_cache=False,
+            logits_to_keep=part.width,
+        )
+        yield (output.logits,)
+
+
+def _summed(
+    subject: Subject, part: Rollouts, policy: Reading, reference: Reading, dtype: torch.dtype
+) -> np.ndarray:
+    """Summed log-ratio and td / beta of some rollouts. -> [2, b, T], float64"""
+    rows, width = part.mask.shape
+    how = (subject.train.temperature, dtype, part.mask.device)
+    columns = max(1, subject.chunk // rows) if subject.chunk else width
+    found: list[tuple[Tensor, Tensor]] = []
+    for place in micro_batches(width, columns):
+        log_p, log_q = (_log_probs(r, place, *how) for r in (policy, reference))
+        index = part.response_ids[:, place, None]
+        log_ratio = (log_p.gather(-1, index) - log_q.gather(-1, index)).squeeze(-1)
+        found.append((log_ratio, log_ratio - (log_p.exp() * (log_p - log_q)).sum(-1)))
+    on, summed = part.mask.bool(), torch.promote_types(dtype, torch.float32)
+    whole = [torch.cat(pieces, 1) for pieces in zip(*found, strict=True)]
+    sums = [torch.where(on, x, 0.0).to(summed).cumsum(1) for x in whole]
+    return torch.stack(sums).double().cpu().numpy()
 
 
 def _log_probs(
-    model: PreTrainedModel, rollouts: Rollouts, temperature: float, dtype: torch.dtype
+    reading: Reading, place: slice, temperature: float, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """[B, T, V]; vimpo.models.last_logits would round to float32."""
-    ids, attention_mask = rollouts.inputs()
-    logits = model(
-        input_ids=ids,
-        attention_mask=attention_mask,
-        position_ids=positions(attention_mask),
-        use_cache=False,
-        logits_to_keep=rollouts.width,
-    ).logits
+    """Log-softmax of some tokens of all rows. -> [b, t, V]"""
+    x, *head = reading
+    x = x[:, place].to(device)
+    logits = linear(x, *head) if head else x
     return (logits.to(dtype) / temperature).log_softmax(-1)
 
 
 def precision_probe(subject: Subject) -> list[dict]:
-    """Rollouts of every length from the shortest trained one. -> rows of probes.parquet"""
-    lengths = [*subject.task.train_operators, LONGEST]
-    lengths += [b.operators for b in subject.task.benchmarks.values()]
-    prompts = [
-        subject.encode(problem)
+    """Fresh rollouts, read at every precision. -> rows of probes.parquet"""
+    prompts = [subject.encode(problem) for problem in _problems(subject)]
+    chunks = subject.sample(prompts, "precision")
+    counts = np.array([len(ids) for ids in responses(chunks)[0]])
+    large = parameter_count(subject.policy) > DOUBLED
+    best = torch.float32 if large else torch.float64
+    rows = []
+    with alone_on_device(subject):
+        truth = read_at(subject, chunks, best, best)
+        for name, precisions in VARIANTS.items():
+            if precisions == (best, best):
+                nothing = tuple(np.full_like(x, np.nan) for x in truth)
+                rows += precision_rows(name, nothing, truth, counts, subject.beta, IS_THE_TRUTH)
+            else:
+                found = read_at(subject, chunks, *precisions)
+                rows += precision_rows(name, found, truth, counts, subject.beta)
+    return rows
+
+
+def _problems(subject: Subject) -> list[Problem]:
+    """Chains of every length from the shortest trained one; of datasets, the task's own mixture."""
+    if not isinstance(subject.task, ChainProblems):
+        return subject.problems(subject.probes.problems, PURPOSE)
+    config = subject.task.config
+    lengths = [*config.train_operators, LONGEST]
+    lengths += [b.operators for b in config.benchmarks.values()]
+    return [
+        problem
         for operators in range(min(lengths), max(lengths) + 1)
         for problem in subject.problems(ROLLOUTS, PURPOSE + operators, [operators])
     ]
-    rows = []
-    (rollouts,) = subject.sample(prompts, "precision")
-    truth = read_at(subject, rollouts, torch.float64, torch.float64)
-    counts = rollouts.mask.sum(1).long().cpu().numpy()
-    for name, (weights, softmax) in VARIANTS.items():
-        found = read_at(subject, rollouts, weights, softmax)
-        rows += precision_rows(name, found, truth, counts, subject.beta)
-    return rows
 
 
 def precision_rows(
@@ -126,8 +209,12 @@ def precision_rows(
     truth: tuple[np.ndarray, np.ndarray],
     counts: np.ndarray,
     beta: float,
+    absent: str = "",
 ) -> list[dict]:
-    """found, truth: summed log-ratio and td / beta [B, T]; counts [B]: tokens of each response."""
+    """found, truth: summed log-ratio and td / beta [B, T]; counts [B]: tokens of each response.
+
+    absent: why `found` is NaN, where it is.
+    """
     rows = []
     places = {str(t): t for t in LENGTHS if (counts >= t).sum() >= FEWEST} | {"all": 0}
     for place, t in places.items():
@@ -142,11 +229,11 @@ def precision_rows(
             drift = scale * (found[k][index, last] - truth[k][index, last])
             labels = ("precision", name, target, place)
             rms, stderr = root_mean(drift, each)
-            rows.append(row(*labels, "rms_drift", rms, stderr, len(index), unit))
+            rows.append(row(*labels, "rms_drift", rms, stderr, len(index), unit, absent))
             mean = cluster_mean(drift, each)
-            rows.append(row(*labels, "mean_drift", *mean, len(index), unit))
+            rows.append(row(*labels, "mean_drift", *mean, len(index), unit, absent))
         spread = true_td.std(ddof=1) if len(index) > 1 else 0.0
         shares = (rms / spread, stderr / spread) if spread > 0 else (np.nan, np.nan)
-        reason = "the true summed td does not vary"
+        reason = absent or "the true summed td does not vary"
         rows.append(row(*labels, "relative_drift", *shares, len(index), "1", reason))
     return rows

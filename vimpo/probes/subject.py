@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vimpo.config import Cell, ChainTask, ConfigError, PPOConfig, Probes, Study, Train
-from vimpo.models import Critic, last_logits, load_policy, load_tokenizer
-from vimpo.objectives.common import exact_kl
+from vimpo.config import Cell, CellConfig, ConfigError, PPOConfig, Probes, Study, Train, VimpoConfig
+from vimpo.models import Critic, check_plain_head, load_policy, load_tokenizer
 from vimpo.objectives.vimpo import implied_td
-from vimpo.rollout import Rollouts, sample
-from vimpo.tasks.chain import Problem, is_right, training_problems
-from vimpo.trainer import step_seed
-
-SAMPLE_ROWS = 640  # sequences that are sampled together
-READ_ROWS = 256  # sequences in one forward pass
+from vimpo.probes import READ_ROWS, SAMPLE_ROWS, read_together, sampled_together
+from vimpo.rollout import Rollouts, Sampler, TorchSampler
+from vimpo.samplers import make_sampler
+from vimpo.scoring import Reader, Scorer
+from vimpo.tasks import Problem, Task
+from vimpo.trainer import load_task, micro_batches, sampling_of, step_seed
 
 
 @dataclass(frozen=True)
@@ -40,39 +40,51 @@ class Reading:
 class Subject:
     """A trained policy with what its values are read against.
 
-    beta: scale of the implied value; lam: lambda of the algorithm's GAE, 1 where it has none.
+    beta: scale of the implied value; lam: lambda of the algorithm's GAE, 1 where it has none;
+    sampler: the policy's own by torch unless given; sample_rows, read_rows: sequences that are
+    sampled together, and read in one forward pass; chunk: tokens whose logits are held at once.
     """
 
     policy: PreTrainedModel
     reference: PreTrainedModel
     critic: Critic | None
     tokenizer: PreTrainedTokenizerBase
-    task: ChainTask
+    task: Task
     train: Train
     probes: Probes
     beta: float
     lam: float
+    sampler: Sampler | None = None
+    sample_rows: int = SAMPLE_ROWS
+    read_rows: int = READ_ROWS
+    chunk: int | None = None
 
     @classmethod
     def load(cls, study: Study, cell: Cell) -> Subject:
         """The finished run of `cell`. Raises ConfigError where a part of it is missing."""
         config = study.cell_config(cell)
+        runtime, train = config.runtime, config.train
         folder, base = study.run_folder(cell) / "model", study.base_folder(cell.size) / "model"
-        critic = None
-        if isinstance(config.objective, PPOConfig):
-            if not (folder / "critic" / "critic.safetensors").is_file():
-                raise ConfigError(f"model: '{folder}' holds no critic; allowed: a finished PPO run")
-            critic = Critic.load(folder / "critic", config.runtime).eval().requires_grad_(False)
+        critic = _load_critic(config, folder)
+        policy = load_policy(folder, runtime).eval().requires_grad_(False)
+        if runtime.logit_chunk:
+            check_plain_head(policy)
+        tokenizer = load_tokenizer(folder, runtime.trust_remote_code)
+        sampling = sampling_of(train, tokenizer, 1, train.max_response)
         return cls(
-            policy=load_policy(folder, config.runtime).eval().requires_grad_(False),
-            reference=load_policy(base, config.runtime).eval().requires_grad_(False),
+            policy=policy,
+            reference=load_policy(base, runtime).eval().requires_grad_(False),
             critic=critic,
-            tokenizer=load_tokenizer(folder),
-            task=config.task,
-            train=config.train,
+            tokenizer=tokenizer,
+            task=load_task(config, policy, tokenizer),
+            train=train,
             probes=study.probes,
             beta=study.readout_beta(cell.algorithm),
             lam=getattr(config.objective, "lam", 1.0),
+            sampler=make_sampler(policy, folder, sampling, runtime),
+            sample_rows=sampled_together(study),
+            read_rows=read_together(study),
+            chunk=runtime.logit_chunk,
         )
 
     def problems(
@@ -80,47 +92,54 @@ class Subject:
     ) -> list[Problem]:
         """`count` training problems, a pure function of the probes' seed and `purpose`.
 
-        Distinct, but for a task with fewer than twice as many, whose problems come round again.
+        Distinct, but for a task that supplies fewer: its problems come round again. operators: the
+        lengths to draw from, of chains alone.
         """
-        lengths = operators or self.task.train_operators
-        supply = sum(self.task.problem_space(n) for n in set(lengths)) // 2
-        drawn = training_problems(
-            self.task, self.probes.seed, purpose, min(count, supply), operators
-        )
+        lengths = () if operators is None else (operators,)
+        distinct = min(count, self.task.supply(*lengths))
+        drawn = self.task.training_problems(self.probes.seed, purpose, distinct, *lengths)
         return [drawn[i % len(drawn)] for i in range(count)]
 
     def encode(self, problem: Problem) -> list[int]:
         return list(self.tokenizer(problem.prompt, add_special_tokens=False).input_ids)
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], purpose: str, group_size: int = 1, spent: int = 0
+        self,
+        prompts: Sequence[Sequence[int]],
+        purpose: str,
+        group_size: int = 1,
+        spent: Sequence[int] | None = None,
     ) -> list[Rollouts]:
         """Rollouts at the training temperature, in chunks of whole groups that keep the order.
 
         The luck is a pure function of the probes' seed and `purpose`, the same for every
-        algorithm. spent: response tokens that every prompt already holds.
+        algorithm. spent: response tokens that each prompt already holds.
         """
-        generator = torch.Generator().manual_seed(step_seed(self.probes.seed, 0, purpose))
-        width = max(1, SAMPLE_ROWS // group_size)
+        spent = spent or [0] * len(prompts)
+        limits = [self.train.max_response - n for n in spent]
+        sampling = sampling_of(self.train, self.tokenizer, group_size, max(limits))
+        sampler = (
+            self.sampler.with_(sampling) if self.sampler else TorchSampler(self.policy, sampling)
+        )
+        seed = step_seed(self.probes.seed, 0, purpose)
         return [
-            sample(
-                self.policy,
-                prompts[start : start + width],
-                group_size=group_size,
-                max_response=self.train.max_response - spent,
-                temperature=self.train.temperature,
-                eos=self.tokenizer.eos_token_id,
-                pad=self.tokenizer.pad_token_id,
-                generator=generator,
-            )
-            for start in range(0, len(prompts), width)
+            sampler.rollouts(prompts[s], seed, s.start, len(prompts), limits[s])
+            for s in micro_batches(len(prompts), max(1, self.sample_rows // group_size))
         ]
 
-    def reward(self, problem: Problem, response: Sequence[int], finished: bool) -> bool:
-        """The clean reward of a whole response, EOS and all."""
-        if not finished:
-            return False
-        return is_right(problem.answer, self.text(response))
+    def rewards(
+        self,
+        problems: Sequence[Problem],
+        responses: Sequence[Sequence[int]],
+        finished: Sequence[bool],
+    ) -> list[float]:
+        """Clean rewards of whole responses, EOS and all; 0 for one that did not end."""
+        ended = [i for i, done in enumerate(finished) if done]
+        texts = [self.text(responses[i]) for i in ended]
+        marks = dict(
+            zip(ended, self.task.rewards([problems[i] for i in ended], texts), strict=True)
+        )
+        return [marks.get(i, 0.0) for i in range(len(responses))]
 
     def text(self, response: Sequence[int]) -> str:
         return self.tokenizer.decode(list(response), skip_special_tokens=True)
@@ -129,22 +148,19 @@ class Subject:
     def read(self, rollouts: Rollouts) -> Reading:
         """Log-ratio, KL, td and critic on every token of the rollouts."""
         chunks = [
-            self._read(rollouts.rows(slice(start, start + READ_ROWS)))
-            for start in range(0, len(rollouts.mask), READ_ROWS)
+            self._read(rollouts.rows(s)) for s in micro_batches(len(rollouts.mask), self.read_rows)
         ]
         values = None if self.critic is None else torch.cat([c.values for c in chunks])
         names = ("mask", "log_ratio", "token_kl", "td")
         return Reading(*(torch.cat([getattr(c, n) for c in chunks]) for n in names), values)
 
     def _read(self, rollouts: Rollouts) -> Reading:
+        """As training reads VIMPO's rollouts (vimpo/scoring.py), with the exact KL."""
         inputs, width, mask = rollouts.inputs(), rollouts.width, rollouts.mask
-        temperature = self.train.temperature
-        logits = last_logits(self.policy, *inputs, width) / temperature
-        ref_logits = last_logits(self.reference, *inputs, width) / temperature
-        index = rollouts.response_ids[..., None]
-        logp = logits.log_softmax(-1).gather(-1, index).squeeze(-1)
-        ref_logp = ref_logits.log_softmax(-1).gather(-1, index).squeeze(-1)
-        kl = exact_kl(logits, ref_logits)
+        how = (self.train.temperature, self.chunk)
+        reference = Reader(self.reference, *how).read(*inputs, width)
+        scorer = Scorer(self.policy, VimpoConfig(), *how)
+        logp, _, ref_logp, kl = scorer(*inputs, rollouts.response_ids, mask, reference)
         td = implied_td(logp, ref_logp, kl, mask, self.beta)
         values = None if self.critic is None else (self.critic(*inputs, width) * mask).cpu()
         on = mask.bool()
@@ -155,6 +171,15 @@ class Subject:
             td=td.cpu(),
             values=values,
         )
+
+
+def _load_critic(config: CellConfig, folder: Path) -> Critic | None:
+    """PPO's critic. Raises ConfigError where it is missing."""
+    if not isinstance(config.objective, PPOConfig):
+        return None
+    if not (folder / "critic" / "critic.safetensors").is_file():
+        raise ConfigError(f"model: '{folder}' holds no critic; allowed: a finished PPO run")
+    return Critic.load(folder / "critic", config.runtime).eval().requires_grad_(False)
 
 
 def responses(chunks: Sequence[Rollouts]) -> tuple[list[list[int]], list[bool]]:

@@ -33,7 +33,7 @@ from vimpo.probes.measures import (
 )
 from vimpo.probes.subject import Reading, Subject, responses
 from vimpo.rollout import Rollouts
-from vimpo.tasks.chain import Problem
+from vimpo.tasks import Problem
 
 PURPOSE = 0  # of the problems' seed
 UNITS = {
@@ -147,14 +147,13 @@ def continuation_rewards(
     """
     order = sorted(range(len(prefixes)), key=lambda i: -len(prefixes[i]))
     prompts = [subject.encode(problems[i]) + list(prefixes[i]) for i in order]
-    spent = min(len(p) for p in prefixes)
+    spent = [len(prefixes[i]) for i in order]
     tokens, finished = responses(subject.sample(prompts, purpose, count, spent))
+    owners = np.repeat(order, count)
+    whole = [[*prefixes[i], *ids] for i, ids in zip(owners, tokens, strict=True)]
     rewards = np.zeros((len(problems), count))
-    for k, (ids, done) in enumerate(zip(tokens, finished, strict=True)):
-        i = order[k // count]
-        whole = [*prefixes[i], *ids]
-        done = done and len(whole) <= subject.train.max_response
-        rewards[i, k % count] = subject.reward(problems[i], whole, done)
+    found = subject.rewards([problems[i] for i in owners], whole, finished)
+    rewards[order] = np.reshape(found, (-1, count))
     return rewards
 
 

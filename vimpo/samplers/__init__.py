@@ -1,1 +1,32 @@
-"""Samplers beside torch's own (vimpo/rollout.py)."""
+"""Samplers: by torch from the very network that is trained, or by an engine of vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from vimpo.config import Runtime
+from vimpo.distributed import Alone
+from vimpo.rollout import Sampler, Sampling, TorchSampler
+
+
+def make_sampler(
+    model: PreTrainedModel,
+    folder: Path,
+    sampling: Sampling,
+    runtime: Runtime,
+    world: Alone | None = None,
+    at_hand: Callable[[], AbstractContextManager] = nullcontext,
+) -> Sampler:
+    """The sampler that `runtime` names, for a model that was loaded from `folder`.
+
+    at_hand: see :class:`vimpo.rollout.TorchSampler`. Raises ConfigError where vLLM is not there.
+    """
+    if runtime.sampler == "vllm":
+        from vimpo.samplers.vllm import VllmSampler
+
+        return VllmSampler(folder, sampling, runtime, world)
+    return TorchSampler(model, sampling, at_hand)

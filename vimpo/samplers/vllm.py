@@ -13,6 +13,7 @@ Calls are those of vLLM 0.30: LLM(...), LLM.generate, LLM.collective_rpc with th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -74,8 +75,19 @@ class VllmSampler:
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights())})
         self._engine.reset_prefix_cache()
 
+    def with_(self, sampling: Sampling) -> VllmSampler:
+        """Another view of this very engine."""
+        other = copy.copy(self)
+        other._sampling = sampling
+        return other
+
     def rollouts(
-        self, prompts: Sequence[Sequence[int]], seed: int, first: int = 0, total: int | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        seed: int,
+        first: int = 0,
+        total: int | None = None,
+        limits: Sequence[int] | None = None,
     ) -> Rollouts:
         """One request for each response; a prompt that several share is computed once.
 
@@ -83,14 +95,18 @@ class VllmSampler:
         """
         size = self._sampling.group_size
         requests = [{"prompt_token_ids": list(p)} for p in prompts for _ in range(size)]
-        settings = [self._settings(row_seed(seed, first * size + i)) for i in range(len(requests))]
+        most = limits or [self._sampling.max_response] * len(prompts)
+        settings = [
+            self._settings(row_seed(seed, first * size + i), most[i // size])
+            for i in range(len(requests))
+        ]
         answers = self._engine.generate(requests, settings, use_tqdm=False)
         if len(answers) != len(requests):
             raise RuntimeError(f"vllm: {len(answers)} answers to {len(requests)} requests")
         outputs = [answer.outputs[0] for answer in answers]
         return self._padded(prompts, outputs)
 
-    def _settings(self, seed: int):
+    def _settings(self, seed: int, most: int):
         """Plain sampling from the whole distribution."""
         return self._vllm.SamplingParams(
             n=1,
@@ -98,7 +114,7 @@ class VllmSampler:
             top_p=1.0,
             top_k=0,
             seed=seed,
-            max_tokens=self._sampling.max_response,
+            max_tokens=most,
             stop_token_ids=[self._sampling.eos],
             detokenize=False,
         )

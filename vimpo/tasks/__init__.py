@@ -5,13 +5,15 @@ A task is what a learner trains on; trainers know it by :class:`Task` alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from vimpo.task_config import DatasetTask, TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from vimpo.tasks.chain import Step
 
 
 class Problem(Protocol):
@@ -32,13 +34,18 @@ class Task(Protocol):
 
     Problems of one step are distinct. `benchmarks` are the names of the held-out ones, which
     training never meets by intent; `stop_texts` end a response in evaluation, beside EOS.
+    `grade_steps` is the oracle of single steps of a response, None where a task has none.
     """
 
     stop_texts: tuple[str, ...]
     benchmarks: tuple[str, ...]
+    grade_steps: Callable[[Problem, str], list[Step]] | None
 
     def training_problems(self, seed: int, step: int, count: int) -> Sequence[Problem]:
         """The `count` distinct problems of one step of reinforcement learning."""
+
+    def supply(self) -> int:
+        """How many distinct problems a step may ask for."""
 
     def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
         """`count` (prompt, response) pairs of one step of the supervised warm start."""

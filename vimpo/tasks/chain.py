@@ -165,13 +165,21 @@ class ChainProblems:
     """The task of kind `chain`; see vimpo.tasks.Task."""
 
     stop_texts: tuple[str, ...] = ()
+    grade_steps = staticmethod(grade_steps)
 
     def __init__(self, config: ChainTask) -> None:
         self.config = config
         self.benchmarks = tuple(config.benchmarks)
 
-    def training_problems(self, seed: int, step: int, count: int) -> list[Problem]:
-        return training_problems(self.config, seed, step, count)
+    def training_problems(
+        self, seed: int, step: int, count: int, operators: Sequence[int] | None = None
+    ) -> list[Problem]:
+        return training_problems(self.config, seed, step, count, operators)
+
+    def supply(self, operators: Sequence[int] | None = None) -> int:
+        """Half of all problems of these lengths, so that drawing distinct ones stays quick."""
+        lengths = set(operators or self.config.train_operators)
+        return sum(self.config.problem_space(n) for n in lengths) // 2
 
     def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
         rng = random.Random(f"demonstration:{seed}:{step}")

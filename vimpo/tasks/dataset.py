@@ -55,6 +55,7 @@ class DatasetProblems:
     """The task of kind `dataset`; see vimpo.tasks.Task."""
 
     stop_texts: tuple[str, ...] = ()
+    grade_steps = None  # the verifier judges answers
 
     def __init__(
         self,
@@ -139,6 +140,9 @@ class DatasetProblems:
         epoch, place = divmod(step, steps)
         chosen = self.order(seed, epoch)[place * count : (place + 1) * count]
         return [self.problems[identity] for identity in chosen]
+
+    def supply(self) -> int:
+        return len(self.problems)
 
     def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
         problems = self.training_problems(seed, step, count)
