@@ -25,7 +25,8 @@ MINUTES: dict[Stage, int] = {
     "probe": 120,
     "cost": 60,
 }
-DISTRIBUTED: tuple[Stage, ...] = ("train",)  # stages that start `runtime.processes` processes
+DISTRIBUTED: tuple[Stage, ...] = ("train", "cost")  # stages that start several processes
+ONE_NODE: tuple[Stage, ...] = ("cost",)  # of those, by as many as training has on one node
 CELL: tuple[Stage, ...] = ("train", "evaluate", "probe")  # one after the other in one Slurm job
 
 
@@ -73,16 +74,17 @@ def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
     """What a job of this stage and size asks for."""
     cluster = study.cluster
     own = cluster.sizes.get(size, SizeJobs())
-    spread = stage in DISTRIBUTED
-    processes = study.runtime.processes if spread else 1
+    runtime = study.runtime
+    nodes = runtime.nodes if stage in DISTRIBUTED and stage not in ONE_NODE else 1
+    processes = nodes * (runtime.processes // runtime.nodes) if stage in DISTRIBUTED else 1
     return JobRequest(
         partition=own.partition or cluster.partition,
         memory_mb=study.sizes[size].memory_mb,
         minutes=(MINUTES | cluster.minutes | own.minutes)[stage],
-        threads=study.runtime.threads * processes,
+        threads=runtime.threads * processes,
         processes=processes,
-        nodes=study.runtime.nodes if spread else 1,
-        gpus=processes if study.runtime.device != "cpu" else 0,
+        nodes=nodes,
+        gpus=processes if runtime.device != "cpu" else 0,
     )
 
 

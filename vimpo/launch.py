@@ -15,16 +15,19 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def launch_command(
-    runtime: Runtime, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+    runtime: Runtime,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] = os.environ,
+    module: str = "vimpo",
 ) -> list[str]:
-    """torchrun on this node, each of whose processes runs `python -m vimpo` with `arguments`.
+    """torchrun on this node, each of whose processes runs `python -m MODULE` with `arguments`.
 
     Raises ConfigError for several nodes where nothing says which one this is.
     """
     here = runtime.processes // runtime.nodes
     place = ["--standalone"] if runtime.nodes == 1 else _meeting_point(runtime.nodes, environment)
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={here}"]
-    return [*torchrun, *place, "-m", "vimpo", *arguments]
+    return [*torchrun, *place, "-m", module, *arguments]
 
 
 def _meeting_point(nodes: int, environment: Mapping[str, str]) -> list[str]:
@@ -46,8 +49,15 @@ def _meeting_point(nodes: int, environment: Mapping[str, str]) -> list[str]:
     ]
 
 
+def launch_environment(
+    runtime: Runtime, environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """torchrun gives each process one thread unless told otherwise."""
+    return {"OMP_NUM_THREADS": str(runtime.threads)} | dict(environment)
+
+
 def launch(runtime: Runtime, arguments: Sequence[str]) -> None:
     """Become torchrun: signals reach it, and its exit code is this command's. Does not return."""
     command = launch_command(runtime, arguments)
     sys.stdout.flush()
-    os.execve(command[0], command, {"OMP_NUM_THREADS": str(runtime.threads)} | os.environ)
+    os.execve(command[0], command, launch_environment(runtime))

@@ -19,19 +19,13 @@ from functools import cached_property
 
 from vimpo import memory
 from vimpo.cluster import Stage, cell_request, job_request
-from vimpo.config import (
-    AlgorithmConfig,
-    ChainTask,
-    PPOConfig,
-    Study,
-    VimpoConfig,
-)
+from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
 from vimpo.memory import Shape, Workload
 from vimpo.plan_inputs import benchmark_responses, load_device, numbers_of, shape_of
+from vimpo.probes import sampled_together
 
 GIB = 2**30
 HOUR = 3600
-PROBE_ROWS = 640  # sequences that probes sample together (vimpo/probes/subject.py)
 COST_PROCESSES = 2  # of each algorithm in the cost rule (vimpo/probes/cost.py: rounds)
 COST_STEPS = 6  # of each of those, warm-up included
 CHECKPOINTS = 3  # two kept and one being written (vimpo/checkpoint.py)
@@ -168,13 +162,17 @@ class Planner:
         return memory.kv_cache_bytes(shape, one, self.numbers)
 
     def rollout_s(self, shape: Shape, processes: int = 1) -> float:
-        """Seconds to sample a step's rollouts; vLLM decodes as many as its cache holds."""
+        """Seconds to sample a step's rollouts."""
         share = math.ceil(self.study.rollouts_per_step / processes)
+        return self._sample_s(shape, share, share)
+
+    def _sample_s(self, shape: Shape, count: int, together: int) -> float:
+        """By the study's own sampler; vLLM decodes as many at once as its cache holds."""
         if not self._engine:
-            return self.decode_s(shape, share, share)
+            return self.decode_s(shape, count, together)
         room = self._engine_bytes - memory.parameter_count(shape) * self.numbers.weight
         each = (self.lengths.prompt + self.lengths.response) * self._cache_bytes(shape)
-        return self.decode_s(shape, share, max(1, int(room / each)), engine=True)
+        return self.decode_s(shape, count, max(1, int(room / each)), engine=True)
 
     @property
     def _engine(self) -> bool:
@@ -223,11 +221,12 @@ class Planner:
         networks = 2 + isinstance(objective, PPOConfig)
         read = (probes.problems + probes.credit_rollouts) * length * networks
         reading = self.compute_s(read * forward_flops(shape, length / 2))
-        return self._started(self.decode_s(shape, sampled, PROBE_ROWS) + reading)
+        return self._started(self._sample_s(shape, sampled, sampled_together(self.study)) + reading)
 
     def cost_s(self, size: str, shape: Shape) -> float:
         objectives = [self.study.algorithms[a] for a in self.study.algorithms_at(size)]
-        steps = sum(COST_STEPS * self.step_s(shape, o) for o in objectives)
+        processes = job_request(self.study, "cost", size).processes
+        steps = sum(COST_STEPS * self.step_s(shape, o, processes) for o in objectives)
         return self._started(COST_PROCESSES * steps, processes=1 + COST_PROCESSES * len(objectives))
 
     def _started(self, seconds: float, processes: int = 1) -> float:
@@ -364,15 +363,16 @@ class Planner:
                 )
 
     def _cost_misfits(self) -> Iterable[str]:
-        """The cost rule measures on one device what training may spread over several."""
-        if self.device.memory_gib is None or self.study.runtime.processes == 1:
+        """The cost rule measures on one node what training may spread over several."""
+        if self.device.memory_gib is None or self.study.runtime.nodes == 1:
             return
         for size, shape in self.shapes.items():
             objectives = [self.study.algorithms[a] for a in self.study.algorithms_at(size)]
-            worst = max(self.memory_gib(shape, o, processes=1) for o in objectives) if shape else 0
+            here = job_request(self.study, "cost", size).processes
+            worst = max(self.memory_gib(shape, o, here) for o in objectives) if shape else 0
             if worst > self.device.memory_gib:
                 yield (
-                    f"{size}: cost is measured by one process, which cannot hold it: "
+                    f"{size}: cost is measured on one node, whose {here} processes cannot hold it: "
                     f"{worst:.0f} GiB of {self.device.memory_gib:.0f} on {self.device.name}"
                 )
 

@@ -21,6 +21,7 @@ from vimpo.claims import TEST
 from vimpo.config import ConfigError, Study
 from vimpo.contents import FIGURES, PUBLISHED_TABLES
 from vimpo.plot_style import Style, noise_name, ordered_noise, styles
+from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
 from vimpo.records import write_atomic
 from vimpo.report_scaling import gap_table, iqm_table
 from vimpo.tables import ALL_SIZES, BASE, SECTION, read_tables, section_digests
@@ -142,8 +143,11 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
 
 def _scaling(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
     probes = frames["probe_summary"]
+    reasons = set(probes["reason"])
     return {
         "probed": len(probes) > 0,
+        "graded": NO_ORACLE not in reasons,
+        "doubled": IS_THE_TRUTH not in reasons,
         "value": report_scaling.value_table(probes, looks),
         "truth": report_scaling.truth_table(probes, looks),
         "value_noise": report_scaling.value_noise_table(probes, looks),

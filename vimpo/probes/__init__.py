@@ -46,6 +46,8 @@ COLUMNS = (
 )
 
 
+NO_ORACLE = "no oracle grades the steps of this task"
+IS_THE_TRUTH = "it is the truth here: the policy is too large for float64"
 SAMPLE_ROWS = 640  # sequences that are sampled together
 READ_ROWS = 256  # sequences in one forward pass
 

@@ -3,50 +3,70 @@
 Every measurement has a process of its own, so that its peak memory is its own; algorithms take
 turns (A B C A B C), so that a noisy machine hits all alike. Peaks are given whole and above the
 floor, what the process held after its imports and before it loaded a model.
+
+Where training is spread over several processes, so is a measurement: torchrun starts as many as
+training has on one node, under the same sharding. Memory is then that of the process with the
+highest peak, seconds are those of the first one, and parameters and moments are those of all.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from vimpo import memory
 from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
+from vimpo.launch import launch_command, launch_environment
 from vimpo.records import peak_memory_mb, write_rows
 
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
+MODULE = "vimpo.probes.cost"
 WARM_UP = 1  # first steps that are not counted: allocators and caches fill there
+
+
+def on_one_node(study: Study) -> Study:
+    """The study with the processes that training has on one of its nodes."""
+    runtime = study.runtime
+    alone = {"processes": runtime.processes // runtime.nodes, "nodes": 1}
+    return study.model_copy(update={"runtime": runtime.model_copy(update=alone)})
 
 
 def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
     """Train `steps` steps from the base policy of `size` and say what they took.
 
-    Meant for a fresh process: peak memory is the process's own highest. Returns algorithm, size,
-    steps, seconds (phase -> median a step, `total` included), bytes (`peak`, `floor`,
-    `above_floor`, `optimizer`) and parameters (`policy`, `resident`, `trainable`).
+    Meant for a fresh process, or each of several: peak memory is a process's own highest. Returns
+    algorithm, size, steps, seconds (phase -> median a step, `total` included), bytes (`peak`,
+    `floor`, `above_floor`, `optimizer`) and parameters (`policy`, `resident`, `trainable`).
 
     Raises ConfigError where the base policy is missing, ValueError for no steps.
     """
     if steps < 1:
         raise ValueError(f"steps: {steps} measures nothing; allowed: >= 1")
     # Only here: the parent process, which waits, needs no torch.
+    import torch
+
+    from vimpo.distributed import join
     from vimpo.models import parameter_count, set_up_torch
     from vimpo.trainer import Trainer
 
     config, base = _checked(study, algorithm, size)
+    world = join(config.runtime)
     set_up_torch(config.runtime)
-    device = config.runtime.device
-    floor = resident_bytes(device)
-    trainer = Trainer(config, base)
+    floor = resident_bytes(world.device)
+    trainer = Trainer(config, base, world)
     seconds = [_timed_step(trainer, step) for step in range(WARM_UP + steps)][WARM_UP:]
-    peak = peak_bytes(device)
+    held = torch.tensor([[peak_bytes(world.device), floor]], dtype=torch.float64)
+    peak, floor = map(int, max(world.gather(held).tolist()))
     slots = [s for o in trainer.optimizers.values() for s in o.state_dict()["state"].values()]
     moments = [t for slot in slots for t in slot.values() if t.ndim]
+    world.leave()
     return {
         "algorithm": algorithm,
         "size": size,
@@ -126,11 +146,16 @@ def compare_costs(
     (round 0; vimpo/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
     `memory_ratio_to_ppo`; not for models with a `path`.
 
-    Raises ConfigError for an unknown algorithm and a missing base policy before anything runs, and
-    RuntimeError with the last words of a measurement that failed.
+    Raises ConfigError for an unknown algorithm, a missing base policy and too few GPUs before
+    anything runs, and RuntimeError with the last words of a measurement that failed.
     """
+    study = on_one_node(study)
     for algorithm in algorithms:
         _checked(study, algorithm, size)
+    if study.runtime.processes > 1:
+        from vimpo.distributed import check_devices
+
+        check_devices(study.runtime)
     rows = []
     for turn in range(1, rounds + 1):
         for algorithm in algorithms:
@@ -142,17 +167,28 @@ def compare_costs(
 
 
 def _in_fresh_process(study: Study, algorithm: str, size: str, steps: int) -> dict:
-    order = {"study": study.model_dump(mode="json"), "algorithm": algorithm, "size": size}
-    done = subprocess.run(
-        [sys.executable, "-m", "vimpo.probes.cost"],
-        input=json.dumps(order | {"steps": steps}),
-        capture_output=True,
-        text=True,
-    )
+    content = {"study": study.model_dump(mode="json"), "algorithm": algorithm, "size": size}
+    order = json.dumps(content | {"steps": steps})
+    speech = {"capture_output": True, "text": True}
+    if study.runtime.processes == 1:
+        done = subprocess.run([sys.executable, "-m", MODULE], input=order, **speech)
+    else:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # one stdin cannot serve all
+            file.write(order)
+            file.flush()
+            command = launch_command(study.runtime, [file.name], module=MODULE)
+            done = subprocess.run(command, env=launch_environment(study.runtime), **speech)
     if done.returncode:
-        words = "\n".join(done.stderr.strip().splitlines()[-5:])
+        words = last_words(done.stderr)
         raise RuntimeError(f"cost of {algorithm} at {size} could not be measured:\n{words}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def last_words(stderr: str) -> str:
+    """The last lines of a failed process, without those that torchrun says of it."""
+    lines = stderr.strip().splitlines()
+    own = [i for i, line in enumerate(lines) if "torch/distributed/elastic" in line]
+    return "\n".join(lines[: own[0] if own and own[0] else None][-5:])
 
 
 def _measured_rows(found: dict, turn: int) -> list[dict]:
@@ -188,10 +224,16 @@ def _model_rows(study: Study, size: str, algorithms: Sequence[str]) -> list[dict
 
 
 def main() -> None:
-    """One measurement in this process: the order on stdin, the result on stdout, both JSON."""
-    order = json.load(sys.stdin)
-    study = load_study(order.pop("study"))
-    print(json.dumps(measure_cost(study, **order)))
+    """One measurement in this process, or its part of one: order and result are JSON.
+
+    The order comes on stdin, or for several processes in the file that the first argument names;
+    the result goes to stdout, once.
+    """
+    text = Path(sys.argv[1]).read_text() if sys.argv[1:] else sys.stdin.read()
+    order = json.loads(text)
+    found = measure_cost(load_study(order.pop("study")), **order)
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vimpo.objectives.common import gae, whiten
 from vimpo.objectives.ppo import critic_td
+from vimpo.probes import NO_ORACLE
 from vimpo.probes.measures import cluster_mean, row
 from vimpo.probes.subject import Reading, Subject, responses
 from vimpo.tasks.chain import Step
@@ -40,7 +41,6 @@ TIE = 1e-9  # means closer than this share of the largest are equal
 NO_STEPS = "no rollout has a first wrong step and another step"
 NO_TOKENS = "no rollout with a first wrong step reaches this token"
 NOT_FINITE = "the signal is not finite"
-NO_ORACLE = "no oracle grades the steps of this task"
 METRICS = ("auc", "top1", "top1_chance")
 SIGNALS = ("implied_td", "implied_gae", "group", "position")
 CRITIC_SIGNALS = ("critic_td", "critic_gae")

@@ -34,6 +34,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from vimpo.models import parameter_count, positions
+from vimpo.probes import IS_THE_TRUTH
 from vimpo.probes.measures import cluster_mean, root_mean, row
 from vimpo.probes.subject import Subject, responses
 from vimpo.rollout import Rollouts
@@ -48,7 +49,6 @@ ROLLOUTS = 6  # of each length
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192)
 FEWEST = 5  # rollouts that a row needs
 DOUBLED = 10**9  # parameters up to which float64 is the truth
-IS_THE_TRUTH = "it is the truth here: the policy is too large for float64"
 VARIANTS = {
     "float32": (torch.float32, torch.float32),
     "bfloat16_float32_softmax": (torch.bfloat16, torch.float32),
