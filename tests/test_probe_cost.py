@@ -9,10 +9,19 @@ import sys
 import pytest
 import torch
 
-from vimpo import memory
+from vimpo import distributed, memory
 from vimpo.config import ConfigError
+from vimpo.distributed import Alone
 from vimpo.probes import cost
-from vimpo.probes.cost import COLUMNS, compare_costs, measure_cost, peak_bytes, resident_bytes
+from vimpo.probes.cost import (
+    COLUMNS,
+    compare_costs,
+    last_words,
+    measure_cost,
+    on_one_node,
+    peak_bytes,
+    resident_bytes,
+)
 
 
 def test_networks_moments_and_phases_are_counted(tiny_study):
@@ -109,3 +118,71 @@ def test_a_fresh_process_measures_and_a_failed_one_speaks(tiny_study, tmp_path):
     with pytest.raises(ConfigError, match="base"):
         compare_costs(study, "xs", ["grpo"], tmp_path / "none.csv", steps=1, rounds=1)
     assert not (tmp_path / "none.csv").exists()
+
+
+# --- Several processes ---------------------------------------------------------------------------
+
+
+def test_processes_of_one_node_measure_together(tiny_study, tmp_path):
+    """Two of the four that train on two nodes; sums are over shards, and the peak is the worst."""
+    runtime = {"processes": 4, "nodes": 2, "sharding": "fsdp2"}
+    study = tiny_study(runtime=runtime, train={"prompts_per_step": 8})
+    rows = compare_costs(study, "tiny", ["ppo"], tmp_path / "cost.csv", steps=1, rounds=1)
+    values = {r["metric"]: r["value"] for r in rows if r["kind"] == "measured"}
+    alone = measure_cost(on_one_process(study), "ppo", "tiny", 1)
+    for name in ("resident", "trainable"):
+        assert values[f"parameters_{name}"] == alone["parameters"][name]
+    assert values["optimizer"] == alone["bytes"]["optimizer"]
+    assert 0 < values["step_total"] < 60
+    assert 2**26 < values["memory_floor"] < values["memory_peak"]
+    assert values["memory_above_floor"] == values["memory_peak"] - values["memory_floor"]
+    with pytest.raises(RuntimeError, match=r"(?s)cost of ppo at tiny.*steps: 0 measures nothing"):
+        compare_costs(study, "tiny", ["ppo"], tmp_path / "none.csv", steps=0, rounds=1)
+
+
+def on_one_process(study):
+    return study.model_copy(
+        update={"runtime": study.runtime.model_copy(update={"processes": 1, "nodes": 1})}
+    )
+
+
+def test_the_worst_process_and_the_parts_of_a_node_are_reported(tiny_study, monkeypatch):
+    """A second process is played: it held more, and above a higher floor."""
+    study = tiny_study()
+
+    class Two(Alone):
+        left = False
+
+        def gather(self, rows):
+            if rows.shape != (1, 2):
+                return rows
+            return torch.cat([rows, torch.tensor([[2.0**50, 2.0**40]], dtype=rows.dtype)])
+
+        def leave(self):
+            self.left = True
+
+    world = Two()
+    monkeypatch.setattr(distributed, "join", lambda runtime: world)
+    found = measure_cost(study, "grpo", "tiny", 1)["bytes"]
+    assert (found["peak"], found["floor"]) == (2**50, 2**40)
+    assert found["above_floor"] == 2**50 - 2**40
+    assert world.left
+    runtime = study.runtime.model_copy(update={"processes": 16, "nodes": 2})
+    runtime = on_one_node(study.model_copy(update={"runtime": runtime})).runtime
+    assert (runtime.processes, runtime.nodes) == (8, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_missing_gpus_are_said_before_anything_is_measured(tiny_study, tmp_path):
+    study = tiny_study(
+        runtime={"processes": 4, "nodes": 2, "device": "cuda"}, train={"prompts_per_step": 8}
+    )
+    with pytest.raises(ConfigError, match=r"processes: 2 on 1 node\(s\) need 2 GPUs on each"):
+        compare_costs(study, "tiny", ["ppo"], tmp_path / "none.csv")
+
+
+def test_words_of_torchrun_are_left_out():
+    own = "E1123 10:00:00.0 12 /x/torch/distributed/elastic/multiprocessing/api.py:1] failed\nlast"
+    assert last_words(f"a\nValueError: b\n{own}\n") == "a\nValueError: b"
+    assert last_words(own).endswith("last")
+    assert last_words("\n".join("abcdefg")) == "c\nd\ne\nf\ng"

@@ -155,6 +155,38 @@ def test_responses_end_with_eos_or_at_the_limit(policy):
             assert ids[~keep].tolist() == [PAD] * (12 - len(prompt))
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_each_prompt_has_its_own_limit_and_the_luck_that_it_has_without(policy, monkeypatch, share):
+    """Rows at their limit are dropped at once, or stay in the batch to the end."""
+    monkeypatch.setattr(rollout, "DROP_SHARE", share)
+    whole, limits = draw(policy, temperature=2.0), [3, 12, 1, 7]
+    part = draw(policy, temperature=2.0, limits=limits)
+    cut = 0
+    for i, (ours, theirs) in enumerate(zip(responses(part), responses(whole), strict=True)):
+        assert ours == theirs[: limits[i // GROUP]]
+        assert bool(part.finished[i]) == (ours[-1] == EOS)
+        cut += len(ours) < len(theirs)
+    assert cut > 4
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_row_at_its_limit_takes_no_further_positions(policy, monkeypatch, share):
+    monkeypatch.setattr(rollout, "DROP_SHARE", share)
+    seen = []
+
+    class Watched:
+        device, config = policy.device, policy.config
+
+        def __call__(self, **inputs):
+            seen.append(int(inputs["position_ids"].max()))
+            return policy(**inputs)
+
+    # The longest prompt has room for one token; nothing ends by itself.
+    draw(Watched(), limits=[12, 1, 12, 12], eos=-1)
+    assert len(seen) == WIDTH
+    assert max(seen) == len(PROMPTS[3]) + WIDTH - 2
+
+
 def test_width_is_that_of_the_longest_response(policy):
     rollouts = draw(policy, PROMPTS[:1], max_response=40)
     assert rollouts.width == max(map(len, responses(rollouts))) < 40

@@ -6,6 +6,7 @@ installed, its own signatures are checked as well.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 import types
@@ -15,9 +16,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from vimpo.config import Cell, ConfigError, Runtime, load_study
+from vimpo.config import Cell, ConfigError, Runtime, Study, load_study
 from vimpo.distributed import Alone
+from vimpo.probes.subject import Subject
+from vimpo.probes.value import continuation_rewards
 from vimpo.rollout import Sampling, TorchSampler, sample
+from vimpo.runs import train_cell
 from vimpo.samplers.vllm import VllmSampler, row_seed
 from vimpo.trainer import Trainer
 
@@ -141,6 +145,39 @@ def test_every_response_is_a_request_with_its_own_seed_over_the_whole_distributi
         assert (s.max_tokens, s.stop_token_ids, s.detokenize) == (6, [1], False)
 
 
+def test_each_prompt_may_have_its_own_limit(sampler):
+    sampler.rollouts(PROMPTS, seed=7, limits=[1, 6, 3])
+    ((_, settings),) = sampler._engine.requests
+    assert [s.max_tokens for s in settings] == [1, 1, 6, 6, 3, 3]
+
+
+def test_other_settings_share_the_engine(sampler):
+    other = sampler.with_(dataclasses.replace(SAMPLING, group_size=3, max_response=2))
+    assert other._engine is sampler._engine
+    assert len(other.rollouts(PROMPTS, seed=7).mask) == 9
+    assert len(sampler.rollouts(PROMPTS, seed=7).mask) == 6
+
+
+def test_probes_sample_by_the_engine_as_training_does(vllm, tiny_study, monkeypatch):
+    """One engine on the trained policy; all continuations are one request, each with its limit."""
+    study = tiny_study(train={"steps": 1}, probes={"problems": 3, "continuations": 4})
+    cell = Cell("grpo", "tiny", "0", 1)
+    train_cell(study, cell, quiet=True)
+    config = study.cell_config(cell)
+    runtime = config.runtime.model_copy(update={"sampler": "vllm"})  # not refused for its CPU
+    config = config.model_copy(update={"runtime": runtime})
+    monkeypatch.setattr(Study, "cell_config", lambda *_: config)
+    subject = Subject.load(study, cell)
+    engine = subject.sampler._engine
+    assert engine.settings["model"] == str(study.run_folder(cell) / "model")
+    problems, prefixes = subject.problems(3, 0), [[3, 4], [5], []]
+    found = continuation_rewards(subject, problems, prefixes, 4, "test")
+    assert found.shape == (3, 4)
+    ((prompts, settings),) = engine.requests
+    assert [s.max_tokens for s in settings] == [8] * 4 + [9] * 4 + [10] * 4
+    assert prompts[0]["prompt_token_ids"][-2:] == [3, 4]
+
+
 def test_luck_belongs_to_the_row_and_not_to_the_process(sampler):
     whole = sampler.rollouts(PROMPTS, seed=7)
     again = sampler.rollouts(PROMPTS, seed=7)
@@ -216,7 +253,7 @@ def test_training_gives_the_engine_its_weights_before_every_step(
 
 
 def test_both_samplers_have_the_same_interface():
-    for name in ("sync", "rollouts"):
+    for name in ("sync", "rollouts", "with_"):
         ours, theirs = (inspect.signature(getattr(c, name)) for c in (VllmSampler, TorchSampler))
         assert ours == theirs
 

@@ -152,7 +152,7 @@ class TorchSampler:
                 **vars(self._sampling),
             )
 
-    def with_(self, sampling: Sampling) -> TorchSampler:
+    def with_(self, sampling: Sampling) -> Sampler:
         return TorchSampler(self._model, sampling, self._at_hand)
 
 

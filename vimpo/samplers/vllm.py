@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vimpo.config import ConfigError, Runtime
 from vimpo.distributed import Alone
-from vimpo.rollout import Rollouts, Sampling, left_pad
+from vimpo.rollout import Rollouts, Sampler, Sampling, left_pad
 
 
 def row_seed(seed: int, row: int) -> int:
@@ -75,7 +75,7 @@ class VllmSampler:
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights())})
         self._engine.reset_prefix_cache()
 
-    def with_(self, sampling: Sampling) -> VllmSampler:
+    def with_(self, sampling: Sampling) -> Sampler:
         """Another view of this very engine."""
         other = copy.copy(self)
         other._sampling = sampling
