@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from vimpo.config import ChainTask, ModelSpec, Probes, Train
-from vimpo.models import Critic, build_policy, chain_tokenizer
+from vimpo.models import Critic, build_policy, chain_tokenizer, positions
 from vimpo.objectives import chunked
 from vimpo.probes import IS_THE_TRUTH, precision
 from vimpo.probes.credit import credit_probe
@@ -105,11 +105,39 @@ def test_chunked_reading_equals_plain_reading(plain, lean, held):
     assert float(expected.values.abs().max()) > 1e-3
 
 
+def test_readings_are_at_the_temperature_of_training(plain):
+    (rollouts,) = rollouts_of(plain)
+    found = plain.read(rollouts).log_ratio.double().cumsum(1).numpy()
+    ids, mask = rollouts.inputs()
+    cold = dataclasses.replace(plain, train=Train(max_response=30, temperature=1.0))
+    with torch.no_grad():
+        logp, ref_logp = (
+            (model(ids, attention_mask=mask, position_ids=positions(mask)).logits / 1.3)
+            .log_softmax(-1)[:, -rollouts.width :]
+            .gather(-1, rollouts.response_ids[..., None])[..., 0]
+            for model in (plain.policy, plain.reference)
+        )
+    expected = ((logp - ref_logp) * rollouts.mask).double().cumsum(1).numpy()
+    assert found == pytest.approx(expected, abs=1e-4)
+    other = cold.read(rollouts).log_ratio.double().cumsum(1).numpy()
+    assert np.abs(other - expected).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("weights", "softmax", "rounding"),
     [(torch.float64, torch.float64, 1e-10), (torch.float32, torch.float32, 1e-5)],
 )
-def test_chunked_precision_equals_the_plain_one(plain, lean, weights, softmax, rounding):
+def test_chunked_precision_equals_the_plain_one(
+    plain, lean, monkeypatch, weights, softmax, rounding
+):
+    sizes, whole = [], precision._log_probs
+
+    def counted(*arguments):
+        found = whole(*arguments)
+        sizes.append(found[..., 0].numel())
+        return found
+
+    monkeypatch.setattr(precision, "_log_probs", counted)
     chunks = rollouts_of(lean)
     lengths = np.array([len(ids) for ids in responses(chunks)[0]])
     plain_way, ours = (read_at(s, chunks, weights, softmax) for s in (plain, lean))
@@ -117,6 +145,9 @@ def test_chunked_precision_equals_the_plain_one(plain, lean, weights, softmax, r
         on = np.arange(found.shape[1]) < lengths[:, None]
         assert np.abs(found - expected)[on].max() < rounding
         assert np.abs(expected[on]).max() > 0.01
+    plain_pieces = 2 * len(chunks)
+    assert max(sizes[:plain_pieces]) > CHUNK
+    assert max(sizes[plain_pieces:]) == CHUNK
 
 
 def test_one_copy_of_one_model_is_held_at_a_time(lean, monkeypatch):

@@ -290,7 +290,11 @@ class Evaluation(Strict):
     temperature: Positive = Field(1.0, description="paper: 1.0")
     top_p: float = Field(0.7, gt=0, le=1, description="paper: 0.7")
     greedy: bool = True
-    batch_size: Count = Field(200, description="fixed, because lm-eval's scores depend on it")
+    batch_size: Count = Field(
+        200,
+        description="fixed, because lm-eval's scores depend on it; with train.micro_batch set, "
+        "probes sample no more at once either",
+    )
     seed: Seed = 1234
 
 
@@ -354,7 +358,7 @@ class Runtime(Strict):
     )
     logit_chunk: Count | None = Field(
         None,
-        description="tokens whose logits are held at once in training; default: those of all",
+        description="tokens whose logits are held at once in training and probes; default: all",
     )
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with a model; it can do anything you can"
