@@ -156,6 +156,23 @@ class TorchSampler:
         return TorchSampler(self._model, sampling, self._at_hand)
 
 
+def _read_prompts(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, group_size: int
+) -> tuple[DynamicCache, Tensor]:
+    """The KV cache behind every prompt, and the logits of its next token, for each of its group."""
+    cache = DynamicCache(config=model.config)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions(mask),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    cache.batch_repeat_interleave(group_size)
+    return cache, logits.repeat_interleave(group_size, 0)
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
@@ -181,24 +198,10 @@ def sample(
     device = model.device
     prompt_ids, prompt_mask = left_pad(prompts, pad, device)
     count = len(prompts) * group_size
-    uniforms = torch.rand(
-        (total or len(prompts)) * group_size,
-        max_response,
-        generator=generator,
-        dtype=torch.float64,
-    )[first * group_size :][:count].to(device)
-
-    cache = DynamicCache(config=model.config)
-    logits = model(
-        input_ids=prompt_ids,
-        attention_mask=prompt_mask,
-        position_ids=positions(prompt_mask),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    cache.batch_repeat_interleave(group_size)
-    logits = logits.repeat_interleave(group_size, 0)
+    shape = ((total or len(prompts)) * group_size, max_response)
+    uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
+    uniforms = uniforms[first * group_size :][:count].to(device)
+    cache, logits = _read_prompts(model, prompt_ids, prompt_mask, group_size)
     prompt_ids = prompt_ids.repeat_interleave(group_size, 0)
     prompt_mask = prompt_mask.repeat_interleave(group_size, 0)
 
