@@ -48,6 +48,21 @@ class Rollouts:
     def rows(self, index: slice | Tensor) -> Rollouts:
         return Rollouts(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def by_length(self) -> Tensor:
+        """Indices [B] that put rows of like length side by side, the shortest first."""
+        prompt, response = self.prompt_mask.sum(1), self.mask.sum(1).long()
+        return torch.argsort(response * (self.prompt_mask.shape[1] + 1) + prompt, stable=True)
+
+    def trimmed(self) -> Rollouts:
+        """The same without columns that are padding in every row."""
+        prompt, response = (int(m.sum(1).max()) for m in (self.prompt_mask, self.mask))
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids[:, -prompt:],
+            prompt_mask=self.prompt_mask[:, -prompt:],
+            **{n: getattr(self, n)[:, :response] for n in ("response_ids", "mask", "logp")},
+        )
+
     def widened(self, width: int, pad: int) -> Rollouts:
         """The same with responses padded to `width` >= T; nothing but padding is added."""
         extra = width - self.width
