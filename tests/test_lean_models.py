@@ -142,7 +142,7 @@ def test_layers_are_recomputed_in_the_backward_pass_and_not_in_sampling(make_tra
     assert not layer.training
     calls.clear()
     trainer._score(rollouts).logp.sum().backward()
-    assert len(calls) == 2  # forward, and again backward
+    assert len(calls) == 2 * len(trainer._pieces(rollouts))  # forward, and again backward
     assert not any(m.training for m in trainer.policy.modules())
 
 

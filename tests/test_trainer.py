@@ -47,18 +47,18 @@ def distance(a, b):
 # --- The gradient of a first step, by hand -------------------------------------------------------
 
 
-def token_weights(algorithm, rewards, lengths):
+def token_weights(algorithm, rewards, owners, lengths):
     """d loss / d logp of every token of each response, where policy, old policy and reference are
-    one: all ratios are 1, VIMPO's td is 0 and the critic says 0."""
-    groups = [rewards[i : i + 4] for i in range(0, len(rewards), 4)]
-    centred = [r - statistics.mean(g) for g in groups for r in g]
+    one: all ratios are 1, VIMPO's td is 0 and the critic says 0. owners: the prompt of each."""
+    groups = [[r for r, o in zip(rewards, owners, strict=True) if o == own] for own in owners]
+    centred = [r - statistics.mean(g) for r, g in zip(rewards, groups, strict=True)]
     tokens = sum(lengths)
     if algorithm.startswith("vimpo"):
         return [-0.3 * c / len(rewards) for c in centred]
     if algorithm == "ppo":
         flat = [r for r, n in zip(rewards, lengths, strict=True) for _ in range(n)]
         return [-(r - statistics.mean(flat)) / statistics.stdev(flat) / tokens for r in rewards]
-    spread = [statistics.stdev(g) + 1e-6 for g in groups for _ in g]
+    spread = [statistics.stdev(g) + 1e-6 for g in groups]
     advantage = [c / s for c, s in zip(centred, spread, strict=True)]
     if algorithm == "grpo":
         return [-a / tokens for a in advantage]
@@ -75,10 +75,10 @@ def test_the_first_gradient_is_the_one_computed_by_hand(make_trainer, algorithm,
     )
     rollouts, _, batch = trainer._collect(0)
     lengths = [int(n) for n in rollouts.mask.sum(1)]
-    rewards = batch.rewards.tolist()
+    rewards, owners = batch.rewards.tolist(), batch.groups.tolist()
     assert 0 < sum(rewards) < len(rewards)
     expected = [torch.zeros_like(p) for p in trainer.policy.parameters()]
-    for i, weight in enumerate(token_weights(algorithm, rewards, lengths)):
+    for i, weight in enumerate(token_weights(algorithm, rewards, owners, lengths)):
         prompt = rollouts.prompt_ids[i][rollouts.prompt_mask[i].bool()]
         response = rollouts.response_ids[i, : lengths[i]]
         text = torch.cat([prompt, response])[None]
@@ -150,6 +150,42 @@ def test_micro_batches_cut_a_batch_without_gaps(count, size, slices):
 
 
 @pytest.mark.parametrize("algorithm", NAMES)
+def test_a_batch_in_pieces_trains_like_one_piece(make_trainer, monkeypatch, algorithm):
+    runs = []
+    for pieces, rows in ((1, 1), (5, 3)):
+        monkeypatch.setattr("vimpo.trainer.PIECES", pieces)
+        monkeypatch.setattr("vimpo.trainer.PIECE_ROWS", rows)
+        trainer = make_trainer(algorithm, objective=VARIANTS[algorithm])
+        for optimizer in trainer.optimizers.values():
+            optimizer.param_groups[0]["eps"] = 1e-2  # as above
+        rows = [trainer.step(step) for step in range(3)]
+        runs.append((trainer, rows))
+        widths = [piece.width for piece in trainer._pieces(trainer._collect(3)[0])]
+        assert len(widths) == pieces
+        assert widths == sorted(widths)
+        assert pieces == 1 or widths[0] < widths[-1]
+    (whole, expected), (parts, found) = runs
+    for name in whole.modules:
+        pair = (weights(t.modules[name]) for t in (whole, parts))
+        assert distance(*pair) < 1e-6, name
+    for a, b in zip(expected, found, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-6, nan_ok=True)
+
+
+def test_rows_of_a_batch_are_sorted_with_all_that_belongs_to_them(make_trainer):
+    trainer = make_trainer("grpo")
+    rollouts, clean, batch = trainer._collect(0)
+    lengths = rollouts.mask.sum(1).tolist()
+    assert lengths == sorted(lengths)
+    c = trainer.config
+    problems = trainer.task.training_problems(c.seed, 0, c.train.prompts_per_step)
+    owners = [problems[i] for i in batch.groups.tolist()]
+    prompts = trainer.tokenizer.batch_decode(rollouts.prompt_ids, skip_special_tokens=True)
+    assert prompts == [p.prompt for p in owners]
+    assert sum(clean) == sum(trainer.task.rewards(owners, rollouts.texts(trainer.tokenizer)))
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
 def test_later_epochs_are_off_policy_and_the_first_is_not(make_trainer, algorithm):
     once, twice = (make_trainer(algorithm, epochs=n, warmup_steps=0).step(0) for n in (1, 2))
     assert once["approx_kl"] == 0
@@ -194,8 +230,10 @@ def test_the_reward_is_the_clean_one_without_noise_and_flipped_at_one(make_train
     _, clean_too, batch = flipped._collect(0)
     assert clean_too == expected
     assert batch.rewards.tolist() == [1 - r for r in expected]
-    means = [statistics.mean(batch.rewards.tolist()[i : i + 4]) for i in range(0, 24, 4)]
-    assert batch.baseline.tolist() == [m for m in means for _ in range(4)]
+    for group in range(6):
+        own = batch.groups == group
+        assert own.sum() == 4
+        assert set(batch.baseline[own].tolist()) == {float(batch.rewards[own].mean())}
     for step in range(3):
         row, other = trainer.step(step), flipped.step(step)
         assert row["reward"] == pytest.approx(row["accuracy"], abs=1e-7)

@@ -92,6 +92,8 @@ def choose_benchmarks(study: Study, names: Iterable[str] | None = None) -> list[
 def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
     """lm-eval's Hugging Face model on a saved checkpoint, without progress bars."""
     _quiet(offline)
+    # Before set_up_torch, which ends the loading of libraries: that of lm_eval.evaluate too.
+    import lm_eval.evaluator  # noqa: F401
     from lm_eval.models.huggingface import HFLM
 
     from vimpo.models import load_policy, load_tokenizer, set_up_torch

@@ -7,6 +7,7 @@ configuration; a `path` loads an existing model, and everything after that is th
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import warnings
@@ -282,6 +283,9 @@ def parameter_count(model: nn.Module, trainable: bool = False) -> int:
 
 def set_up_torch(runtime: Runtime) -> None:
     """Fixed threads and deterministic kernels: the same seed gives the same bytes."""
+    if not gc.isenabled():  # vimpo/__main__.py: the libraries have been loaded
+        gc.freeze()
+        gc.enable()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     logging.disable_progress_bar()  # the bar of the job itself is the one worth reading
     torch.set_num_threads(runtime.threads)

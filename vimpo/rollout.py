@@ -48,6 +48,21 @@ class Rollouts:
     def rows(self, index: slice | Tensor) -> Rollouts:
         return Rollouts(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def by_length(self) -> Tensor:
+        """Indices [B] that put rows of like length side by side, the shortest first."""
+        prompt, response = self.prompt_mask.sum(1), self.mask.sum(1).long()
+        return torch.argsort(response * (self.prompt_mask.shape[1] + 1) + prompt, stable=True)
+
+    def trimmed(self) -> Rollouts:
+        """The same without columns that are padding in every row."""
+        prompt, response = (int(m.sum(1).max()) for m in (self.prompt_mask, self.mask))
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids[:, -prompt:],
+            prompt_mask=self.prompt_mask[:, -prompt:],
+            **{n: getattr(self, n)[:, :response] for n in ("response_ids", "mask", "logp")},
+        )
+
     def widened(self, width: int, pad: int) -> Rollouts:
         """The same with responses padded to `width` >= T; nothing but padding is added."""
         extra = width - self.width
@@ -63,6 +78,13 @@ class Rollouts:
             tokenizer.decode(ids[keep.bool()].tolist(), skip_special_tokens=True)
             for ids, keep in zip(self.response_ids, self.mask, strict=True)
         ]
+
+
+def joined(parts: Sequence[Tensor | None], width: int) -> Tensor | None:
+    """Rows of [b, t] tensors as one [B, width] tensor, zeros behind t; None where parts are."""
+    if parts[0] is None:
+        return None
+    return torch.cat([pad_last_dims(part, (0, width - part.shape[1])) for part in parts])
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad: int, device: str | torch.device = "cpu"):

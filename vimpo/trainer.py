@@ -31,11 +31,15 @@ from vimpo.models import (
 from vimpo.objectives.common import clip_fraction, masked_mean
 from vimpo.optimizer import make_optimizer
 from vimpo.records import Stopwatch
-from vimpo.rollout import Rollouts, Sampling
+from vimpo.rollout import Rollouts, Sampling, joined
 from vimpo.samplers import make_sampler
 from vimpo.scoring import Reader, Reading, Scorer, Scores
 from vimpo.tasks import Task, make_task
 from vimpo.tasks.noise import noisy_rewards
+
+# Parts of a batch that one process sends through a network, and the fewest rows of one.
+PIECES = 8
+PIECE_ROWS = 16
 
 
 def step_seed(seed: int, step: int, purpose: str) -> int:
@@ -201,7 +205,12 @@ class Trainer:
             seed=c.seed,
             step=step,
         )
-        groups = torch.arange(len(problems)).repeat_interleave(c.train.group_size)
+        # Rows of like length side by side: what goes through a network together is little padding.
+        order = rollouts.by_length()
+        rollouts = rollouts.rows(order)
+        whole = self.world.gather(order + mine.start * c.train.group_size).cpu()
+        clean, rewards = ([x[i] for i in whole.tolist()] for x in (clean, rewards))
+        groups = whole // c.train.group_size
         return rollouts, clean, make_batch(rewards, groups, self.world.gather(rollouts.mask))
 
     def _sample(self, prompts: list[str], step: int, first: int, total: int) -> Rollouts:
@@ -218,12 +227,24 @@ class Trainer:
 
     # --- policy -------------------------------------------------------------------------------
 
+    def _pieces(self, rollouts: Rollouts) -> list[Rollouts]:
+        """Sorted rows in parts that go through a network one after the other, none wider than it
+        need be. Several processes make one part: DDP and FSDP2 expect the same calls of all."""
+        count = len(rollouts.mask)
+        rows = count if self.world.size > 1 else max(PIECE_ROWS, -(-count // PIECES))
+        return [rollouts.rows(s).trimmed() for s in micro_batches(count, rows)]
+
     def _score(self, rollouts: Rollouts) -> Scores:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
+        parts = [self._score_piece(piece) for piece in self._pieces(rollouts)]
+        return Scores(*(joined(column, rollouts.width) for column in zip(*parts, strict=True)))
+
+    def _score_piece(self, rollouts: Rollouts) -> tuple[Tensor | None, ...]:
+        """The fields of :class:`Scores`."""
         ids, attention_mask = rollouts.inputs()
         reference = self._read_reference(ids, attention_mask, rollouts.width)
         tokens = (rollouts.response_ids, rollouts.mask)
-        scores = Scores(*self._calls["policy"](ids, attention_mask, *tokens, reference))
+        scores = self._calls["policy"](ids, attention_mask, *tokens, reference)
         if self.reference is not None:
             self.world.release(self._calls["reference"])
         return scores
@@ -310,7 +331,9 @@ class Trainer:
     # --- critic -------------------------------------------------------------------------------
 
     def _values(self, rollouts: Rollouts) -> Tensor:
-        return self._calls["critic"](*rollouts.inputs(), rollouts.width)
+        pieces = self._pieces(rollouts)
+        values = [self._calls["critic"](*piece.inputs(), piece.width) for piece in pieces]
+        return joined(values, rollouts.width)
 
     def _estimate_values(self, rollouts: Rollouts, batch: Batch) -> tuple[Batch, Tensor | None]:
         """V(s_t) before the update, and its graph where one micro-batch holds everything."""
