@@ -31,10 +31,10 @@ class Task(Protocol):
     """Where problems come from and how responses are judged. All draws are pure in their arguments.
 
     Problems of one step are distinct. `benchmarks` are the names of the held-out ones, which
-    training never meets by intent; `stop_texts` end a response in evaluation, beside EOS.
+    training never meets by intent. A response ends at EOS or at its limit; the texts that end one
+    in evaluation are those of the benchmark's lm-eval definition.
     """
 
-    stop_texts: tuple[str, ...]
     benchmarks: tuple[str, ...]
 
     def training_problems(self, seed: int, step: int, count: int) -> Sequence[Problem]:

@@ -54,8 +54,6 @@ class Row:
 class DatasetProblems:
     """The task of kind `dataset`; see vimpo.tasks.Task."""
 
-    stop_texts: tuple[str, ...] = ()
-
     def __init__(
         self,
         config: DatasetTask,
