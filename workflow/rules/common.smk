@@ -113,6 +113,6 @@ onstart:
                 wait = settings.init_seconds_before_status_checks
                 check_cluster(STUDY, settings.status_command, wait)
             else:
-                check_one_machine(STUDY)
+                check_one_machine(STUDY, workflow.executor_plugin.name == "local")
         except ConfigError as error:
             raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))

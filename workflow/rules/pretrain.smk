@@ -2,6 +2,9 @@
 
 
 rule pretrain:
+    input:
+        # After its checks; a change of other sections makes no base policy again.
+        study=ancient(rules.resolve.output),
     output:
         config=f"{FOLDER}/base/{{size}}/config.yaml",
         metrics=f"{FOLDER}/base/{{size}}/metrics.csv",
@@ -21,4 +24,5 @@ rule pretrain:
         study=merged_study,
         digest=base_digest,
     shell:
-        "python -m vimpo pretrain --config {params.study} --size {wildcards.size} > {log} 2>&1"
+        "python -m vimpo pretrain --checked --config {params.study} --size {wildcards.size}"
+        " > {log} 2>&1"
