@@ -16,7 +16,8 @@ import yaml
 from real_data import byte_model
 
 from vimpo.cli import main
-from vimpo.config import check_before_running, load_study
+from vimpo.config import ConfigError, Probes, check_before_running, dump_yaml, load_study
+from vimpo.preflight import check_before_jobs
 
 ROOT = Path(__file__).parents[1]
 ROWS = [{"problem": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(1, 21)]
@@ -37,8 +38,6 @@ FAULTS = {
     "hub benchmark": rf"task\.benchmarks\.aime\.path: '.*' could not be loaded .*{OFFLINE}",
     "long benchmark": r"train\.max_response: 1900 and the longest prompt of aime .*; allowed: at m",
 }
-# Refused while the configuration is read, where Snakemake has not planned a job yet.
-AT_ONCE = ("missing column", "empty dataset")
 LOCAL = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 
 
@@ -153,14 +152,24 @@ def snakemake(file, *arguments, **environment):
 
 
 @pytest.mark.parametrize("fault", ["missing column", "gold", "hub benchmark"])
-def test_snakemake_says_the_same_before_any_compute(tmp_path, fault):
+def test_snakemake_says_the_same_before_any_job(tmp_path, fault):
     done = snakemake(study_file(tmp_path, fault), "--retries", "2", "--keep-going")
     assert done.returncode != 0
     (line,) = errors(done.stderr)
     assert re.search(FAULTS[fault], line), line
     assert "Traceback" not in done.stderr
-    assert done.stderr.count("Error in rule") == (fault not in AT_ONCE)  # it is not tried again
-    assert not computed(tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_began_to_run_is_not_looked_at_again(tmp_path):
+    file = study_file(tmp_path, "hub dataset")
+    study = load_study(file)
+    study.folder.mkdir(parents=True)
+    (study.folder / "config.yaml").write_text(dump_yaml(study))
+    check_before_jobs(study, file)
+    other = study.model_copy(update={"probes": Probes(problems=9)})
+    with pytest.raises(ConfigError, match=FAULTS["hub dataset"]):
+        check_before_jobs(other, file)
 
 
 @LOCAL

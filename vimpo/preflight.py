@@ -7,10 +7,13 @@ Hugging Face cache, so that later jobs find it there, with a network or without.
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 
-from vimpo.config import DatasetTask, RealBenchmark, Study
+from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest, load_study
 
 
 def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> None:
@@ -23,6 +26,29 @@ def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> None:
     for size in sizes if sizes is not None else study.used_sizes():
         if study.sizes[size].path is not None:
             _check_size(study, size)
+
+
+def check_before_jobs(study: Study, config: Path) -> None:
+    """The same in a process of its own, so that torch stays out of this one; config: the study's.
+
+    Not for what has nothing to look at, nor once more for a study that began to run in its folder.
+    Raises ConfigError.
+    """
+    from_scratch = all(study.sizes[size].path is None for size in study.used_sizes())
+    if from_scratch or _began(study):
+        return
+    command = [sys.executable, "-m", "vimpo", "check", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise ConfigError("\n".join(errors or lines))
+
+
+def _began(study: Study) -> bool:
+    """Is the resolved copy, which one of the first jobs writes, that of this very study?"""
+    written = study.folder / "config.yaml"
+    return written.is_file() and digest(load_study(written)) == digest(study)
 
 
 def _check_size(study: Study, size: str) -> None:

@@ -2,9 +2,6 @@
 
 
 rule pretrain:
-    input:
-        # After its checks; a change of other sections makes no base policy again.
-        study=ancient(rules.resolve.output),
     output:
         config=f"{FOLDER}/base/{{size}}/config.yaml",
         metrics=f"{FOLDER}/base/{{size}}/metrics.csv",
