@@ -50,4 +50,5 @@ onsuccess:
 
 onerror:
     # What is complete is still worth reading: the cells that are missing are named in it.
-    shell("python -m vimpo summarize --config {MERGED} || true")
+    if any(Path(path, "manifest.json").exists() for path in RUNS):
+        shell("python -m vimpo summarize --config {MERGED} || true")

@@ -50,6 +50,21 @@ def edit(path, change):
     path.write_text(json.dumps(data))
 
 
+def test_the_own_score_of_a_stock_task_is_a_metric_beside_ours_and_in_no_summary(study):
+    before = tables_of(study)
+    folder = study.run_folder(Cell("ppo", "s", "0.25", 2))
+    own = {"stock_metric": "math_verify", "stock_value": 0.125, "stock_stderr": 0.03}
+    edit(folder / "eval.json", lambda data: data["results"][0].update(own))
+    after = tables_of(study)
+    (row,) = pick(after["accuracy"], metric="sampled_math_verify").to_dict("records")
+    ours = json.loads((folder / "eval.json").read_text())["results"][0]
+    assert (row["algorithm"], row["seed"], row["value"], row["stderr"]) == ("ppo", 2, 0.125, 0.03)
+    assert (row["benchmark"], row["problems"]) == (ours["benchmark"], ours["problems"])
+    assert len(after["accuracy"]) == len(before["accuracy"]) + 1
+    for name in ("summary", "comparisons", "claims", "missing"):
+        pd.testing.assert_frame_equal(after[name], before[name])
+
+
 def test_every_cell_gives_every_number(study):
     tables = tables_of(study)
     accuracy = tables["accuracy"]

@@ -48,6 +48,15 @@ def test_every_figure_repeats_whatever_a_readers_settings(drawn, tmp_path):
         assert first.read_bytes() == second.read_bytes(), first.name
 
 
+@pytest.mark.parametrize("algorithm", ["vimpo", "grpo"])
+def test_a_study_of_one_algorithm_is_drawn_though_nothing_is_compared(tmp_path, algorithm):
+    study = small_study(tmp_path, grid={"algorithms": [algorithm], "sizes": ["xs"], "noise": [0]})
+    write_results(study)
+    aggregate(study, study.folder / "tables")
+    paths = plots.draw(study.folder / "tables", study.folder / "figures")
+    assert len(paths) == 2 * len(FIGURES)
+
+
 def test_svgs_hold_outlines_and_fetch_nothing(drawn):
     for path in (p for p in drawn[1] if p.suffix == ".svg"):
         tags = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}

@@ -112,6 +112,7 @@ def test_stock_definitions_score_by_the_verifier_and_by_their_own_metric(task):
     assert result["problems"] == len(log) == limit
     assert result["value"] == result["stock_value"] == 1
     assert result["stock_metric"] == ("math_verify" if task == "math500" else "exact_match")
+    assert result["stock_stderr"] == 0
     result, _, _ = score(study, task, lambda doc, index: boxed("-987654321/7"))
     assert result["value"] == result["stock_value"] == 0
 
@@ -133,7 +134,9 @@ def test_leading_zeros_of_an_aime_answer_are_right(style):
     assert result["value"] == 1
     assert all(entry["marks"] == [1] for entry in log)
     if style == "stock":  # lm-eval's own metric compares texts
-        assert result["stock_value"] == pytest.approx(1 - len(zeros) / 30)
+        share = 1 - len(zeros) / 30
+        assert result["stock_value"] == pytest.approx(share)
+        assert result["stock_stderr"] == pytest.approx((share * (1 - share) / 29) ** 0.5)
 
 
 def test_average_at_k_counts_every_sample_and_its_error_is_over_problems():
@@ -222,7 +225,9 @@ def test_a_random_model_is_scored_on_the_real_files_without_a_network(model, tmp
     assert all(len(log["responses"]) == len(log["marks"]) == 2 for log in logs)
     assert any(response for log in logs for response in log["responses"])
     # What is written is what the study asks for, and another number of samples is noticed.
-    assert len(read_scores(tmp_path, study)) == len(benchmarks)
+    rows = read_scores(tmp_path, study)
+    metrics = Counter(row["metric"] for row in rows)
+    assert metrics == {"sampled": 9, "sampled_math_verify": 1, "sampled_exact_match": 2}
     other = study_of(benchmarks | {"aime24": local("aime24", limit=3, samples=3)}, model)
     with pytest.raises(IncompleteError, match="2 samples of aime24 sampled, the study asks for 3"):
         read_scores(tmp_path, other)

@@ -68,3 +68,23 @@ def test_the_readme_has_the_two_commands():
     assert "pip install -e . && snakemake --cores all" in readme
     assert "pip install -e '.[test]' && pytest" in readme
     assert "pip install -e '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
+
+
+def test_the_readme_tells_what_the_verifier_benchmark_wrote():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    written = json.loads((ROOT / "tests/benchmarks/results/verifier.json").read_text())
+    whole, hard = written["all"]["all"], written["all"]["hardverify_math"]
+    alone = sum(written["math_verify_alone"].values())
+    for sentence in (
+        f"On {whole['rows']} labelled answers it agrees with {whole['agree']} labels "
+        f"({whole['fp']} wrong ones accepted, {whole['fn']} right ones refused), math-verify alone "
+        f"with {alone}",
+        f"without {hard['rows']} chosen to defeat such verifiers, it agrees with "
+        f"{whole['agree'] - hard['agree']} of {whole['rows'] - hard['rows']}",
+    ):
+        assert sentence in readme
+
+
+def test_the_studies_of_the_readme_are_valid():
+    blocks = re.findall(r"```yaml\n(study:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [load_study(yaml.safe_load(block)).study for block in blocks] == ["mine", "real"]

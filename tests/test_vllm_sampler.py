@@ -1,7 +1,7 @@
 """The contract with vLLM: what is asked of it, and what is made of its answers.
 
-A stand-in engine implements the calls that are used, on the torch sampler; where vLLM is
-installed, its own signatures are checked as well.
+A stand-in engine implements the calls that are used, on the torch sampler, and refuses what the
+released vLLM has no argument for; where vLLM is installed, its own signatures are checked as well.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+import tomllib
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,18 +31,51 @@ SAMPLING = Sampling(group_size=2, max_response=6, temperature=2.0, eos=1, pad=0)
 GPU = Runtime(device="cuda", sampler="vllm", vllm_memory=0.4)
 
 
-@dataclass
-class SamplingParams:
-    """The fields that are used, and vLLM's defaults."""
+def names_in(text):
+    return text.split()
 
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    max_tokens: int | None = 16
-    stop_token_ids: list[int] | None = None
-    detokenize: bool = True
+
+VERSION = "0.30.0"  # the release that the following names were read from
+# LLM.__init__: vllm/entrypoints/llm.py; its **kwargs go to EngineArgs, vllm/engine/arg_utils.py.
+ENGINE = names_in("""
+model runner convert tokenizer tokenizer_mode skip_tokenizer_init trust_remote_code
+allowed_local_media_path allowed_media_domains tensor_parallel_size dtype quantization revision
+tokenizer_revision chat_template seed gpu_memory_utilization cpu_offload_gb offload_group_size
+offload_num_in_group offload_prefetch_step offload_params enforce_eager
+enable_return_routed_experts return_sampling_mask disable_custom_all_reduce hf_token hf_overrides
+mm_processor_kwargs pooler_config structured_outputs_config profiler_config attention_config
+kv_cache_memory_bytes compilation_config quantization_config logits_processors spec_method
+spec_model spec_tokens""")
+ENGINE_ARGS = ["generation_config", "distributed_executor_backend", "disable_log_stats"]
+# SamplingParams (vllm/sampling_params.py): every public field, and the defaults of those used.
+SAMPLING_FIELDS = names_in("""
+n presence_penalty frequency_penalty repetition_penalty temperature watermarking
+top_p top_k min_p seed stop stop_token_ids ignore_eos max_tokens min_tokens logprobs prompt_logprobs
+logprob_token_ids flat_logprobs detokenize skip_special_tokens spaces_between_special_tokens
+include_stop_str_in_output output_kind stream_interval skip_clone output_text_buffer_length
+structured_outputs logit_bias allowed_token_ids extra_args bad_words skip_reading_prefix_cache
+thinking_token_budget repetition_detection routed_experts_prompt_start
+trace_decode_token_ids""")
+DEFAULTS = {
+    "n": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None, "max_tokens": 16,
+    "stop_token_ids": None, "ignore_eos": False, "detokenize": True,
+}  # fmt: skip
+
+
+def refuse_unknown(given, known, where):
+    if unknown := sorted(set(given) - set(known)):
+        raise TypeError(f"{where} of vLLM {VERSION} has no argument {', '.join(unknown)}")
+
+
+class SamplingParams:
+    """vLLM's fields by keyword, checked as vLLM does where the sampler depends on it."""
+
+    def __init__(self, **given):
+        refuse_unknown(given, SAMPLING_FIELDS, "SamplingParams")
+        vars(self).update(DEFAULTS | given)
+        assert 0.01 <= self.temperature <= 2  # vLLM raises lower ones to 0.01, and refuses higher
+        assert self.seed is None or -(2**63) <= self.seed < 2**63  # it becomes an int64
+        assert all(type(i) is int for i in self.stop_token_ids or [])
 
 
 @dataclass
@@ -58,6 +93,7 @@ class LLM:
     """An engine that samples by torch, and keeps what it was asked."""
 
     def __init__(self, model, **settings):
+        refuse_unknown(settings, ENGINE + ENGINE_ARGS, "LLM")
         self.settings = settings | {"model": model}
         self.model = AutoModelForCausalLM.from_pretrained(model).eval()
         self.requests, self.calls = [], []
@@ -76,7 +112,10 @@ class LLM:
         self.calls.append("forget")
         return True
 
-    def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+    def generate(
+        self, prompts, sampling_params=None, *, use_tqdm=True, lora_request=None, priority=None,
+        tokenization_kwargs=None, mm_processor_kwargs=None,
+    ):  # fmt: skip
         self.calls.append("generate")
         self.requests.append((prompts, sampling_params))
         return [
@@ -143,6 +182,7 @@ def test_every_response_is_a_request_with_its_own_seed_over_the_whole_distributi
     for s in settings:
         assert (s.n, s.temperature, s.top_p, s.top_k) == (1, 2.0, 1.0, 0)
         assert (s.max_tokens, s.stop_token_ids, s.detokenize) == (6, [1], False)
+        assert s.ignore_eos  # stops at the tokenizer's EOS and at no other token
 
 
 def test_each_prompt_may_have_its_own_limit(sampler):
@@ -195,11 +235,11 @@ def test_luck_belongs_to_the_row_and_not_to_the_process(sampler):
 def test_answers_become_padded_rollouts(sampler, monkeypatch):
     answers = [
         ((5, 6, 1), "stop"),
-        ((5,), "stop"),  # an engine that leaves the end out
+        ((5, 1), "stop"),
         ((7, 8, 9, 10, 11, 12), "length"),
         ((1,), "stop"),
         ((4, 1), "stop"),
-        ((4, 4), "stop"),
+        ((4, 4, 1), "stop"),
     ]
     outputs = [RequestOutput([CompletionOutput(*a)]) for a in answers]
     monkeypatch.setattr(sampler._engine, "generate", lambda *a, **k: outputs)
@@ -221,7 +261,11 @@ def test_answers_become_padded_rollouts(sampler, monkeypatch):
 
 @pytest.mark.parametrize(
     ("answers", "message"),
-    [([((5,), "abort")] * 6, "ended by 'abort'"), ([((5, 1), "stop")], "1 answers to 6 requests")],
+    [
+        ([((5,), "abort")] * 6, "ended by 'abort'"),
+        ([((5, 1), "stop")], "1 answers to 6 requests"),
+        ([((5, 7), "stop")] * 6, r"stopped at \[7\], not at EOS \(1\)"),
+    ],
 )
 def test_answers_that_are_missing_or_broken_off_are_refused(sampler, monkeypatch, answers, message):
     outputs = [RequestOutput([CompletionOutput(*a)]) for a in answers]
@@ -264,6 +308,36 @@ def test_without_vllm_the_error_says_how_to_get_it(monkeypatch, tiny_base):
         VllmSampler(tiny_base / "model", SAMPLING, GPU)
 
 
+def test_a_cache_of_older_weights_that_stays_is_refused(sampler, monkeypatch):
+    monkeypatch.setattr(sampler._engine, "reset_prefix_cache", lambda: False)
+    with pytest.raises(RuntimeError, match="older weights"):
+        sampler.sync(lambda: sampler._engine.model.named_parameters())
+
+
+def test_the_stand_in_refuses_what_vllm_has_no_argument_for(tiny_base):
+    with pytest.raises(TypeError, match=r"SamplingParams of vLLM 0\.30\.0 has no argument best_of"):
+        SamplingParams(best_of=2)
+    with pytest.raises(TypeError, match=r"LLM of vLLM 0\.30\.0 has no argument swap_space"):
+        LLM(str(tiny_base / "model"), swap_space=4)
+
+
+def test_the_signatures_are_those_of_the_release_that_the_extra_installs():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["vllm"] == [f"vllm=={VERSION}"]
+
+
+@pytest.mark.parametrize("temperature", [0.001, 2.5])
+def test_temperatures_that_vllm_changes_or_refuses_are_one_clear_error(temperature):
+    message = rf"train\.temperature: {temperature} is none that vLLM .* allowed: 0.01 to 2, or run"
+    with pytest.raises(ConfigError, match=message):
+        load_study(
+            {
+                "runtime": {"sampler": "vllm", "device": "cuda"},
+                "train": {"temperature": temperature},
+            }
+        )
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
 def test_vllm_is_refused_where_it_would_not_share_the_gpu(device):
     with pytest.raises(ConfigError, match=r"sampler: 'vllm' needs a GPU; allowed: torch, or dev"):
@@ -272,14 +346,16 @@ def test_vllm_is_refused_where_it_would_not_share_the_gpu(device):
 
 def test_the_installed_vllm_has_the_calls_that_are_used():
     vllm = pytest.importorskip("vllm")
+    from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.worker.gpu_worker import Worker
 
     used = {
-        vllm.LLM.__init__: {"model", "skip_tokenizer_init", "trust_remote_code", "dtype"},
-        vllm.LLM.generate: {"prompts", "sampling_params", "use_tqdm"},
-        vllm.LLM.collective_rpc: {"method", "kwargs"},
+        vllm.LLM.__init__: set(ENGINE),
+        EngineArgs: set(ENGINE_ARGS),
+        vllm.LLM.generate: set(inspect.signature(LLM.generate).parameters),
+        vllm.LLM.collective_rpc: set(inspect.signature(LLM.collective_rpc).parameters),
         vllm.LLM.reset_prefix_cache: set(),
-        vllm.SamplingParams: set(SamplingParams.__dataclass_fields__),
+        vllm.SamplingParams: set(SAMPLING_FIELDS),
         Worker.reload_weights: {"args", "kwargs"},
     }
     for function, names in used.items():

@@ -26,6 +26,8 @@ examples:
       train one cell of the quick study (its base policy is made first where it is missing)
   python -m vimpo evaluate --algorithm vimpo --size xs --noise 0.25 --seed 1
       score that cell by lm-eval on every benchmark
+  python -m vimpo check --config workflow/config/paper.yaml
+      look at models, data and benchmarks of a study before it runs; fetches what is on the hub
   python -m vimpo plan workflow/config/paper.yaml
       jobs, memory, GPU-hours and disk of a study, before anything is run
   python -m vimpo summarize
@@ -75,11 +77,13 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(_pretrain, "pretrain", "Make the base policy of a size.")
     sub.add_argument("--size", required=True, help="a rung of the ladder, such as xs")
-    _quiet(sub)
+    _job_options(sub)
 
     sub = command(_train, "train", "Train one cell: an algorithm, size, noise level and seed.")
     _cell_arguments(sub, required=True)
-    _quiet(sub)
+    _job_options(sub)
+
+    sub = command(_check, "check", "Look at a study's models, data and benchmarks before it runs.")
 
     sub = command(_evaluate, "evaluate", "Score a cell, a base policy or any model by lm-eval.")
     _cell_arguments(sub, required=False)
@@ -117,8 +121,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _quiet(parser: argparse.ArgumentParser) -> None:
+def _job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--checked", action="store_true", help="`check` has run: do not look at all inputs again"
+    )
 
 
 def _cell_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -156,8 +163,12 @@ def _folder(given: str | None, default: Path) -> Path:
 def _pretrain(options: argparse.Namespace) -> None:
     study = _study(options)
     require(options.size, study.sizes, "size")
-    from vimpo.runs import pretrain_base
+    from vimpo.preflight import check_inputs
+    from vimpo.runs import is_complete, pretrain_base
 
+    done = is_complete(study.base_folder(options.size), study.base_digest(options.size))
+    if not (done or options.checked):
+        check_inputs(study, [options.size])
     print(pretrain_base(study, options.size, quiet=options.quiet))
 
 
@@ -165,7 +176,12 @@ def _train(options: argparse.Namespace) -> None:
     study, cell = _study(options), _cell(options)
     runtime = study.cell_config(cell).runtime
     from vimpo.launch import is_launched, launch
+    from vimpo.preflight import check_inputs
+    from vimpo.runs import is_complete
 
+    done = is_complete(study.run_folder(cell), study.cell_digest(cell))
+    if not (done or options.checked or is_launched()):
+        check_inputs(study, [cell.size])
     if runtime.processes > 1 and not is_launched():
         from vimpo.runs import prepare_cell
 
@@ -184,6 +200,14 @@ def _train_arguments(options: argparse.Namespace) -> list[str]:
     given = {name: getattr(options, name) for name in named}
     pairs = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return ["train", *pairs, *["--quiet"] * options.quiet]
+
+
+def _check(options: argparse.Namespace) -> None:
+    from vimpo.preflight import check_inputs
+
+    study = _study(options)
+    check_inputs(study)
+    print(f"models, data and benchmarks of '{study.study}' are at hand")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -395,6 +395,10 @@ class Runtime(Strict):
 PLACEMENT = {"processes", "nodes", "sharding"}
 
 
+# Below, vLLM 0.30 samples at 0.01 without an error; above, it refuses every request.
+VLLM_TEMPERATURES = (0.01, 2.0)
+
+
 class GridBlock(Strict):
     """A product of cells; a study is the union of its blocks."""
 
@@ -471,6 +475,12 @@ def check_runtime(
         )
     if model.lora and runtime.sampler == "vllm":
         raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
+    low, high = VLLM_TEMPERATURES
+    if runtime.sampler == "vllm" and not low <= train.temperature <= high:
+        raise ValueError(
+            f"train.temperature: {train.temperature:g} is none that vLLM samples at; allowed: "
+            f"{low:g} to {high:g}, or runtime.sampler: torch"
+        )
     if runtime.logit_chunk and getattr(objective, "kl_estimator", "") == "topk":
         raise ValueError(
             "runtime.logit_chunk: the topk estimator reads all logits; allowed: null, or "

@@ -242,7 +242,7 @@ def join(runtime: Runtime) -> Alone:
 
 def check_devices(runtime: Runtime) -> None:
     """Raise ConfigError where a machine has fewer GPUs than processes."""
-    if runtime.device == "cpu" or runtime.processes == 1:
+    if runtime.device == "cpu":
         return
     wanted, seen = runtime.processes // runtime.nodes, torch.cuda.device_count()
     if seen < wanted:

@@ -46,8 +46,10 @@ def evaluate_checkpoint(
 
     A result has `benchmark`, `metric` (`sampled` is avg@k, `greedy` is one response), `value`,
     `stderr` over problems (null for a single problem), `problems`, and `samples`, the responses a
-    problem. `results` and `samples` repeat byte for byte on the CPU, and those of one benchmark do
-    not depend on which others are asked for. `output` is written last, so it vouches for `samples`.
+    problem; of a stock task also `stock_metric`, `stock_value` and `stock_stderr`, lm-eval's own
+    score of the same responses. `results` and `samples` repeat byte for byte on the CPU, and those
+    of one benchmark do not depend on which others are asked for. `output` is written last, so it
+    vouches for `samples`.
 
     Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder that
     holds no model, and for a model too short for the longest prompt and its response.
@@ -169,6 +171,7 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
                 results[-1] |= {
                     "stock_metric": benchmark.stock_metric,
                     "stock_value": scores[f"stock,{FILTER}"],
+                    "stock_stderr": None if stderr == "N/A" else scores[f"stock_stderr,{FILTER}"],
                 }
             logs += [_log(benchmark, metric, sample) for sample in outcome["samples"][metric]]
     return results, logs

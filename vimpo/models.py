@@ -25,6 +25,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -80,23 +81,42 @@ def build_policy(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, seed: int)
     return Qwen3ForCausalLM(config)
 
 
-def load_tokenizer(path: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, trust_remote_code: bool = False, field: str = "path"
+) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
-    Raises ConfigError where there is none, and where it lacks a pad or an EOS token.
+    field: where the path was written. Raises ConfigError where there is none, and where it lacks a
+    pad or an EOS token.
     """
-    check_model_path(str(path))
+    check_model_path(str(path), field)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(Path(path).expanduser()), trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded(path, error)) from None
+        raise ConfigError(_not_loaded(path, error, field)) from None
     for name in ("eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
-            raise ConfigError(f"path: the tokenizer of '{path}' has no {name}; one must be set")
+            raise ConfigError(
+                f"{field}: the tokenizer of '{path}' has no {name}; one must be set, as {name} in "
+                "tokenizer_config.json of a local copy"
+            )
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def load_model_config(
+    path: str, trust_remote_code: bool = False, field: str = "path"
+) -> PreTrainedConfig:
+    """The configuration of a model, without its weights. Raises ConfigError where there is none."""
+    check_model_path(path, field)
+    try:
+        return AutoConfig.from_pretrained(
+            str(Path(path).expanduser()), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(_not_loaded(path, error, field)) from None
 
 
 def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
@@ -128,8 +148,11 @@ def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     return model.to(runtime.device)
 
 
-def _not_loaded(path: str | Path, error: Exception) -> str:
-    return f"path: '{path}' could not be loaded: {str(error).splitlines()[0]}"
+def _not_loaded(path: str | Path, error: Exception, field: str = "path") -> str:
+    return (
+        f"{field}: '{path}' could not be loaded: {str(error).splitlines()[0]}; allowed: a folder "
+        "written by save_pretrained, or a hub name that exists, with network or a filled cache"
+    )
 
 
 def save_policy(

@@ -224,7 +224,7 @@ def ordered_noise(labels: Iterable[str]) -> list[str]:
 
 def spread_out(count: int, width: float) -> np.ndarray:
     """Offsets that keep `count` markers apart within `width`."""
-    return np.linspace(-width / 2, width / 2, count) if count > 1 else np.zeros(1)
+    return np.linspace(-width / 2, width / 2, count) if count > 1 else np.zeros(count)
 
 
 def dodged(count: int, places: np.ndarray) -> np.ndarray:

@@ -57,7 +57,9 @@ def read_csv(path: Path) -> pd.DataFrame:
 def read_scores(folder: Path, study: Study) -> list[dict]:
     """Results of lm-eval: every benchmark of the study with every metric, all finite.
 
-    Problems and samples must be those of the study, or scores of two settings would be compared.
+    A stock task adds rows of lm-eval's own score of the same responses, as `sampled_math_verify` or
+    `greedy_exact_match`: metrics of their own, which no summary and no claim reads. Problems and
+    samples must be those of the study, or scores of two settings would be compared.
     """
     results = read_json(folder / "eval.json").get("results", [])
     found = {(r["benchmark"], r["metric"]): r for r in results}
@@ -74,10 +76,20 @@ def read_scores(folder: Path, study: Study) -> list[dict]:
                     f"eval.json has {row[field]} {field} of {row['benchmark']} {row['metric']}, "
                     f"the study asks for {asked}: it is of another evaluation"
                 )
+    rows += [_stock_row(row) for row in rows if "stock_value" in row]
     bad = [f"{r['benchmark']} {r['metric']}" for r in rows if not is_finite(r["value"])]
     if bad:
         raise IncompleteError(f"eval.json is not finite: {', '.join(bad)}")
     return [r | {"stderr": r["stderr"] if is_finite(r["stderr"]) else math.nan} for r in rows]
+
+
+def _stock_row(row: dict) -> dict:
+    """The score that lm-eval's own metric gave, beside that of the suite's verifier."""
+    return row | {
+        "metric": f"{row['metric']}_{row['stock_metric']}",
+        "value": row["stock_value"],
+        "stderr": row.get("stock_stderr"),
+    }
 
 
 def is_finite(value: object) -> bool:

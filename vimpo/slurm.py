@@ -149,13 +149,20 @@ def check_cluster(study: Study, status_command: str, initial_wait: int) -> None:
     check_requests(study_requests(study), parse_nodes(_ask("sinfo", "-h", "-o", NODE_FORMAT)))
 
 
-def check_one_machine(study: Study) -> None:
-    """Several nodes need a scheduler that knows them. Raises ConfigError."""
+def check_one_machine(study: Study, runs_here: bool = True) -> None:
+    """Several nodes need a scheduler that knows them, and every process a GPU where it runs.
+
+    runs_here: on this machine. Raises ConfigError; imports torch only for a study on GPUs.
+    """
     if study.runtime.nodes > 1:
         raise ConfigError(
             f"runtime.nodes: {study.runtime.nodes} needs --profile workflow/profiles/slurm; "
             "allowed without it: 1"
         )
+    if runs_here and study.runtime.device != "cpu":
+        from vimpo.distributed import check_devices
+
+        check_devices(study.runtime)
 
 
 def _ask(*command: str) -> str:

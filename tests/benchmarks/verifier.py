@@ -1,6 +1,6 @@
 r"""Precision, recall and speed of the answer verifier on labelled completions.
 
-    python tests/benchmarks/verifier.py --output verifier.json
+    python tests/benchmarks/verifier.py --output tests/benchmarks/results/verifier.json
 
 Reads ../shared/data/verifier_cases.jsonl (see the README beside it), prints a table a source, with
 and without the rows whose label is disputed, lists every disagreement, and measures answers a
@@ -14,11 +14,13 @@ import json
 import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from vimpo.records import versions  # noqa: E402
 from vimpo.task_config import VerifierLimits  # noqa: E402
 from vimpo.tasks.verifier import Verifier, answers, obvious  # noqa: E402
 
@@ -117,7 +119,9 @@ def main() -> None:
     print("\n" + "  ".join(f"{key} {value}" for key, value in speed.items()))
     verifier.close()
     if options.output:
-        report = {"all": whole, "without_disputed": clean, "speed": speed, "disagreements": wrong}
+        report = {"all": whole, "without_disputed": clean, "math_verify_alone": REFERENCE}
+        used = versions() | {"math-verify": version("math-verify")}
+        report |= {"versions": used, "speed": speed, "disagreements": wrong}
         options.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -7,8 +7,9 @@ Seeds: every response has one, made of (seed, step, row in the step), so luck de
 algorithm nor on the number of processes. It is not the luck that the torch sampler gives the same
 row, and repeats bit by bit only where vLLM's kernels do, which depends on how requests are batched.
 
-Calls are those of vLLM 0.30: LLM(...), LLM.generate, LLM.collective_rpc with the worker's
-`reload_weights`, LLM.reset_prefix_cache and SamplingParams.
+Calls are those of the released vLLM 0.30.0, read in its source and never run on a GPU: LLM(...),
+LLM.generate, LLM.collective_rpc with the worker's `reload_weights`, LLM.reset_prefix_cache and
+SamplingParams. tests/test_vllm_sampler.py holds their signatures.
 """
 
 from __future__ import annotations
@@ -71,9 +72,13 @@ class VllmSampler:
         )
 
     def sync(self, weights: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
-        """Take over the policy's weights, and forget prompts that older ones have read."""
+        """Take over the policy's weights, and forget prompts that older ones have read.
+
+        Raises RuntimeError where the engine keeps them: it would go on from the old weights' cache.
+        """
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights())})
-        self._engine.reset_prefix_cache()
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vllm: prompts that older weights have read could not be forgotten")
 
     def with_(self, sampling: Sampling) -> Sampler:
         """Another view of this very engine."""
@@ -115,12 +120,17 @@ class VllmSampler:
             top_k=0,
             seed=seed,
             max_tokens=most,
+            # The tokenizer's EOS alone: vLLM would add those of the model's generation config.
+            ignore_eos=True,
             stop_token_ids=[self._sampling.eos],
             detokenize=False,
         )
 
     def _padded(self, prompts: Sequence[Sequence[int]], outputs: Sequence) -> Rollouts:
-        """Answers as :class:`Rollouts`. Raises RuntimeError for one that was broken off."""
+        """Answers as :class:`Rollouts`.
+
+        Raises RuntimeError for one that was broken off, or that stopped at anything but EOS.
+        """
         eos, pad = self._sampling.eos, self._sampling.pad
         responses = []
         for output in outputs:
@@ -128,7 +138,7 @@ class VllmSampler:
                 raise RuntimeError(f"vllm: a response ended by {output.finish_reason!r}")
             tokens = list(output.token_ids)
             if output.finish_reason == "stop" and tokens[-1:] != [eos]:
-                tokens.append(eos)  # it was left out of the answer, but it was sampled
+                raise RuntimeError(f"vllm: a response stopped at {tokens[-1:]}, not at EOS ({eos})")
             responses.append(tokens)
         width, device = max(map(len, responses)), self._device
         ids = [tokens + [pad] * (width - len(tokens)) for tokens in responses]

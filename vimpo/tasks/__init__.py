@@ -33,11 +33,11 @@ class Task(Protocol):
     """Where problems come from and how responses are judged. All draws are pure in their arguments.
 
     Problems of one step are distinct. `benchmarks` are the names of the held-out ones, which
-    training never meets by intent; `stop_texts` end a response in evaluation, beside EOS.
-    `grade_steps` is the oracle of single steps of a response, None where a task has none.
+    training never meets by intent. A response ends at EOS or at its limit; the texts that end one
+    in evaluation are those of the benchmark's lm-eval definition. `grade_steps` is the oracle of
+    single steps of a response, None where a task has none.
     """
 
-    stop_texts: tuple[str, ...]
     benchmarks: tuple[str, ...]
     grade_steps: Callable[[Problem, str], list[Step]] | None
 

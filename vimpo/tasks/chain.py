@@ -164,7 +164,6 @@ def first_wrong_step(problem: Problem, response: str) -> int | None:
 class ChainProblems:
     """The task of kind `chain`; see vimpo.tasks.Task."""
 
-    stop_texts: tuple[str, ...] = ()
     grade_steps = staticmethod(grade_steps)
 
     def __init__(self, config: ChainTask) -> None:

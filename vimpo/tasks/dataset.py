@@ -54,7 +54,6 @@ class Row:
 class DatasetProblems:
     """The task of kind `dataset`; see vimpo.tasks.Task."""
 
-    stop_texts: tuple[str, ...] = ()
     grade_steps = None  # the verifier judges answers
 
     def __init__(

@@ -131,8 +131,8 @@ def file_digest(path: Path) -> str:
 def check_sources(task: TaskConfig) -> None:
     """Local files of a task: there, of a known type, not empty, with the named columns.
 
-    Reads one row of each file and needs neither network nor torch; hub names are tried when
-    training or evaluation starts. Raises ConfigError.
+    Reads one row of each file and needs neither network nor torch; all rows, and hub names, are
+    for vimpo/preflight.py. Raises ConfigError.
     """
     for name, benchmark in task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark) and benchmark.path:

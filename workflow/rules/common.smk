@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from vimpo.cluster import job_request, launcher
 from vimpo.config import ConfigError, check_before_running, digest, dump_yaml, load_study
+from vimpo.preflight import check_before_jobs
 from vimpo.records import write_atomic
 from vimpo.slurm import check_cluster, check_one_machine
 
@@ -105,7 +106,8 @@ CELL_JOB = "cell" if STUDY.cluster.one_job_a_cell else None
 
 
 onstart:
-    # Before anything is submitted: a scheduler that cannot run this study says so now, not job by job.
+    # Before anything is submitted: a scheduler that cannot run this study, or data that cannot be had,
+    # is one error now, and not one a job.
     if workflow.is_main_process:
         try:
             if workflow.executor_plugin.name == "slurm":
@@ -113,6 +115,9 @@ onstart:
                 wait = settings.init_seconds_before_status_checks
                 check_cluster(STUDY, settings.status_command, wait)
             else:
-                check_one_machine(STUDY)
+                check_one_machine(STUDY, workflow.executor_plugin.name == "local")
+            # No job does this: Snakemake does not look at parameters below a job that is to run, so
+            # a changed hyperparameter would go unseen.
+            check_before_jobs(STUDY, MERGED)
         except ConfigError as error:
             raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))

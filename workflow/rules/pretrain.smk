@@ -21,4 +21,5 @@ rule pretrain:
         study=merged_study,
         digest=base_digest,
     shell:
-        "python -m vimpo pretrain --config {params.study} --size {wildcards.size} > {log} 2>&1"
+        "python -m vimpo pretrain --checked --config {params.study} --size {wildcards.size}"
+        " > {log} 2>&1"

@@ -26,5 +26,6 @@ rule train:
         digest=cell_digest,
         launch=launcher(STUDY),
     shell:
-        "{params.launch}python -m vimpo train --config {params.study} --algorithm {wildcards.algorithm}"
-        " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
+        "{params.launch}python -m vimpo train --checked --config {params.study}"
+        " --algorithm {wildcards.algorithm} --size {wildcards.size}"
+        " --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
