@@ -1,5 +1,6 @@
 """Files that must agree with each other."""
 
+import importlib.util
 import json
 import re
 import tomllib
@@ -32,7 +33,8 @@ def test_every_direct_dependency_is_pinned():
 
 def test_the_lock_file_agrees_with_the_project():
     locked = pins((ROOT / "envs/requirements.lock").read_text().splitlines())
-    extras = {k: v for k, v in project()["optional-dependencies"].items() if k != "vllm"}  # GPU
+    optional = project()["optional-dependencies"].items()
+    extras = {k: v for k, v in optional if k not in ("vllm", "peers")}  # a GPU's, and for comparison
     for extra in ([], *extras.values()):
         for name, version in pins(project()["dependencies"] + extra).items():
             assert locked.get(name) == version, name
@@ -83,6 +85,14 @@ def test_the_readme_tells_what_the_verifier_benchmark_wrote():
         f"{whole['agree'] - hard['agree']} of {whole['rows'] - hard['rows']}",
     ):
         assert sentence in readme
+
+
+def test_the_tables_of_the_benchmarks_are_generated():
+    folder = ROOT / "tests/benchmarks"
+    spec = importlib.util.spec_from_file_location("tables", folder / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert (folder / "README.md").read_text() == tables.text(), "run tests/benchmarks/tables.py"
 
 
 def test_the_studies_of_the_readme_are_valid():

@@ -1,0 +1,151 @@
+"""Write README.md beside this file from results/*.json: `python tests/benchmarks/tables.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NAMES = ("against_trl", "steps", "grid", "chunked_kl", "verifier")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def against_trl(found: dict) -> str:
+    ours, theirs, floor = found["median"]["ours"], found["median"]["trl"], found["floor"]
+    rows = [
+        [
+            phase,
+            f"{ours[phase]:.3f}",
+            f"{theirs[phase]:.3f}",
+            f"{found['trl_over_ours'][phase]:.2f}",
+            f"{floor[phase]:.3f}",
+            f"{found['share_of_floor'][phase]:.0%}",
+        ]
+        for phase in ("rollout", "update", "total")
+    ]
+    head = ("phase", "here, s", "TRL, s", "TRL / here", "floor, s", "floor / here")
+    return f"""## A GRPO step beside TRL's
+
+128 x 3 model, 32 prompts x 8 rollouts, one update, {found["threads"]} threads; medians of
+{len(found["rounds"]["ours"])} processes each, taken in turns. The floor is the step's arithmetic
+without padding at {floor["gflops_per_second"]:.0f} GFLOP/s, the rate of a large float32 product.
+
+{table(head, rows)}"""
+
+
+def steps(found: dict) -> str:
+    def cell(ratio: dict) -> str:
+        return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+    rows = [
+        [
+            size,
+            f"{one['parameters'] / 1e6:.2f} M",
+            cell(one["time_to_grpo"]),
+            cell(one["time_to_ppo"]),
+            cell(one["memory_to_ppo"]),
+            f"{one['utilisation']:.0%}",
+        ]
+        for size, one in found["sizes"].items()
+    ]
+    head = ("size", "parameters", "VIMPO / GRPO, time", "VIMPO / PPO, time", "VIMPO / PPO, memory")
+    first = next(iter(found["sizes"].values()))
+    return f"""## The algorithms side by side
+
+Whole steps, median and range of {len(first["rounds"]["vimpo"])} rounds, {found["threads"]} threads;
+memory is the peak above what the libraries hold. Utilisation: FLOPs of GRPO's update without
+padding over its time and the rate of a large product. To GRPO's rollouts, forward and backward
+pass, VIMPO adds a forward pass of the reference, and PPO all of a critic's. `wide` has few tokens
+for its parameters: weights, gradients and moments are most of its memory.
+
+{table((*head, "utilisation"), rows)}"""
+
+
+def grid(found: dict) -> str:
+    start, dry = found["start_up_seconds"], found["dry_run"]
+    loading = [
+        [name, f"{start[name]:.1f}", f"{start[name + '_with_collector']:.1f}"]
+        for name in ("train", "evaluate", "probe")
+    ]
+    grids = [
+        [str(g["cells"]), f"{g['seconds']:.0f}", f"{g['cells_an_hour']:.0f}"]
+        for g in found["grids"]
+    ]
+    return f"""## The grid
+
+Loading (and unloading) the libraries of a command, and what it would take with Python's garbage
+collector on:
+
+{table(("command", "s", "with collector, s"), loading)}
+
+The tiny study, whose cells are nearly all start-up, on {found["cores"]} cores:
+
+{table(("cells", "s", "cells an hour"), grids)}
+
+`snakemake -n` on {dry["cells"]:,} cells: {dry["seconds"]:.0f} s and {dry["peak_mb"]:.0f} MB."""
+
+
+def chunked_kl(found: dict) -> str:
+    by_tokens: dict[int, dict] = {}
+    for case in found["cases"]:
+        by_tokens.setdefault(case["tokens"], {})[case["way"]] = case
+    rows = [
+        [
+            str(tokens),
+            *(f"{c[way]['peak_mb']:.0f}" for way in ("plain", "chunked")),
+            *(f"{c[way]['cpu_seconds']:.1f}" for way in ("plain", "chunked")),
+            f"{c['chunked']['cpu_seconds'] / c['plain']['cpu_seconds']:.2f}",
+        ]
+        for tokens, c in by_tokens.items()
+    ]
+    head = ("tokens", "plain, MB", "chunked, MB", "plain, CPU s", "chunked, CPU s", "time ratio")
+    return f"""## Exact KL in chunks
+
+Log-probability with gradient, entropy and exact KL at a vocabulary of {found["vocabulary"]:,}.
+Peaks are above the inputs; {found["weight_gradient_mb"]:.0f} MB of each are the output matrix's
+gradient.
+
+{table(head, rows)}"""
+
+
+def verifier(found: dict) -> str:
+    rows = [
+        [
+            name,
+            str(one["rows"]),
+            str(one["agree"]),
+            str(found["math_verify_alone"].get(name, sum(found["math_verify_alone"].values()))),
+            *(str(one[k]) for k in ("tp", "fp", "fn", "tn")),
+            f"{one['precision']:.3f}",
+            f"{one['recall']:.3f}",
+        ]
+        for name, one in found["all"].items()
+    ]
+    head = ("labelled answers", "rows", "agree", "math-verify alone", "TP", "FP", "FN", "TN")
+    speed = found["speed"]
+    return f"""## The answer verifier
+
+{table((*head, "precision", "recall"), rows)}
+
+{speed["answers_per_cpu_second"]:.0f} answers a second of its workers' CPU time."""
+
+
+def text() -> str:
+    sections = [
+        globals()[name](json.loads((HERE / f"results/{name}.json").read_text())) for name in NAMES
+    ]
+    head = """# Benchmarks
+
+Each section is written by `tables.py` from the JSON that the script of its name left in `results/`.
+Seconds belong to one shared two-core machine; ratios were measured side by side.
+"""
+    return "\n\n".join([head.rstrip(), *sections]) + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "README.md").write_text(text())
