@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
-from vimpo.records import versions, write_atomic, write_json
+from vimpo.records import remove_leftovers, sha256, versions, write_atomic, write_sealed
 from vimpo.tasks.benchmarks import BenchmarkTask, benchmark_task, needs_hub
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def evaluate_checkpoint(
     A result has `benchmark`, `metric` (`sampled` is avg@k, `greedy` is one response), `value`,
     `stderr` over problems (null for a single problem), `problems`, and `samples`, the responses a
     problem. `results` and `samples` repeat byte for byte on the CPU, and those of one benchmark do
-    not depend on which others are asked for. `output` is written last, so it vouches for `samples`.
+    not depend on which others are asked for. `output` is written last, so it vouches for `samples`,
+    of which it has the checksum.
 
     Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder that
     holds no model, and for a model too short for the longest prompt and its response.
@@ -68,8 +69,11 @@ def evaluate_checkpoint(
         "seconds": round(time.perf_counter() - started, 3),
     }
     lines = "".join(json.dumps(log) + "\n" for log in logs)
+    for path in (samples, output):
+        remove_leftovers(path.parent, path.name)
     write_atomic(samples, gzip.compress(lines.encode(), mtime=0))
-    write_json(output, report)
+    report["samples"] = {samples.name: sha256(samples)}
+    write_sealed(output, report)
     return report
 
 
