@@ -77,7 +77,10 @@ def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
         item, path = DIGEST + name, Path(folder) / f"{name}.csv"
         if name == "provenance":
             continue
-        if sha256(path) != recorded.get(item):
+        if item not in recorded:
+            provenance = path.with_name("provenance.csv")
+            raise DamagedError(f"tables: '{provenance}' is damaged: no {name} table in it; {AGAIN}")
+        if sha256(path) != recorded[item]:
             raise ConfigError(
                 f"tables: '{path}' is not the {name} table that provenance.csv beside it was "
                 f"written with: one of them is damaged or of another study; {AGAIN}"
