@@ -1,10 +1,13 @@
-"""Are a run's files still what it wrote? Its manifest has a checksum of each."""
+"""Are a run's files what it wrote, and is nobody else writing them?"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vimpo.config_types import DamagedError
+from vimpo.config_types import ConfigError, DamagedError
 from vimpo.records import read_sealed, sha256
 
 
@@ -43,3 +46,28 @@ def fault_of(path: Path, checksum: str | None) -> str | None:
     if checksum is not None and sha256(path) != checksum:
         return "is not what was written: its checksum differs"
     return None
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder. Raises ConfigError where another process does.
+
+    A killed Snakemake leaves jobs that go on, and its lock can be lost to another study's end. The
+    system lets go of a dead process's lock. A file system that locks no folders refuses nobody.
+    """
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"results: another process works on '{folder}'; allowed: one at a time; wait "
+                    "for it, or end it: what it saved is gone on from"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +35,7 @@ from vimpo.config import (
 )
 from vimpo.config_types import DamagedError
 from vimpo.distributed import Alone, check_devices, join
-from vimpo.integrity import check_model, make_again
+from vimpo.integrity import check_model, make_again, only_writer
 from vimpo.models import parameter_count, set_up_torch
 from vimpo.stopping import StoppedError, StopRequest
 
@@ -246,15 +247,16 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
 
     Of several processes, all do the steps and the main one writes.
     """
-    if job.world.main:
-        records.remove_leftovers(job.folder)
-        records.remove_leftovers(job.checkpoints)
-    startup = records.seconds_since_process_start()
-    learner = make_learner()
-    found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
-    progress = Progress(**found[1]) if found else Progress()
-    _do_steps(learner, job, progress, startup, stop)
-    _finish(learner, job, progress, startup)
+    with only_writer(job.folder) if job.world.main else nullcontext():
+        if job.world.main:
+            records.remove_leftovers(job.folder)
+            records.remove_leftovers(job.checkpoints)
+        startup = records.seconds_since_process_start()
+        learner = make_learner()
+        found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
+        progress = Progress(**found[1]) if found else Progress()
+        _do_steps(learner, job, progress, startup, stop)
+        _finish(learner, job, progress, startup)
 
 
 def _do_steps(
