@@ -330,7 +330,10 @@ def test_a_run_without_spread_leaves_its_statistic_without_a_number(study):
     ("damage", "reason"),
     [
         (lambda f: (f / "probes.parquet").unlink(), "probes.parquet is missing"),
-        (lambda f: (f / "probes.parquet").write_text("no"), "probes.parquet is not a table"),
+        (
+            lambda f: (f / "probes.parquet").write_text("no"),
+            "probes.parquet is damaged: not a table",
+        ),
         (
             lambda f: shutil.copy(
                 f.parents[1] / "noise-0/seed-1/probes.parquet", f / "probes.parquet"

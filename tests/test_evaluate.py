@@ -22,6 +22,7 @@ from transformers import Qwen3ForCausalLM
 from vimpo import evaluate
 from vimpo.config import ConfigError, ModelSpec, load_study
 from vimpo.models import build_policy, chain_tokenizer, save_policy
+from vimpo.records import read_sealed
 from vimpo.tasks.chain import held_out_problems
 
 VOCABULARY = ["<pad>", "<eos>", *"0123456789+-*=;#"]
@@ -67,7 +68,7 @@ def run(checkpoint, tmp_path):
         report = evaluate.evaluate_checkpoint(
             folder, study or make_study(), output, samples, digest="d1", **options
         )
-        assert json.loads(output.read_text()) == report
+        assert read_sealed(output) == report
         lines = gzip.decompress(samples.read_bytes()).splitlines()
         return report, samples.read_bytes(), [json.loads(line) for line in lines]
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from vimpo.config import Cell, CellConfig, ConfigError, cell_digest, load_study
+from vimpo.integrity import only_writer
 from vimpo.pretrain import Pretrainer
 from vimpo.runs import is_complete, pretrain_base, train_cell
 from vimpo.trainer import Trainer
@@ -198,6 +199,17 @@ def test_what_another_configuration_left_half_done_is_not_gone_on_from(tiny_stud
     done = kill(Trainer, None, lambda: run(changed("b"), cell("grpo"), quiet=True))
     assert done == list(range(6))
     assert outcome(study.run_folder(cell("grpo"))) == expected
+
+
+def test_a_run_that_another_process_works_on_is_refused_and_untouched(tiny_study):
+    study = tiny_study()
+    folder = study.run_folder(cell("grpo"))
+    with only_writer(folder):
+        before = snapshot(study.folder)
+        with pytest.raises(ConfigError, match=f"another process works on '{folder}'; allowed"):
+            train_cell(study, cell("grpo"), quiet=True)
+        assert snapshot(study.folder) == before
+    assert train_cell(study, cell("grpo"), quiet=True) == folder
 
 
 def test_training_makes_the_base_policy_where_it_is_missing(tiny_study, kill):

@@ -73,7 +73,7 @@ class Collection:
         key = labels(cell.algorithm, cell.size, cell.noise) | {"seed": cell.seed}
         try:
             manifest = read_manifest(folder, self.study.cell_digest(cell), cell.name)
-            metrics = read_csv(folder / "metrics.csv")
+            metrics = read_csv(folder / "metrics.csv", manifest)
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
             return
@@ -127,7 +127,7 @@ class Collection:
         """Manifest fields, medians of the step timings, and the rates that follow from them."""
         costs: list[tuple[str, str, float]] = [
             (f"step_{phase.removesuffix('_s')}", "s", median)
-            for phase, median in self._step_medians(folder, key).items()
+            for phase, median in self._step_medians(folder, key, manifest).items()
         ]
         step = dict((name, value) for name, _, value in costs).get("step_total", math.nan)
         if metrics is not None and step > 0:
@@ -151,11 +151,11 @@ class Collection:
             if is_finite(value)
         ]
 
-    def _step_medians(self, folder: Path | None, key: dict) -> dict[str, float]:
+    def _step_medians(self, folder: Path | None, key: dict, manifest: dict) -> dict[str, float]:
         if folder is None:
             return {}
         try:
-            timing = read_csv(folder / "timing.csv")
+            timing = read_csv(folder / "timing.csv", manifest)
         except IncompleteError as reason:
             name = Cell(key["algorithm"], key["size"], key["noise"], key["seed"]).name
             self.missing(name, "timing", reason)

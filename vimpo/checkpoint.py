@@ -1,16 +1,16 @@
 """Atomic checkpoints and exact resume.
 
 A checkpoint is `step-N.safetensors` and `step-N.json`. The JSON is written last and holds the
-checksum of the tensors, so a checkpoint without a JSON that fits it does not exist. No random state
-is kept, because every draw is a pure function of (seed, step). The last two are kept. Weights that
-do not train are left out. Tensors are written whole, so that a run may go on with another number of
-processes, or split in another way.
+checksum of the tensors and its own, so a checkpoint without a JSON that fits it does not exist. No
+random state is kept, because every draw is a pure function of (seed, step). The last two are kept.
+Weights that do not train are left out. Tensors are written whole, so that a run may go on with
+another number of processes, or split in another way.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vimpo.distributed import Alone, full, part_like
-from vimpo.records import sha256, write_atomic, write_json
+from vimpo.records import read_sealed, sha256, write_atomic, write_sealed
 
 KEEP = 2
 
@@ -65,10 +65,13 @@ def _tensors(
 def _write(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     path = folder / f"step-{step:06d}.safetensors"
     write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}))
-    write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256(path), "state": state})
+    record = {"step": step, "sha256": sha256(path), "state": state}
+    write_sealed(path.with_suffix(".json"), record)
     for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
         old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    for tensors_path in folder.glob("step-*.safetensors"):
+        if not tensors_path.with_suffix(".json").exists():  # dropped, or its process was killed
+            tensors_path.unlink()
 
 
 def load_checkpoint(
@@ -76,15 +79,22 @@ def load_checkpoint(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> tuple[int, dict[str, Any]] | None:
-    """Restore the newest sound checkpoint in place: (steps done, state), or None."""
+    """Restore the newest sound checkpoint in place: (steps done, state), or None.
+
+    Warns of each damaged one, in whose place the one before it is used.
+    """
     for path in sorted(folder.glob("step-*.json"), reverse=True):
         try:
-            record = json.loads(path.read_text())
+            record = read_sealed(path)
             tensors_path = path.with_suffix(".safetensors")
             if sha256(tensors_path) != record["sha256"]:
-                continue
-        except (OSError, ValueError, KeyError):
-            continue  # damaged: the one before it is used
+                raise ValueError(f"{tensors_path.name} is not what was written")
+        except (OSError, ValueError, KeyError) as error:
+            warnings.warn(
+                f"checkpoint: '{path}' is damaged ({error}); going on from the one before, if any",
+                stacklevel=2,
+            )
+            continue
         with safe_open(tensors_path, framework="pt") as tensors:
             _restore(tensors, modules, optimizers)
         return record["step"], record["state"]

@@ -18,7 +18,11 @@ from vimpo.config import (
     require,
     study_schema,
 )
-from vimpo.records import write_atomic
+from vimpo.integrity import check_model
+from vimpo.records import DiskFullError, room_for, write_atomic
+from vimpo.stopping import StoppedError
+
+FULL_DISK = 74  # EX_IOERR of sysexits.h
 
 EPILOG = """\
 examples:
@@ -41,18 +45,27 @@ results/<study>/, and a command whose result is already there does nothing.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code: 0, or 2 for a configuration that cannot run."""
+    """Entry point. Returns the exit code.
+
+    0; 2 for a configuration that cannot run or a damaged file; 74 for a full disk; 143 and 130
+    where SIGTERM or Ctrl-C stopped a run, which then goes on from there.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     # Hub libraries ask the network about local files too, unless told not to.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        options.command(options)
-    except ConfigError as error:
+        with room_for():
+            options.command(options)
+    except (ConfigError, DiskFullError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return 2
+        return FULL_DISK if isinstance(error, DiskFullError) else 2
+    except StoppedError as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, file=sys.stderr)
+        return stopped.exit_code
     return 0
 
 
@@ -230,6 +243,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         study.cell_config(cell)
         folder = study.run_folder(cell)
         model = folder / "model"
+    if not options.model:
+        check_model(folder)
     output = folder / "eval.json"
     report = evaluate_checkpoint(
         model,

@@ -18,6 +18,10 @@ class ConfigError(ValueError):
     """A configuration that cannot run: the message names field, value and allowed range."""
 
 
+class DamagedError(ConfigError):
+    """A file that is not what was written: the message names it and says what makes it again."""
+
+
 class Strict(BaseModel):
     """Immutable; unknown keys are errors."""
 

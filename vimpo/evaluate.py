@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
-from vimpo.records import versions, write_atomic, write_json
+from vimpo.records import remove_leftovers, sha256, versions, write_atomic, write_sealed
 from vimpo.tasks.benchmarks import BenchmarkTask, benchmark_task, needs_hub
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def evaluate_checkpoint(
     problem; of a stock task also `stock_metric`, `stock_value` and `stock_stderr`, lm-eval's own
     score of the same responses. `results` and `samples` repeat byte for byte on the CPU, and those
     of one benchmark do not depend on which others are asked for. `output` is written last, so it
-    vouches for `samples`.
+    vouches for `samples`, of which it has the checksum.
 
     Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder that
     holds no model, and for a model too short for the longest prompt and its response.
@@ -70,8 +70,11 @@ def evaluate_checkpoint(
         "seconds": round(time.perf_counter() - started, 3),
     }
     lines = "".join(json.dumps(log) + "\n" for log in logs)
+    for path in (samples, output):
+        remove_leftovers(path.parent, path.name)
     write_atomic(samples, gzip.compress(lines.encode(), mtime=0))
-    write_json(output, report)
+    report["samples"] = {samples.name: sha256(samples)}
+    write_sealed(output, report)
     return report
 
 

@@ -52,8 +52,13 @@ def _meeting_point(nodes: int, environment: Mapping[str, str]) -> list[str]:
 def launch_environment(
     runtime: Runtime, environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """torchrun gives each process one thread unless told otherwise."""
-    return {"OMP_NUM_THREADS": str(runtime.threads)} | dict(environment)
+    """torchrun gives each process one thread unless told otherwise.
+
+    Asked to stop, it kills its processes after 30 s, too soon for a step and the checkpoint of a
+    large model: a scheduler's own patience ends before these.
+    """
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
+    return {"OMP_NUM_THREADS": str(runtime.threads)} | patience | dict(environment)
 
 
 def launch(runtime: Runtime, arguments: Sequence[str]) -> None:

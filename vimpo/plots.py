@@ -7,6 +7,7 @@ byte: fixed ids, no date, text as outlines of the fonts that matplotlib brings a
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from vimpo import plots_accuracy, plots_cost, plots_probes
 from vimpo.contents import FIGURES, PUBLISHED_TABLES
 from vimpo.plot_style import RC, styles
+from vimpo.records import write_atomic
 from vimpo.tables import read_tables
 
 if TYPE_CHECKING:
@@ -66,7 +68,11 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     figure.set_dpi(PNG_DPI)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    canvas.print_png(png)
+    page = io.BytesIO()
+    canvas.print_png(page)
+    write_atomic(png, page.getvalue())
     figure.set_dpi(SVG_DPI)
-    FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    page = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None})
+    write_atomic(svg, page.getvalue())
     return [svg, png]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 
@@ -12,6 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vimpo.config import Cell, ConfigError, Study
+from vimpo.integrity import fault_of, make_again
+from vimpo.probes import COLUMNS as PROBE_COLUMNS
+from vimpo.probes.cost import COLUMNS as COST_COLUMNS
+from vimpo.records import read_sealed
 from vimpo.summaries import metrics_of
 
 
@@ -19,18 +22,27 @@ class IncompleteError(Exception):
     """A stage of a cell has no usable result; carries the reason."""
 
 
-def read_json(path: Path) -> dict:
+class DamagedFileError(IncompleteError):
+    """A file is not what its stage wrote; the message says what to remove."""
+
+    def __init__(self, path: Path, fault: object, remedy: str | None = None) -> None:
+        remedy = remedy or f"remove '{path}', and `snakemake` makes it again"
+        super().__init__(f"{path.name} is damaged: {fault}; {remedy}")
+
+
+def read_json(path: Path, remedy: str | None = None) -> dict:
+    """Raises IncompleteError where there is no such file, or another than was written."""
     if not path.is_file():
         raise IncompleteError(f"{path.name} is missing")
     try:
-        return json.loads(path.read_text())
+        return read_sealed(path)
     except ValueError as error:
-        raise IncompleteError(f"{path.name} is not valid JSON: {error}") from None
+        raise DamagedFileError(path, error, remedy) from None
 
 
 def read_manifest(folder: Path, digest: str, name: str) -> dict:
     """Manifest of a complete run. Raises IncompleteError, or ConfigError for a foreign one."""
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json", make_again(folder))
     found = manifest.get("digest")
     if found != digest:
         raise ConfigError(
@@ -42,13 +54,19 @@ def read_manifest(folder: Path, digest: str, name: str) -> dict:
     return manifest
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+NO_TABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
+
+
+def read_csv(path: Path, manifest: dict) -> pd.DataFrame:
+    """A table of the run that wrote `manifest`. Raises IncompleteError where it is not that."""
     if not path.is_file():
         raise IncompleteError(f"{path.name} is missing")
+    if fault := fault_of(path, manifest.get("outputs", {}).get(path.name)):
+        raise DamagedFileError(path, fault, make_again(path.parent))
     try:
         frame = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise IncompleteError(f"{path.name} is not a table: {error}") from None
+    except NO_TABLE as error:
+        raise DamagedFileError(path, f"not a table: {error}", make_again(path.parent)) from None
     if frame.empty or "step" not in frame:
         raise IncompleteError(f"{path.name} has no rows")
     return frame
@@ -61,7 +79,13 @@ def read_scores(folder: Path, study: Study) -> list[dict]:
     `greedy_exact_match`: metrics of their own, which no summary and no claim reads. Problems and
     samples must be those of the study, or scores of two settings would be compared.
     """
-    results = read_json(folder / "eval.json").get("results", [])
+    path = folder / "eval.json"
+    report = read_json(path)
+    for name, checksum in report.get("samples", {}).items():
+        if fault := fault_of(folder / name, checksum):
+            remedy = f"remove it and '{path}', and `snakemake` makes both again"
+            raise DamagedFileError(folder / name, fault, remedy)
+    results = report.get("results", [])
     found = {(r["benchmark"], r["metric"]): r for r in results}
     wanted = list(itertools.product(study.task.benchmarks, metrics_of(study)))
     if absent := [f"{b} {m}" for b, m in wanted if (b, m) not in found]:
@@ -105,9 +129,12 @@ def read_probes(study: Study, cell: Cell) -> list[dict]:
     if not path.is_file():
         raise IncompleteError(f"{path.name} is missing")
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise IncompleteError(f"{path.name} is not a table: {error}") from None
+        table = pq.read_table(path, page_checksum_verification=True)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DamagedFileError(path, f"not a table: {error}") from None
+    if table.column_names != list(PROBE_COLUMNS):
+        raise DamagedFileError(path, f"its columns are {', '.join(table.column_names)}")
     digest = (table.schema.metadata or {}).get(b"digest", b"").decode()
     if digest != study.probe_digest(cell):
         raise IncompleteError(f"{path.name} is of other probe settings (digest {digest})")
@@ -119,4 +146,10 @@ def read_measured_cost(study: Study, size: str) -> list[dict]:
     path = study.cost_file(size)
     if not path.is_file():
         raise IncompleteError(f"{path.name} is missing")
-    return pd.read_csv(path).to_dict("records")
+    try:
+        frame = pd.read_csv(path)
+    except NO_TABLE as error:
+        raise DamagedFileError(path, f"not a table: {error}") from None
+    if list(frame.columns) != COST_COLUMNS:
+        raise DamagedFileError(path, f"its columns are {', '.join(frame.columns)}")
+    return frame.to_dict("records")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,23 +21,123 @@ from pathlib import Path
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "vimpo-bench")
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SEAL = "checksum"
+
+
+class DiskFullError(OSError):
+    """A write found no room; the message names the folder and says how to go on."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Did a write that found no room cause this error? Libraries in Rust only say so in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if any(f"os error {number})" in str(error) for number in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def room_for(folder: Path | None = None) -> Iterator[None]:
+    """Raise DiskFullError, which names `folder` where it is known, where a write finds no room."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFullError) or not is_disk_full(error):
+            raise
+        place = f"in '{folder}'" if folder else f"({error})"
+        raise DiskFullError(
+            f"no room left to write {place}; what was finished or saved before is intact: "
+            "make room, and the same command goes on from there"
+        ) from error
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write beside, sync, rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write beside, sync, rename: a reader sees the old file or the whole new one.
+
+    The folder is synced too, or a power cut could undo the rename. Raises DiskFullError.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     data = content.encode() if isinstance(content, str) else content
+    with room_for(path.parent):
+        new = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        for folder in (path.parent, *(p.parent for p in new)):
+            sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; some file systems sync no folders."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
-        aside.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Rename a folder that others wrote, where `target` was, once all of it is on the disk."""
+    for path in sorted(source.rglob("*")):
+        sync(path)
+    sync(source)
+    shutil.rmtree(target, ignore_errors=True)
+    source.rename(target)
+    sync(target.parent)
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove what killed processes left of :func:`write_atomic`, of these files or of all.
+
+    Only for a folder, or files, that no other process writes.
+    """
+    for path in folder.glob(".*.*") if folder.is_dir() else ():
+        found = re.fullmatch(r"\.(.+)\.\d+", path.name)
+        if found and (not names or found[1] in names):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_sealed(path: Path, value: dict) -> None:
+    """JSON that ends with the checksum of all the rest."""
+    write_json(path, value | {SEAL: _seal(value)})
+
+
+def read_sealed(path: Path) -> dict:
+    """What :func:`write_sealed` wrote. A file from before there were seals has none to fit.
+
+    Raises OSError where there is no file, ValueError for another content than was written.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("not valid JSON: no object")
+    seal = value.pop(SEAL, None)
+    if seal is not None and seal != _seal(value):
+        raise ValueError("not what was written: its checksum differs")
+    return value
+
+
+def _seal(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def write_rows(path: Path, rows: list[Mapping[str, object]], columns: list[str]) -> None:
@@ -98,17 +201,25 @@ def hardware(device: str) -> dict[str, object]:
     }
 
 
-def peak_memory_mb(device: str) -> float:
-    """Peak of the device's memory where there is one, else of this process's resident set."""
-    import torch
+def peak_bytes(device: str) -> int:
+    """Peak of the device's memory where there is one, else of this process's resident set.
 
+    Linux hands getrusage's figure down from the parent through fork and exec, so that a small
+    process started by a large one would report its parent's: VmHWM belongs to this program alone.
+    """
     if device != "cpu":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        return int(found[1]) * 2**10
     import resource
 
     # Linux counts in KiB, macOS in bytes.
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    unit = 1 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def versions() -> dict[str, str]:

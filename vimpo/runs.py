@@ -2,15 +2,17 @@
 
 The same few lines carry pretraining and every algorithm. A run's folder holds config.yaml,
 metrics.csv, timing.csv, manifest.json and model/; the manifest is written last, so a folder with a
-manifest is complete.
+manifest is complete. Killed anywhere before that, a run goes on from its last checkpoint and ends
+with the same metrics and weights; SIGTERM and Ctrl-C let it save one first.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +33,11 @@ from vimpo.config import (
     TaskConfig,
     dump_yaml,
 )
+from vimpo.config_types import DamagedError
 from vimpo.distributed import Alone, check_devices, join
+from vimpo.integrity import check_model, make_again, only_writer
 from vimpo.models import parameter_count, set_up_torch
+from vimpo.stopping import StoppedError, StopRequest
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
 
@@ -59,6 +64,53 @@ class Learner(Protocol):
         """All networks held in memory."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run: where, what, how long, and who does it together."""
+
+    folder: Path
+    config: Strict
+    digest: str
+    steps: int
+    checkpoint_every: int
+    title: str
+    shown: str
+    quiet: bool
+    world: Alone = field(default_factory=Alone)
+
+    @property
+    def checkpoints(self) -> Path:
+        # Named by the digest: what another configuration left half done is never gone on from.
+        return self.folder / f"checkpoint-{self.digest}"
+
+
+@dataclass
+class Progress:
+    """Rows of the steps done, and what the processes that did them took.
+
+    A killed process counts up to its last checkpoint. phases_s: seconds beside the steps.
+    """
+
+    metrics: list[dict] = field(default_factory=list)
+    timing: list[dict] = field(default_factory=list)
+    wall_s: float = 0.0
+    peak_memory_mb: float = 0.0
+    phases_s: dict[str, float] = field(default_factory=dict)
+
+    def with_this_process(self, learner: Learner, startup: float, world: Alone) -> Progress:
+        """All there is to say now; every process of `world` has to ask."""
+        here = {"startup": startup} | learner.clock.seconds
+        beside = {name: s for name, s in here.items() if name not in learner.phases}
+        peak = world.largest(records.peak_bytes(world.device) / 2**20)
+        return Progress(
+            self.metrics,
+            self.timing,
+            self.wall_s + records.seconds_since_process_start(),
+            max(self.peak_memory_mb, peak),
+            {p: self.phases_s.get(p, 0.0) + beside.get(p, 0.0) for p in self.phases_s | beside},
+        )
+
+
 class BaseConfig(Strict):
     """Everything that decides a base policy; written beside its metrics."""
 
@@ -72,12 +124,18 @@ class BaseConfig(Strict):
 def is_complete(folder: Path, digest: str) -> bool:
     """Did a run with this digest end here?
 
-    Raises ConfigError where the folder holds a run of another configuration.
+    Raises ConfigError where the folder holds a run of another configuration, DamagedError where
+    its manifest cannot be read.
     """
     path = folder / "manifest.json"
     if not path.is_file():
         return False
-    found = json.loads(path.read_text())["digest"]
+    try:
+        found = records.read_sealed(path).get("digest")
+    except ValueError as error:
+        raise DamagedError(
+            f"results: '{path}' is damaged ({error}); {make_again(folder)}"
+        ) from None
     if found != digest:
         raise ConfigError(
             f"results: '{folder}' was made by another configuration (digest {found} there, "
@@ -88,7 +146,10 @@ def is_complete(folder: Path, digest: str) -> bool:
 
 
 def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
-    """Make the base policy of a size unless it is there; returns its folder."""
+    """Make the base policy of a size unless it is there; returns its folder.
+
+    Raises StoppedError where a signal asked to stop, after a checkpoint.
+    """
     from vimpo.pretrain import Pretrainer
 
     folder, digest, spec = study.base_folder(size), study.base_digest(size), study.sizes[size]
@@ -97,8 +158,7 @@ def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
     set_up_torch(study.runtime)
     parts = {"task": study.task, "pretrain": study.pretrain, "runtime": study.runtime}
     config = BaseConfig(size=size, model=spec, **parts)
-    _run(
-        lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime),
+    job = Job(
         folder,
         config,
         digest,
@@ -108,13 +168,17 @@ def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
         shown="loss",
         quiet=quiet,
     )
+    with StopRequest() as stop:
+        _run(lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime), job, stop)
     return folder
 
 
 def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
     """Train one cell unless it is done, from the base policy of its size; returns its folder.
 
-    Raises ConfigError for a folder of another configuration, before anything is loaded.
+    Raises ConfigError for a folder of another configuration and DamagedError for a base policy that
+    is not what was written, before anything is loaded; StoppedError where a signal asked to stop,
+    after a checkpoint.
     """
     from vimpo.trainer import Trainer
 
@@ -124,15 +188,10 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
         study.run_folder(cell),
     )
     if is_complete(folder, digest):
+        discard_checkpoints(folder / f"checkpoint-{digest}")  # by a kill after the manifest
         return folder
     world = join(config.runtime)
-    if world.size == 1:
-        base = pretrain_base(study, cell.size, quiet=quiet)
-    else:
-        base = require_base(study, cell.size)
-    set_up_torch(config.runtime)
-    _run(
-        lambda: Trainer(config, base / "model", world),
+    job = Job(
         folder,
         config,
         digest,
@@ -143,6 +202,15 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
         quiet=quiet or not world.main,
         world=world,
     )
+    with StopRequest() as stop:
+        if world.size == 1:
+            base = pretrain_base(study, cell.size, quiet=quiet)
+        else:
+            base = require_base(study, cell.size)
+        if world.main:
+            check_model(base)
+        set_up_torch(config.runtime)
+        _run(lambda: Trainer(config, base / "model", world), job, stop)
     world.leave()
     return folder
 
@@ -174,102 +242,103 @@ def require_base(study: Study, size: str) -> Path:
     return folder
 
 
-def _run(
-    make_learner: Callable[[], Learner],
-    folder: Path,
-    config: Strict,
-    digest: str,
-    *,
-    steps: int,
-    checkpoint_every: int,
-    title: str,
-    shown: str,
-    quiet: bool,
-    world: Alone | None = None,
-) -> None:
+def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> None:
     """All steps of a learner, then its outputs; goes on from the newest sound checkpoint.
 
     Of several processes, all do the steps and the main one writes.
     """
-    world = world or Alone()
-    startup = records.seconds_since_process_start()
-    learner = make_learner()
-    # Named by the digest: what another configuration left half done is never gone on from.
-    checkpoints = folder / f"checkpoint-{digest}"
-    metrics: list[dict] = []
-    timing: list[dict] = []
-    found = load_checkpoint(checkpoints, learner.modules, learner.optimizers)
-    if found:
-        metrics, timing = found[1]["metrics"], found[1]["timing"]
-    bar = tqdm(
-        total=steps,
-        initial=len(metrics),
-        desc=title,
+    with only_writer(job.folder) if job.world.main else nullcontext():
+        if job.world.main:
+            records.remove_leftovers(job.folder)
+            records.remove_leftovers(job.checkpoints)
+        startup = records.seconds_since_process_start()
+        learner = make_learner()
+        found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
+        progress = Progress(**found[1]) if found else Progress()
+        _do_steps(learner, job, progress, startup, stop)
+        _finish(learner, job, progress, startup)
+
+
+def _do_steps(
+    learner: Learner, job: Job, progress: Progress, startup: float, stop: StopRequest
+) -> None:
+    """The steps that are left, and a checkpoint at every interval.
+
+    Raises StoppedError, after a checkpoint, where any of the processes was asked to stop.
+    """
+
+    def save() -> None:
+        with learner.clock("checkpoint"):
+            state = vars(progress.with_this_process(learner, startup, job.world))
+            networks = (learner.modules, learner.optimizers)
+            save_checkpoint(job.checkpoints, len(progress.metrics), *networks, state, job.world)
+
+    saved = len(progress.metrics)
+    with _bar(job, saved) as bar:
+        for step in range(saved, job.steps):
+            # All have to end at the same step, though a signal reaches each at its own time.
+            if number := int(job.world.largest(stop.signal)):
+                if step > saved:
+                    save()
+                job.world.leave()
+                raise StoppedError(number, job.title, step, job.steps)
+            before = dict(learner.clock.seconds)
+            progress.metrics.append(learner.step(step))
+            spent = {p: learner.clock.seconds.get(p, 0) - before.get(p, 0) for p in learner.phases}
+            row = {f"{phase}_s": round(seconds, 6) for phase, seconds in spent.items()}
+            total = {"total_s": round(sum(spent.values()), 6)}
+            progress.timing.append({"step": step} | row | total)
+            bar.set_postfix({job.shown: f"{progress.metrics[-1][job.shown]:.3f}"}, refresh=False)
+            bar.update()
+            if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
+                save()
+                saved = step + 1
+
+
+def _bar(job: Job, done: int) -> tqdm:
+    return tqdm(
+        total=job.steps,
+        initial=done,
+        desc=job.title,
         unit="step",
-        disable=quiet,
+        disable=job.quiet,
         mininterval=0.2 if sys.stderr.isatty() else 5.0,
         ascii=not sys.stderr.isatty(),
     )
-    for step in range(len(metrics), steps):
-        before = dict(learner.clock.seconds)
-        metrics.append(learner.step(step))
-        spent = {p: learner.clock.seconds.get(p, 0) - before.get(p, 0) for p in learner.phases}
-        row = {f"{phase}_s": round(seconds, 6) for phase, seconds in spent.items()}
-        timing.append({"step": step} | row | {"total_s": round(sum(spent.values()), 6)})
-        bar.set_postfix({shown: f"{metrics[-1][shown]:.3f}"}, refresh=False)
-        bar.update()
-        if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-            with learner.clock("checkpoint"):
-                state = {"metrics": metrics, "timing": timing}
-                save_checkpoint(
-                    checkpoints, step + 1, learner.modules, learner.optimizers, state, world
-                )
-    bar.close()
+
+
+def _finish(learner: Learner, job: Job, progress: Progress, startup: float) -> None:
+    """Outputs, then the manifest that vouches for them, then no more checkpoints."""
+    folder, world = job.folder, job.world
     aside = folder / ".model"
-    with learner.clock("save"):
+    with learner.clock("save"), records.room_for(folder):
         if world.main:
             shutil.rmtree(aside, ignore_errors=True)
         learner.save(aside)
-    peak = world.largest(records.peak_memory_mb(world.device))
-    together = {"processes": world.size, "peak_memory_mb": round(peak, 1)}
+    progress = progress.with_this_process(learner, startup, world)
     if world.main:
-        _write_outputs(aside, folder, config, metrics, timing)
-        manifest = _manifest(learner, folder, config, digest, timing, startup, together)
-        records.write_json(folder / "manifest.json", manifest)
-        discard_checkpoints(checkpoints)
+        _write_outputs(aside, job, progress)
+        records.write_sealed(folder / "manifest.json", _manifest(learner, job, progress))
+        discard_checkpoints(job.checkpoints)
     world.wait()
 
 
-def _write_outputs(
-    model: Path, folder: Path, config: Strict, metrics: list[dict], timing: list[dict]
-) -> None:
+def _write_outputs(model: Path, job: Job, progress: Progress) -> None:
     """The tables of a run, and its model, which lies ready beside them."""
-    records.write_atomic(folder / "config.yaml", dump_yaml(config))
-    records.write_rows(folder / "metrics.csv", metrics, ["step"])
-    records.write_rows(folder / "timing.csv", timing, ["step"])
-    shutil.rmtree(folder / "model", ignore_errors=True)
-    model.rename(folder / "model")
+    records.write_atomic(job.folder / "config.yaml", dump_yaml(job.config))
+    records.write_rows(job.folder / "metrics.csv", progress.metrics, ["step"])
+    records.write_rows(job.folder / "timing.csv", progress.timing, ["step"])
+    with records.room_for(job.folder):
+        records.move_folder(model, job.folder / "model")
 
 
-def _manifest(
-    learner: Learner,
-    folder: Path,
-    config: Strict,
-    digest: str,
-    timing: list[dict],
-    startup: float,
-    together: dict[str, float],
-) -> dict:
-    """Provenance and cost of a finished run; phases add up over interruptions.
-
-    together: what only all of the run's processes can say.
-    """
-    phases = {p: sum(row[f"{p}_s"] for row in timing) for p in learner.phases}
-    others = {k: v for k, v in learner.clock.seconds.items() if k not in phases}
+def _manifest(learner: Learner, job: Job, progress: Progress) -> dict:
+    """Provenance and cost of a finished run, over all processes that worked on it."""
+    phases = {p: sum(row[f"{p}_s"] for row in progress.timing) for p in learner.phases}
     data = learner.provenance()
     slots = [s for o in learner.optimizers.values() for s in o.state_dict()["state"].values()]
     return {
-        "digest": digest,
+        "digest": job.digest,
         "status": "complete",
         "parameters": parameter_count(learner.policy),
         "trainable_parameters": sum(parameter_count(m, True) for m in learner.modules.values()),
@@ -277,12 +346,13 @@ def _manifest(
         "optimizer_bytes": sum(
             t.numel() * t.element_size() for s in slots for t in s.values() if t.ndim
         ),
-        **together,
-        "wall_s": round(records.seconds_since_process_start(), 3),
-        "phases_s": {k: round(v, 3) for k, v in ({"startup": startup} | phases | others).items()},
+        "processes": job.world.size,
+        "peak_memory_mb": round(progress.peak_memory_mb, 1),
+        "wall_s": round(progress.wall_s, 3),
+        "phases_s": {k: round(v, 3) for k, v in (progress.phases_s | phases).items()},
         "versions": records.versions(),
         "git_commit": records.git_commit(),
-        "hardware": records.hardware(config.runtime.device),
+        "hardware": records.hardware(job.config.runtime.device),
         **({"data": data} if data else {}),
-        "outputs": records.checksums(folder, OUTPUTS),
+        "outputs": records.checksums(job.folder, OUTPUTS),
     }

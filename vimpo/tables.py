@@ -7,6 +7,7 @@ and stay text. `provenance.csv` is written last and vouches for the others by th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from vimpo.config import ConfigError, digest
+from vimpo.config_types import DamagedError
 from vimpo.contents import COLUMNS
 from vimpo.records import sha256, write_atomic
 
@@ -30,7 +32,9 @@ NUMBERS = {
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
     "needed_per_size",
 }
+AGAIN = "`python -m vimpo aggregate` makes the tables again"
 DIGEST = "table."  # provenance: sha256 of a table
+SEAL = DIGEST + "provenance"
 SECTION = "study."  # provenance: digest of a section of the study
 
 
@@ -53,7 +57,11 @@ def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
         for name in COLUMNS
         if name != "provenance"
     ]
-    write_table(Path(folder) / "provenance.csv", tables["provenance"] + digests)
+    path = Path(folder) / "provenance.csv"
+    write_table(path, tables["provenance"] + digests)
+    # Nothing beside it vouches for it, so its last row has the digest of those before.
+    text = path.read_text()
+    write_atomic(path, f"{text}{SEAL},{hashlib.sha256(text.encode()).hexdigest()},1\n")
 
 
 def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
@@ -61,31 +69,57 @@ def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
 
     Raises ConfigError that names a table which is missing or of another study than the rest.
     """
-    tables = {name: read_table(folder, name) for name in dict.fromkeys([*names, "provenance"])}
-    recorded = tables["provenance"].set_index("item")["value"]
-    for name in tables:
+    for name in names:
+        _check_exists(Path(folder) / f"{name}.csv")
+    tables = {"provenance": read_table(folder, "provenance")}
+    recorded = tables["provenance"].set_index("item")["value"].to_dict()
+    for name in names:
         item, path = DIGEST + name, Path(folder) / f"{name}.csv"
-        if name != "provenance" and sha256(path) != recorded.get(item):
+        if name == "provenance":
+            continue
+        if item not in recorded:
+            provenance = path.with_name("provenance.csv")
+            raise DamagedError(f"tables: '{provenance}' is damaged: no {name} table in it; {AGAIN}")
+        if sha256(path) != recorded[item]:
             raise ConfigError(
                 f"tables: '{path}' is not the {name} table that provenance.csv beside it was "
-                "written with; allowed: tables that `aggregate` made together"
+                f"written with: one of them is damaged or of another study; {AGAIN}"
             )
+        tables[name] = read_table(folder, name)
     return tables
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """Read one of the tables. Raises ConfigError where file or column is missing."""
+    """Read one of the tables. Raises ConfigError where it is missing or not what was written."""
     path = Path(folder) / f"{name}.csv"
-    if not path.is_file():
-        raise ConfigError(f"tables: '{path}' is not a file; allowed: the output of `aggregate`")
-    frame = pd.read_csv(io.BytesIO(path.read_bytes()), dtype=str, keep_default_na=False)
+    _check_exists(path)
+    content = path.read_bytes()
+    try:
+        frame = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DamagedError(f"tables: '{path}' is damaged: {error}; {AGAIN}") from None
+    if name == "provenance":
+        _check_seal(path, content)
     if absent := [c for c in COLUMNS[name] if c not in frame.columns]:
-        raise ConfigError(f"tables: '{path}' has no column {', '.join(absent)}")
+        raise ConfigError(f"tables: '{path}' has no column {', '.join(absent)}; {AGAIN}")
     # versions and commits are values too, but not numbers
     numbers = NUMBERS - {"value"} if name == "provenance" else NUMBERS
     for column in numbers.intersection(frame.columns):
         frame[column] = np.array([float(x or "nan") for x in frame[column]], float)
     return frame
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"tables: '{path}' is not a file; {AGAIN}")
+
+
+def _check_seal(path: Path, content: bytes) -> None:
+    """Raise DamagedError where the last row is not the digest of the rest, if it is one."""
+    last = content.rfind(b"\n", 0, -1) + 1
+    item, _, value = content[last:].decode().partition(",")
+    if item == SEAL and value != f"{hashlib.sha256(content[:last]).hexdigest()},1\n":
+        raise DamagedError(f"tables: '{path}' is damaged: its checksum differs; {AGAIN}")
 
 
 def section_digests(study: dict) -> dict[str, str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -23,8 +22,9 @@ from pathlib import Path
 
 from vimpo import memory
 from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
+from vimpo.integrity import check_model
 from vimpo.launch import launch_command, launch_environment
-from vimpo.records import peak_memory_mb, write_rows
+from vimpo.records import peak_bytes, write_rows
 
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
 MODULE = "vimpo.probes.cost"
@@ -116,19 +116,6 @@ def resident_bytes(device: str) -> int:
     return psutil.Process().memory_info().rss
 
 
-def peak_bytes(device: str) -> int:
-    """Highest memory of this process so far.
-
-    Linux hands getrusage's figure down from the parent through fork and exec, so that a small
-    process started by a large one would report its parent's: VmHWM belongs to this program alone.
-    """
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    if device == "cpu" and found:
-        return int(found[1]) * 2**10
-    return int(peak_memory_mb(device) * 2**20)
-
-
 def compare_costs(
     study: Study,
     size: str,
@@ -152,6 +139,7 @@ def compare_costs(
     study = on_one_node(study)
     for algorithm in algorithms:
         _checked(study, algorithm, size)
+    check_model(study.base_folder(size))
     if study.runtime.processes > 1:
         from vimpo.distributed import check_devices
 

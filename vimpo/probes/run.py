@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vimpo.config import Cell, Study
+from vimpo.integrity import check_model
 from vimpo.models import set_up_torch
 from vimpo.probes import COLUMNS
 from vimpo.probes.consistency import consistency_probe
@@ -16,13 +17,17 @@ from vimpo.probes.credit import credit_probe
 from vimpo.probes.precision import precision_probe
 from vimpo.probes.subject import Subject
 from vimpo.probes.value import measure_prefixes, prefix_table, value_rows
-from vimpo.records import write_atomic
+from vimpo.records import remove_leftovers, write_atomic
 
+PREFIXES = "prefixes.parquet"
 TYPES = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
 
 
 def probe_cell(study: Study, cell: Cell, output: Path) -> None:
     """See :func:`vimpo.probes.probe_run`."""
+    for folder in (study.run_folder(cell), study.base_folder(cell.size)):
+        check_model(folder)
+    remove_leftovers(output.parent, output.name, PREFIXES)
     set_up_torch(study.runtime)
     subject = Subject.load(study, cell)
     prefixes = measure_prefixes(subject)
@@ -33,12 +38,16 @@ def probe_cell(study: Study, cell: Cell, output: Path) -> None:
     digest = study.probe_digest(cell)
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     schema = pa.schema([(name, TYPES.get(name, pa.string())) for name in COLUMNS])
-    write_parquet(output.with_name("prefixes.parquet"), pa.table(prefix_table(prefixes)), digest)
+    write_parquet(output.with_name(PREFIXES), pa.table(prefix_table(prefixes)), digest)
     write_parquet(output, pa.table(columns, schema=schema), digest)
 
 
 def write_parquet(path: Path, table: pa.Table, digest: str) -> None:
-    """Atomic; the digest of what the table depends on goes into its schema's metadata."""
+    """Atomic; the digest of what the table depends on goes into its schema's metadata.
+
+    Checksums of its pages are off by default, and readers that do not ask for them see the same.
+    """
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({"digest": digest}), buffer)
+    table = table.replace_schema_metadata({"digest": digest})
+    pq.write_table(table, buffer, write_page_checksum=True)
     write_atomic(path, buffer.getvalue())

@@ -1,0 +1,53 @@
+"""Ending a run at a whole step when a scheduler (SIGTERM) or a person (Ctrl-C) asks for it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(Exception):
+    """A run was asked to stop and saved what it had done; `exit_code` is the shell's for this."""
+
+    def __init__(self, number: int, title: str, done: int, steps: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(
+            f"{title}: stopped by {name} after step {done} of {steps}, which is saved; the same "
+            "command goes on from there"
+        )
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """While it is entered, a first signal is noted in `signal` (else 0) and ends nothing.
+
+    A scheduler may send SIGTERM more than once, to the launcher and to every process; a second
+    Ctrl-C is impatience, and ends the process at once. Ignored signals stay ignored. Threads other
+    than the main one get no signals, and note none.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: object) -> None:
+        if number == self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        # Noted in the last step of a base policy: the training around it has to know.
+        outer = getattr(self._before.get(self.signal), "__self__", None)
+        if isinstance(outer, StopRequest):
+            outer.signal = self.signal
