@@ -125,6 +125,15 @@ class Pretrain(Strict):
 # --- Training ------------------------------------------------------------------------------------
 
 
+class Collapse(Strict):
+    """When a run has collapsed: it stops, and that is its result (vimpo/outcomes.py)."""
+
+    steps: Count = Field(5, description="steps in a row without a right rollout, after there were")
+    kl: Positive = Field(
+        50.0, description="and a KL to the base policy above this: nats, summed over a response"
+    )
+
+
 class Train(Strict):
     """What all algorithms share: prompts, sampler, optimiser, schedule, batch, token budget."""
 
@@ -139,6 +148,7 @@ class Train(Strict):
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW (paper: 0.1)")
     grad_clip: Positive = Field(1.0, description="largest gradient norm (paper: 1.0)")
     checkpoint_every: Count = Field(10, description="steps between resumable checkpoints")
+    collapse: Collapse = Collapse()
 
 
 class PolicyUpdate(Strict):
@@ -683,7 +693,8 @@ class Study(Strict):
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
         size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
-        shared = [size_fields, self.task, self.train, self.runtime, self.probes]
+        train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
+        shared = [size_fields, self.task, train, self.runtime, self.probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
@@ -695,8 +706,14 @@ class Study(Strict):
 
 
 def cell_digest(config: CellConfig) -> str:
-    """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
+    """Digest of what a training run depends on: of the task, not its held-out benchmarks.
+
+    Limits of a collapse decide the results of runs that fail, so other limits are another run. At
+    their defaults they are left out: runs made before there were any stay valid.
+    """
     fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
+    if config.train.collapse == Collapse():
+        del fields["train"]["collapse"]
     return digest([fields | {"runtime": _result(config.runtime)}, _training_task(config.task)])
 
 

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,7 @@ from vimpo.config import (
 )
 from vimpo.distributed import Alone, check_devices, join
 from vimpo.models import parameter_count, set_up_torch
+from vimpo.outcomes import Outcome
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
 
@@ -57,6 +59,9 @@ class Learner(Protocol):
 
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""
+
+    def outcome(self, rows: list[dict[str, float]]) -> Outcome | None:
+        """Has the run failed at the last of its rows? None: it goes on."""
 
 
 class BaseConfig(Strict):
@@ -201,6 +206,7 @@ def _run(
     found = load_checkpoint(checkpoints, learner.modules, learner.optimizers)
     if found:
         metrics, timing = found[1]["metrics"], found[1]["timing"]
+    failure = None
     bar = tqdm(
         total=steps,
         initial=len(metrics),
@@ -218,6 +224,9 @@ def _run(
         timing.append({"step": step} | row | {"total_s": round(sum(spent.values()), 6)})
         bar.set_postfix({shown: f"{metrics[-1][shown]:.3f}"}, refresh=False)
         bar.update()
+        if failure := learner.outcome(metrics):
+            print(f"{title}: {failure.kind}: {failure.reason}", file=sys.stderr)
+            break
         if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
             with learner.clock("checkpoint"):
                 state = {"metrics": metrics, "timing": timing}
@@ -231,7 +240,8 @@ def _run(
             shutil.rmtree(aside, ignore_errors=True)
         learner.save(aside)
     peak = world.largest(records.peak_memory_mb(world.device))
-    together = {"processes": world.size, "peak_memory_mb": round(peak, 1)}
+    end = failure or Outcome("finished", len(metrics) - 1)
+    together = {"processes": world.size, "peak_memory_mb": round(peak, 1), "outcome": asdict(end)}
     if world.main:
         _write_outputs(aside, folder, config, metrics, timing)
         manifest = _manifest(learner, folder, config, digest, timing, startup, together)
@@ -258,7 +268,7 @@ def _manifest(
     digest: str,
     timing: list[dict],
     startup: float,
-    together: dict[str, float],
+    together: dict[str, object],
 ) -> dict:
     """Provenance and cost of a finished run; phases add up over interruptions.
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from vimpo.config import ConfigError, digest
-from vimpo.contents import COLUMNS
+from vimpo.contents import COLUMNS, OUTCOMES
 from vimpo.records import sha256, write_atomic
 
 BASE = "base"  # in column `algorithm`: the policy that all runs of a size start from
@@ -29,6 +29,7 @@ NUMBERS = {
     *("mean", "low", "high", "confidence", "n", "expected", "count", "round", "parameters"),
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
     "needed_per_size",
+    *OUTCOMES,
 }
 DIGEST = "table."  # provenance: sha256 of a table
 SECTION = "study."  # provenance: digest of a section of the study
@@ -59,18 +60,30 @@ def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
 def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Read tables that were written together.
 
-    Raises ConfigError that names a table which is missing or of another study than the rest.
+    A table that provenance.csv does not know is younger than these: it is empty. Raises ConfigError
+    that names a table which is missing or of another study than the rest.
     """
-    tables = {name: read_table(folder, name) for name in dict.fromkeys([*names, "provenance"])}
-    recorded = tables["provenance"].set_index("item")["value"]
-    for name in tables:
+    provenance = read_table(folder, "provenance")
+    recorded = provenance.set_index("item")["value"]
+    tables = {"provenance": provenance}
+    for name in dict.fromkeys(names):
         item, path = DIGEST + name, Path(folder) / f"{name}.csv"
+        if item not in recorded and not path.exists():
+            tables[name] = empty_table(name)
+            continue
+        tables[name] = read_table(folder, name)
         if name != "provenance" and sha256(path) != recorded.get(item):
             raise ConfigError(
                 f"tables: '{path}' is not the {name} table that provenance.csv beside it was "
                 "written with; allowed: tables that `aggregate` made together"
             )
     return tables
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    """A table of these columns without rows."""
+    columns = {c: pd.Series(dtype=float if c in NUMBERS else object) for c in COLUMNS[name]}
+    return pd.DataFrame(columns)
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
