@@ -130,7 +130,9 @@ class Collapse(Strict):
 
     steps: Count = Field(5, description="steps in a row without a right rollout, after there were")
     kl: Positive = Field(
-        50.0, description="and a KL to the base policy above this: nats, summed over a response"
+        10.0,
+        description="and a KL to the base policy above this (nats, summed over a response), which "
+        "tells a lost policy from bad luck on hard problems",
     )
 
 
@@ -492,7 +494,9 @@ class Study(Strict):
     """A whole study: what is trained, on what, and how it is judged."""
 
     study: Name = Field("quick", description="name of the folder below `results`")
-    results: str = Field("results", pattern=r"^[A-Za-z0-9_./-]+$", description="results folder")
+    results: str = Field(
+        "results", pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./-]*$", description="results folder"
+    )
     task: TaskConfig = ChainTask()
     sizes: dict[Name, ModelSpec] = Field({}, description="added to, or replacing, the ladder")
     pretrain: Pretrain = Pretrain()
@@ -762,9 +766,11 @@ def load_study(source: str | Path | dict | None = None) -> Study:
         if not path.is_file():
             raise ConfigError(f"config: '{path}' is not a file; allowed: a YAML file of a study")
         try:
-            data = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"config: '{path}' is not valid YAML: {error}") from None
+            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # ValueError: not UTF-8, or a date that there is not; RecursionError: thousands of brackets.
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"config: '{path}' is not valid YAML: {reason}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"config: {data!r} is not a mapping of fields")
     try:
@@ -786,6 +792,8 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -
         allowed = _allowed(model, place)
         if place[:1] == ["algorithms"] and len(place) > 3:
             del place[2]  # the tag of the union, which is not something that the user wrote
+        # A key may hold a line break; a fault is one line.
+        place = [part if part.isprintable() else repr(part) for part in place]
         where = ".".join([prefix] * bool(prefix) + place)
         if fault["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key; allowed: the fields of the schema")

@@ -318,7 +318,7 @@ class Trainer:
     def _reference_kl(self) -> float:
         """KL(pi || base) in nats, summed over a response, mean over those of the last step, by k3.
 
-        pi is the policy that drew them. The base policy is loaded for this moment where the loss reads no reference.
+        pi is the policy that drew them. Where the loss reads no reference, it is loaded for this.
         """
         rollouts, lacking = self._rollouts, self.reference is None and not self.config.model.lora
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
