@@ -27,6 +27,8 @@ SHIPPED = {
     path.stem: yaml.safe_load(path.read_text())
     for path in sorted((ROOT / "workflow/config").glob("*.yaml"))
 }
+# With every default written out, so that each field is met.
+SHIPPED |= {f"whole {name}": load_study(c).model_dump(mode="json") for name, c in SHIPPED.items()}
 QUICKLY = 5.0  # seconds for one configuration; a hundred times what it takes
 
 
@@ -39,7 +41,7 @@ def profile(examples):
 
 # --- Configurations ------------------------------------------------------------------------------
 
-HUGE = [0, -1, 1, 2, 10**6, 10**18, 2**31, 10**400, -(10**400)]
+HUGE = [0, -1, 1, 2, 10**6, 2**31, 2**53, 2**64, 10**400, -(10**6000)]
 ODD_NUMBERS = [0.0, -0.0, 1e-320, 1e308, -1e308, math.nan, math.inf, -math.inf, 0.1, 0.5, 1.5]
 ODD_TEXTS = [
     "",
@@ -62,6 +64,8 @@ ODD_TEXTS = [
     "-",
     "0.25",
     "rollout-0.1",
+    "~no-such-user/model",
+    "./" + "b/" * 3000,
 ]
 scalars = st.one_of(
     st.none(),
@@ -170,6 +174,26 @@ def test_a_changed_configuration_is_read_or_explained(config):
 @given(configurations())
 def test_a_thousand_changed_configurations_are_read_or_explained(config):
     one_configuration(config)
+
+
+def leaves(config):
+    return [p for p in places(config) if not isinstance(at(config, p), dict | list)]
+
+
+def at(config, path):
+    for key in path:
+        config = config[key]
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["whole tiny", "whole paper"])
+def test_every_field_at_every_extreme_is_read_or_explained(name):
+    for path in leaves(SHIPPED[name]):
+        for value in [*HUGE, *ODD_NUMBERS, *ODD_TEXTS, None, True, [], {}]:
+            config = copy.deepcopy(SHIPPED[name])
+            at(config, path[:-1])[path[-1]] = value
+            one_configuration(config)
 
 
 @profile(60)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from vimpo.cluster import Cluster
 from vimpo.config_types import (
+    LONGEST_NAME,
     ConfigError,
     Count,
     Name,
@@ -29,6 +30,7 @@ from vimpo.config_types import (
     Probability,
     Seed,
     Strict,
+    local_path,
 )
 from vimpo.planning import Planning
 from vimpo.task_config import Benchmark as Benchmark
@@ -495,7 +497,10 @@ class Study(Strict):
 
     study: Name = Field("quick", description="name of the folder below `results`")
     results: str = Field(
-        "results", pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./-]*$", description="results folder"
+        "results",
+        pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./-]*$",
+        max_length=1000,
+        description="results folder",
     )
     task: TaskConfig = ChainTask()
     sizes: dict[Name, ModelSpec] = Field({}, description="added to, or replacing, the ladder")
@@ -608,6 +613,16 @@ class Study(Strict):
                 f"{field}: {count} is more than task.{lengths} = {operators} can supply without "
                 f"repeats; allowed: 1 to {space // 2} (more operands or operators give more)"
             )
+
+    @field_validator("results")
+    @classmethod
+    def _folders_have_names(cls, value: str) -> str:
+        if longest := next((p for p in value.split("/") if len(p) > LONGEST_NAME), ""):
+            raise ValueError(
+                f"'{longest[:20]}...' has {len(longest)} characters; allowed: {LONGEST_NAME} for a "
+                "folder"
+            )
+        return value
 
     @property
     def rollouts_per_step(self) -> int:
@@ -861,8 +876,8 @@ def check_model_path(path: str, field: str = "path") -> None:
 
     A hub name (`owner/name`) cannot be checked without the network; loading it says what is wrong.
     """
-    local = Path(path).expanduser()
-    looks_local = local.exists() or path.startswith((".", "/", "~"))
+    local, there = local_path(path, field)
+    looks_local = there or path.startswith((".", "/", "~"))
     if looks_local and not (local / "config.json").is_file():
         raise ConfigError(
             f"{field}: '{path}' holds no config.json; allowed: a folder written by "
