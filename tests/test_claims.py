@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def tables_of(study, rng, gap=0.1, loss=0.4, value=0.6, drop=0.0, auc=0.8, time=
     for size in SIZES:
         row = labels("base", size, "0") | {"params": PARAMETERS[size], "metric": "sampled"}
         accuracy.append(row | {"benchmark": "easy", "value": 0.5})
-    frames = zip(("accuracy", "probes", "measured_cost"), (accuracy, probes, cost), strict=True)
+    frames = (("accuracy", accuracy), ("probes", probes), ("measured_cost", cost), ("outcomes", []))
     return Tables(*(pd.DataFrame(rows, columns=COLUMNS[name]) for name, rows in frames))
 
 
@@ -73,7 +74,7 @@ def only_tests(frame):
 
 def without(tables, name, chosen):
     frame = getattr(tables, name)
-    kept = {n: getattr(tables, n) for n in ("accuracy", "probes", "measured_cost")}
+    kept = {n: getattr(tables, n) for n in ("accuracy", "probes", "measured_cost", "outcomes")}
     return Tables(**(kept | {name: frame[~chosen(frame)]}))
 
 
@@ -270,6 +271,9 @@ def test_noise_per_rollout_is_used_where_the_grid_has_no_group_noise():
     assert tested.loc["VIMPO matches GRPO"].n == 10  # `rollout-0` is clean too
 
 
+COLLAPSED = "share of {}'s runs that failed, or end below half of the base's accuracy"
+
+
 def test_collapse_and_spread_are_counted_over_runs():
     study = a_study()
     tables = tables_of(study, np.random.default_rng(12), spread=0.02)
@@ -279,14 +283,32 @@ def test_collapse_and_spread_are_counted_over_runs():
     ] = 0.1
     facts = claims(study, tables)
     facts = facts[facts.kind == "fact"].set_index("metric")
-    down = facts.loc["share of GRPO's runs below half of the base policy's accuracy"]
+    down = facts.loc[COLLAPSED.format("GRPO")]
     assert down.effect == 2 / 20
     exact = st.binomtest(2, 20).proportion_ci(0.95, method="exact")
     assert (down.low, down.high) == pytest.approx((exact.low, exact.high))
-    assert facts.loc["share of VIMPO's runs below half of the base policy's accuracy"].effect == 0
+    assert facts.loc[COLLAPSED.format("VIMPO")].effect == 0
     spread = facts.loc["standard deviation between seeds of VIMPO's accuracy"]
     assert spread.low < 0.02 < spread.high
     assert facts.loc["standard deviation between seeds of GRPO's accuracy"].effect > 0.05
+
+
+def test_a_run_that_failed_has_collapsed_with_any_accuracy_and_with_none():
+    study = a_study()
+    tables = tables_of(study, np.random.default_rng(12), spread=0.02)
+    kinds = {1: "finished", 2: "not_finite", 3: "collapsed"}
+    rows = [
+        labels("grpo", SIZES[0], "0.25") | {"seed": seed, "outcome": kind, "step": 3}
+        for seed, kind in kinds.items()
+    ]
+    tables = replace(tables, outcomes=pd.DataFrame(rows, columns=COLUMNS["outcomes"]))
+    row = claims(study, tables).set_index("metric").loc[COLLAPSED.format("GRPO")]
+    assert (row.effect, row.n) == (2 / 20, 20)
+    of_seed_2 = (tables.accuracy["size"] == SIZES[0]) & (tables.accuracy.noise == "0.25")
+    of_seed_2 &= (tables.accuracy.algorithm == "grpo") & (tables.accuracy.seed == 2)
+    tables = replace(tables, accuracy=tables.accuracy[~of_seed_2])  # never evaluated
+    row = claims(study, tables).set_index("metric").loc[COLLAPSED.format("GRPO")]
+    assert (row.effect, row.n) == (2 / 20, 20)
 
 
 def test_ratios_of_the_design_are_facts_without_an_interval():

@@ -24,6 +24,7 @@ from vimpo.reading import (
     read_csv,
     read_manifest,
     read_measured_cost,
+    read_outcome,
     read_probes,
     read_scores,
 )
@@ -33,6 +34,7 @@ from vimpo.summaries import (
     summarise_cost,
     summarise_curves,
     summarise_measured,
+    summarise_outcomes,
     summarise_probes,
 )
 from vimpo.tables import BASE, WHOLE, section_digests, write_tables
@@ -85,7 +87,9 @@ class Collection:
             )
         key["params"] = params
         self._provenance(manifest)
-        self._curves(key, metrics, cell.name)
+        outcome = read_outcome(manifest)
+        self.tables["outcomes"].append(key | outcome)
+        self._curves(key, metrics, cell.name, outcome)
         self._costs(key, manifest, folder, metrics)
         self._evaluation(folder, cell.name, key)
         try:
@@ -109,9 +113,12 @@ class Collection:
             return
         self.tables["accuracy"] += [key | score for score in scores]
 
-    def _curves(self, key: dict, metrics: pd.DataFrame, name: str) -> None:
+    def _curves(self, key: dict, metrics: pd.DataFrame, name: str, outcome: dict) -> None:
         numeric = metrics.drop(columns="step").apply(pd.to_numeric, errors="coerce")
-        bad = {c: int((~np.isfinite(numeric[c])).sum()) for c in ALWAYS_FINITE if c in numeric}
+        # The step at which a run failed is its result, and its numbers may well not be finite.
+        failed = outcome["outcome"] == "not_finite"
+        checked = numeric[metrics["step"] != outcome["step"]] if failed else numeric
+        bad = {c: int((~np.isfinite(checked[c])).sum()) for c in ALWAYS_FINITE if c in checked}
         if bad := {c: n for c, n in bad.items() if n}:
             listed = ", ".join(f"{c} at {n} of {len(numeric)} steps" for c, n in bad.items())
             self.missing(name, "train", f"not finite: {listed}")
@@ -197,6 +204,7 @@ def aggregate(study: Study, output: Path) -> None:
     tables["summary"] = summarise_accuracy(frame("accuracy"), study, collection.params)
     tables["comparisons"] = compare_accuracy(frame("accuracy"), study, collection.params)
     tables["curves_summary"] = summarise_curves(frame("curves"), study)
+    tables["outcome_summary"] = summarise_outcomes(frame("outcomes"), study)
     tables["cost_summary"] = summarise_cost(frame("cost"), study)
     tables["probe_summary"] = summarise_probes(frame("probes"), study)
     tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
@@ -204,7 +212,7 @@ def aggregate(study: Study, output: Path) -> None:
     tables["memory_projection"] = projection(study)
     tables["claims"] = claim_rows(
         study,
-        Tables(frame("accuracy"), frame("probes"), frame("measured_cost")),
+        Tables(frame("accuracy"), frame("probes"), frame("measured_cost"), frame("outcomes")),
         collection.params,
     )
     tables["provenance"] = [

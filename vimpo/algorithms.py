@@ -128,9 +128,11 @@ class Vimpo:
             self.config.beta,
         )
         target = (batch.rewards - batch.baseline).square().mean().sqrt()
+        # Where every group has equal rewards there is no target, and no ratio to it.
+        ratio = torch.where(target > 0, residual.square().mean().sqrt() / target, torch.nan)
         return {
             "value_loss": float(0.5 * residual.square().mean()),
-            "terminal_residual": float(residual.square().mean().sqrt() / target),
+            "terminal_residual": float(ratio),
             "td_mean": float(masked_mean(self._td(batch), batch.mask)),
             "reference_kl": float((batch.token_kl * batch.mask).sum(1).mean()),
         }

@@ -7,7 +7,8 @@ The same runs also give, as facts without a verdict,
     area        the accuracy under the noise curve, by trapezia over the same rates, divided by
                 their range: VIMPO minus the other. It mixes accuracy with steadiness
     spread      the standard deviation between seeds, pooled over sizes and rates
-    collapse    the share of runs that end below half of their base policy's accuracy
+    collapse    the share of runs that failed in training (vimpo/outcomes.py) or end below half of
+                their base policy's accuracy
 
 At p = 1/2 and above labels say nothing or the opposite: those runs are controls and enter none of
 these. Group noise is used where the grid has it, else noise per rollout.
@@ -38,6 +39,7 @@ from vimpo.claims import (
     slope,
 )
 from vimpo.config import Noise, Study
+from vimpo.contents import OUTCOMES
 from vimpo.inference import pooled_spread, share
 from vimpo.stats import not_available
 from vimpo.tables import BASE, WHOLE
@@ -64,6 +66,7 @@ class Tables:
     accuracy: pd.DataFrame
     probes: pd.DataFrame
     measured_cost: pd.DataFrame
+    outcomes: pd.DataFrame
 
 
 # --- Numbers of runs -----------------------------------------------------------------------------
@@ -268,7 +271,7 @@ def noise_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
     for algorithm, name in NAMES.items():
         runs = noisy_runs(study, algorithm)
         if runs:
-            text = f"share of {name}'s runs below half of the base policy's accuracy"
+            text = f"share of {name}'s runs that failed, or end below half of the base's accuracy"
             found = _collapses(study, tables, algorithm, runs)
             parts.append((Part("C4", "collapse", text, "runs"), found))
     return parts
@@ -289,14 +292,23 @@ def _spread(study: Study, scores: Scores, runs: list[Key]) -> Found:
 
 
 def _collapses(study: Study, tables: Tables, algorithm: str, runs: list[Key]) -> Found:
-    scores = accuracies(tables, algorithm)
+    """Of runs whose end is known: a failed one counts whatever its accuracy is, or without any."""
+    scores, failed = accuracies(tables, algorithm), _failed(tables, algorithm)
     base = {key[0]: value for key, value in accuracies(tables, BASE).items()}
-    ratios = [scores[key] / base[key[0]] for key in runs if key in scores and base.get(key[0])]
-    if bad := sum(math.isnan(ratio) for ratio in ratios):
+    known = [key for key in runs if key in scores and base.get(key[0])]
+    ratios = {key: scores[key] / base[key[0]] for key in known if key not in failed}
+    if bad := sum(math.isnan(ratio) for ratio in ratios.values()):
         found = not_available(f"{bad} of {len(ratios)} values are not finite", len(ratios))
     else:
-        found = share([ratio < COLLAPSE for ratio in ratios], study.statistics.confidence)
+        low = [ratio < COLLAPSE for ratio in ratios.values()]
+        found = share([True] * len(failed.intersection(runs)) + low, study.statistics.confidence)
     return Found(found, len(runs), 0)
+
+
+def _failed(tables: Tables, algorithm: str) -> set[Key]:
+    frame = tables.outcomes
+    rows = frame[(frame.algorithm == algorithm) & (frame.outcome != OUTCOMES[0])]
+    return set(zip(rows["size"], rows.noise, rows.seed, strict=True))
 
 
 def value_parts(

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from vimpo.cluster import Cluster
 from vimpo.config_types import (
+    LONGEST_NAME,
     ConfigError,
     Count,
     Name,
@@ -29,6 +30,7 @@ from vimpo.config_types import (
     Probability,
     Seed,
     Strict,
+    local_path,
 )
 from vimpo.planning import Planning
 from vimpo.task_config import Benchmark as Benchmark
@@ -125,6 +127,17 @@ class Pretrain(Strict):
 # --- Training ------------------------------------------------------------------------------------
 
 
+class Collapse(Strict):
+    """When a run has collapsed: it stops, and that is its result (vimpo/outcomes.py)."""
+
+    steps: Count = Field(5, description="steps in a row without a right rollout, after there were")
+    kl: Positive = Field(
+        10.0,
+        description="and a KL to the base policy above this (nats, summed over a response), which "
+        "tells a lost policy from bad luck on hard problems",
+    )
+
+
 class Train(Strict):
     """What all algorithms share: prompts, sampler, optimiser, schedule, batch, token budget."""
 
@@ -139,6 +152,7 @@ class Train(Strict):
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW (paper: 0.1)")
     grad_clip: Positive = Field(1.0, description="largest gradient norm (paper: 1.0)")
     checkpoint_every: Count = Field(10, description="steps between resumable checkpoints")
+    collapse: Collapse = Collapse()
 
 
 class PolicyUpdate(Strict):
@@ -492,7 +506,12 @@ class Study(Strict):
     """A whole study: what is trained, on what, and how it is judged."""
 
     study: Name = Field("quick", description="name of the folder below `results`")
-    results: str = Field("results", pattern=r"^[A-Za-z0-9_./-]+$", description="results folder")
+    results: str = Field(
+        "results",
+        pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./-]*$",
+        max_length=1000,
+        description="results folder",
+    )
     task: TaskConfig = ChainTask()
     sizes: dict[Name, ModelSpec] = Field({}, description="added to, or replacing, the ladder")
     pretrain: Pretrain = Pretrain()
@@ -605,6 +624,16 @@ class Study(Strict):
                 f"repeats; allowed: 1 to {space // 2} (more operands or operators give more)"
             )
 
+    @field_validator("results")
+    @classmethod
+    def _folders_have_names(cls, value: str) -> str:
+        if longest := next((p for p in value.split("/") if len(p) > LONGEST_NAME), ""):
+            raise ValueError(
+                f"'{longest[:20]}...' has {len(longest)} characters; allowed: {LONGEST_NAME} for a "
+                "folder"
+            )
+        return value
+
     @property
     def rollouts_per_step(self) -> int:
         return self.train.prompts_per_step * self.train.group_size
@@ -693,7 +722,8 @@ class Study(Strict):
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
         size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
-        shared = [size_fields, self.task, self.train, self.runtime, self.probes]
+        train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
+        shared = [size_fields, self.task, train, self.runtime, self.probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
@@ -705,8 +735,14 @@ class Study(Strict):
 
 
 def cell_digest(config: CellConfig) -> str:
-    """Digest of what a training run depends on: of the task, not its held-out benchmarks."""
+    """Digest of what a training run depends on: of the task, not its held-out benchmarks.
+
+    Limits of a collapse decide the results of runs that fail, so other limits are another run. At
+    their defaults they are left out: runs made before there were any stay valid.
+    """
     fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
+    if config.train.collapse == Collapse():
+        del fields["train"]["collapse"]
     return digest([fields | {"runtime": _result(config.runtime)}, _training_task(config.task)])
 
 
@@ -755,9 +791,11 @@ def load_study(source: str | Path | dict | None = None) -> Study:
         if not path.is_file():
             raise ConfigError(f"config: '{path}' is not a file; allowed: a YAML file of a study")
         try:
-            data = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"config: '{path}' is not valid YAML: {error}") from None
+            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # ValueError: not UTF-8, or a date that there is not; RecursionError: thousands of brackets.
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"config: '{path}' is not valid YAML: {reason}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"config: {data!r} is not a mapping of fields")
     try:
@@ -779,6 +817,8 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -
         allowed = _allowed(model, place)
         if place[:1] == ["algorithms"] and len(place) > 3:
             del place[2]  # the tag of the union, which is not something that the user wrote
+        # A key may hold a line break; a fault is one line.
+        place = [part if part.isprintable() else repr(part) for part in place]
         where = ".".join([prefix] * bool(prefix) + place)
         if fault["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key; allowed: the fields of the schema")
@@ -846,8 +886,8 @@ def check_model_path(path: str, field: str = "path") -> None:
 
     A hub name (`owner/name`) cannot be checked without the network; loading it says what is wrong.
     """
-    local = Path(path).expanduser()
-    looks_local = local.exists() or path.startswith((".", "/", "~"))
+    local, there = local_path(path, field)
+    looks_local = there or path.startswith((".", "/", "~"))
     if looks_local and not (local / "config.json").is_file():
         raise ConfigError(
             f"{field}: '{path}' holds no config.json; allowed: a folder written by "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+LONGEST_NAME = 100  # a file system takes 255 bytes, suffixes included
+LARGEST = 2**53  # of a whole number: what arithmetic in floats still counts by ones
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -26,3 +29,39 @@ class Strict(BaseModel):
     """Immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _countable(cls, data: Any) -> Any:
+        if place := _too_large(data):
+            # Not shown: Python refuses to write out a number of five thousand digits.
+            raise ValueError(f"{place}: is too large a number; allowed: up to 2^53 = {LARGEST}")
+        return data
+
+
+def _too_large(data: Any) -> str:
+    """Where the first whole number beyond LARGEST stands; empty where there is none."""
+    if not isinstance(data, dict | list):
+        return ""
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        key = key if str(key).isprintable() else repr(key)
+        if isinstance(value, int) and abs(value) > LARGEST:
+            return str(key)
+        if inner := _too_large(value):
+            return f"{key}.{inner}"
+    return ""
+
+
+def local_path(path: str, field: str) -> tuple[Path, bool]:
+    """A path as the user wrote it, `~` resolved, and whether there is such a file or folder.
+
+    Raises ConfigError that names the field for what cannot be a path on this machine.
+    """
+    try:
+        local = Path(path).expanduser()
+        return local, local.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; an unknown user's `~`; a NUL
+        raise ConfigError(
+            f"{field}: {path[:80]!r} cannot be a path here ({type(error).__name__}); allowed: a "
+            "file, a folder or a hub name"
+        ) from None

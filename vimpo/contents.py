@@ -7,12 +7,16 @@ CELL = ["algorithm", "size", "params", "noise", "noise_mode", "noise_level"]
 RUN = ["algorithm", "size", "params", "noise", "noise_mode", "seed"]
 INTERVAL = ["mean", "low", "high", "confidence", "n", "expected", "method", "reason"]
 SCORE = ["benchmark", "metric", "value", "stderr", "problems", "samples"]
+# How a training run can end (vimpo/outcomes.py); in outcome_summary, how many did.
+OUTCOMES = ["finished", "not_finite", "collapsed"]
 PROBED = ["probe", "predictor", "target", "position", "metric"]
 COLUMNS = {
     "accuracy": [*CELL, "seed", *SCORE],
     "curves": [*RUN, "step", "metric", "value"],
     "cost": [*RUN, "metric", "unit", "value"],
     "missing": ["cell", "stage", "reason"],
+    "outcomes": [*CELL, "seed", "outcome", "step", "reason"],
+    "outcome_summary": [*CELL, *OUTCOMES, *INTERVAL],
     "summary": [*CELL, "benchmark", "metric", *INTERVAL],
     "comparisons": ["rival", *CELL, "metric", *INTERVAL],
     "curves_summary": [*CELL, "step", "window", "metric", *INTERVAL],

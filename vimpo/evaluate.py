@@ -242,6 +242,8 @@ def _replace_generation_config(policy: PreTrainedModel, tokenizer: PreTrainedTok
 
     saved = policy.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(saved if isinstance(saved, list) else [saved])} - {None}
+    # A policy whose training failed may give logits of NaN: every token is then as likely, and the
+    # answer wrong, where sampling would end the program. Finite logits stay as they are.
     policy.generation_config = GenerationConfig(
-        eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id
+        eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id, remove_invalid_values=True
     )

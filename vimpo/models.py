@@ -122,8 +122,8 @@ def load_model_config(
 def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     """Load a causal LM by folder or hub name, dropout off: what is sampled is what is trained.
 
-    Raises ConfigError where there is none, where it needs code of its own that is not trusted, and
-    where the attention implementation is not there.
+    Raises ConfigError where there is none, where its weights are no safetensors, where it needs
+    code of its own that is not trusted, and where the attention implementation is not there.
     """
     check_model_path(str(path))
     if runtime.trust_remote_code:
@@ -137,6 +137,7 @@ def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
             dtype=getattr(torch, runtime.dtype),
             attn_implementation=runtime.attention,
             trust_remote_code=runtime.trust_remote_code,
+            use_safetensors=True,  # the other format is a pickle, which is a program
         )
     except (OSError, ValueError) as error:
         raise ConfigError(_not_loaded(path, error)) from None

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from vimpo.config import ModelSpec, Pretrain, Runtime, TaskConfig
+from vimpo.config import ConfigError, ModelSpec, Pretrain, Runtime, TaskConfig
 from vimpo.models import (
     build_policy,
     chain_tokenizer,
@@ -72,6 +72,12 @@ class Pretrainer:
             loss.backward()
             optimizer.collect()
             (group,) = optimizer.param_groups
+            if not loss.isfinite():
+                # Nothing can be compared from such a base: no result, but an error.
+                raise ConfigError(
+                    f"pretrain_lr: at {self.spec.pretrain_lr} the loss is {loss.item()} at step "
+                    f"{step}; allowed: a lower rate"
+                )
             norm = nn.utils.clip_grad_norm_(group["params"], 1.0)
             optimizer.step()
         return {
@@ -118,3 +124,6 @@ class Pretrainer:
 
     def networks(self) -> list[nn.Module]:
         return [self.policy]
+
+    def outcome(self, rows: list[dict[str, float]]) -> None:
+        """A base policy that fails is an error, not a result."""

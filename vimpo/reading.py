@@ -11,11 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vimpo.config import Cell, ConfigError, Study
+from vimpo.contents import OUTCOMES
 from vimpo.integrity import fault_of, make_again
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
 from vimpo.records import read_sealed
 from vimpo.summaries import metrics_of
+
+FINISHED = OUTCOMES[0]
 
 
 class IncompleteError(Exception):
@@ -52,6 +55,17 @@ def read_manifest(folder: Path, digest: str, name: str) -> dict:
     if (status := manifest.get("status", "complete")) != "complete":
         raise IncompleteError(f"the run is {status}")
     return manifest
+
+
+def read_outcome(manifest: dict) -> dict:
+    """How a complete run ended; runs made before that was recorded did all of their steps."""
+    found = manifest.get("outcome")
+    found = found if isinstance(found, dict) else {}
+    return {
+        "outcome": found.get("kind", FINISHED),
+        "step": found.get("step", math.nan),
+        "reason": found.get("reason", ""),
+    }
 
 
 NO_TABLE = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)

@@ -94,6 +94,9 @@ def report_content(
         "without": without,
         "confidence": f"{100 * study.statistics.confidence:g}",
         "figures": list(FIGURES),
+        "outcomes": report_tables.outcomes(frames["outcome_summary"], looks),
+        "failures": report_tables.failures(frames["outcomes"]),
+        "outcomes_known": len(frames["outcomes"]) > 0,
         "missing": report_tables.plain_table(missing),
         "provenance": report_tables.plain_table(frames["provenance"]),
     }

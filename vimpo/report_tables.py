@@ -87,6 +87,46 @@ def headline(
     return Table(["size"] * several + ["policy"] + [noise_name(n) for n in noises], rows)
 
 
+# --- Outcomes ------------------------------------------------------------------------------------
+
+FAILURES = {"not_finite": "not finite", "collapsed": "collapsed"}
+
+
+def outcomes(summary: pd.DataFrame, looks: dict[str, Style]) -> Table:
+    """How many runs failed of those whose end is known: a row an algorithm and size."""
+    noises = ordered_noise(summary["noise"])
+    rows = [
+        [Entry(size), algorithm_entry(name, looks)]
+        + [_outcome_entry(only(part, noise=noise)) for noise in noises]
+        for (size, name), part in summary.groupby(["size", "algorithm"], sort=False)
+    ]
+    return Table(["size", "algorithm", *(noise_name(n) for n in noises)], rows)
+
+
+def _outcome_entry(row: pd.Series | None) -> Entry:
+    """`1 of 2`, below it `collapsed: 1; share [0.01, 0.99]`."""
+    if row is None:
+        return Entry("n/a", "not in the grid")
+    kinds = [f"{name}: {int(row[kind])}" for kind, name in FAILURES.items() if row[kind]]
+    count = f"{sum(int(row[kind]) for kind in FAILURES)} of {int(row['n'])}"
+    return Entry(count, "; ".join([*kinds, f"share [{row['low']:.2f}, {row['high']:.2f}]"]))
+
+
+def failures(runs: pd.DataFrame) -> Table:
+    """Every failed run by name, with its step and what happened."""
+    failed = runs[runs["outcome"].isin(list(FAILURES))]
+    rows = [
+        [
+            Entry(f"{r.algorithm}/{r.size}/noise-{r.noise}/seed-{int(r.seed)}"),
+            Entry(FAILURES[r.outcome]),
+            Entry(f"{r.step:g}"),
+            Entry(r.reason),
+        ]
+        for r in failed.itertuples()
+    ]
+    return Table(["run", "outcome", "step", "what happened"], rows)
+
+
 # --- Cost ----------------------------------------------------------------------------------------
 
 COST_COLUMNS: dict[str, tuple[str, float, str]] = {

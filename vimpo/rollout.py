@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -10,8 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn.functional import pad as pad_last_dims
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from vimpo.config import Train
 from vimpo.models import positions
 
 # Rows that ended are dropped from the batch once they are this share of it: dropping costs a copy
@@ -80,6 +82,17 @@ class Rollouts:
         ]
 
 
+def step_seed(seed: int, step: int, purpose: str) -> int:
+    """Seed of one step's draws, the same for every algorithm."""
+    text = f"{purpose}:{seed}:{step}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
+
+
+def micro_batches(count: int, size: int | None) -> list[slice]:
+    size = size or count
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def joined(parts: Sequence[Tensor | None], width: int) -> Tensor | None:
     """Rows of [b, t] tensors as one [B, width] tensor, zeros behind t; None where parts are."""
     if parts[0] is None:
@@ -118,6 +131,14 @@ class Sampling:
     temperature: float
     eos: int
     pad: int
+
+
+def sampling_of(
+    train: Train, tokenizer: PreTrainedTokenizerBase, group_size: int, max_response: int
+) -> Sampling:
+    """Plain sampling at the training temperature."""
+    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
+    return Sampling(group_size, max_response, train.temperature, *ends)
 
 
 class Sampler(Protocol):

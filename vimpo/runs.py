@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,7 @@ from vimpo.config_types import DamagedError
 from vimpo.distributed import Alone, check_devices, join
 from vimpo.integrity import check_model, make_again, only_writer
 from vimpo.models import parameter_count, set_up_torch
+from vimpo.outcomes import Outcome
 from vimpo.stopping import StoppedError, StopRequest
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
@@ -62,6 +63,9 @@ class Learner(Protocol):
 
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""
+
+    def outcome(self, rows: list[dict[str, float]]) -> Outcome | None:
+        """Has the run failed at the last of its rows? None: it goes on."""
 
 
 @dataclass(frozen=True)
@@ -255,14 +259,14 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
         learner = make_learner()
         found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
         progress = Progress(**found[1]) if found else Progress()
-        _do_steps(learner, job, progress, startup, stop)
-        _finish(learner, job, progress, startup)
+        outcome = _do_steps(learner, job, progress, startup, stop)
+        _finish(learner, job, progress, startup, outcome)
 
 
 def _do_steps(
     learner: Learner, job: Job, progress: Progress, startup: float, stop: StopRequest
-) -> None:
-    """The steps that are left, and a checkpoint at every interval.
+) -> Outcome:
+    """The steps that are left, up to the first that fails, and a checkpoint at every interval.
 
     Raises StoppedError, after a checkpoint, where any of the processes was asked to stop.
     """
@@ -290,9 +294,13 @@ def _do_steps(
             progress.timing.append({"step": step} | row | total)
             bar.set_postfix({job.shown: f"{progress.metrics[-1][job.shown]:.3f}"}, refresh=False)
             bar.update()
+            if failure := learner.outcome(progress.metrics):
+                print(f"{job.title}: {failure.kind}: {failure.reason}", file=sys.stderr)
+                return failure
             if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
                 save()
                 saved = step + 1
+    return Outcome("finished", job.steps - 1)
 
 
 def _bar(job: Job, done: int) -> tqdm:
@@ -307,7 +315,9 @@ def _bar(job: Job, done: int) -> tqdm:
     )
 
 
-def _finish(learner: Learner, job: Job, progress: Progress, startup: float) -> None:
+def _finish(
+    learner: Learner, job: Job, progress: Progress, startup: float, outcome: Outcome
+) -> None:
     """Outputs, then the manifest that vouches for them, then no more checkpoints."""
     folder, world = job.folder, job.world
     aside = folder / ".model"
@@ -318,7 +328,7 @@ def _finish(learner: Learner, job: Job, progress: Progress, startup: float) -> N
     progress = progress.with_this_process(learner, startup, world)
     if world.main:
         _write_outputs(aside, job, progress)
-        records.write_sealed(folder / "manifest.json", _manifest(learner, job, progress))
+        records.write_sealed(folder / "manifest.json", _manifest(learner, job, progress, outcome))
         discard_checkpoints(job.checkpoints)
     world.wait()
 
@@ -332,7 +342,7 @@ def _write_outputs(model: Path, job: Job, progress: Progress) -> None:
         records.move_folder(model, job.folder / "model")
 
 
-def _manifest(learner: Learner, job: Job, progress: Progress) -> dict:
+def _manifest(learner: Learner, job: Job, progress: Progress, outcome: Outcome) -> dict:
     """Provenance and cost of a finished run, over all processes that worked on it."""
     phases = {p: sum(row[f"{p}_s"] for row in progress.timing) for p in learner.phases}
     data = learner.provenance()
@@ -340,6 +350,7 @@ def _manifest(learner: Learner, job: Job, progress: Progress) -> dict:
     return {
         "digest": job.digest,
         "status": "complete",
+        "outcome": asdict(outcome),
         "parameters": parameter_count(learner.policy),
         "trainable_parameters": sum(parameter_count(m, True) for m in learner.modules.values()),
         "resident_parameters": sum(parameter_count(m) for m in learner.networks()),

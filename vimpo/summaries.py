@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from vimpo.config import Cell, Noise, Study
-from vimpo.contents import PROBED
+from vimpo.contents import OUTCOMES, PROBED
+from vimpo.inference import share
 from vimpo.stats import (
     UNBOUNDED,
     Estimate,
@@ -174,6 +175,19 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
             estimate = mean_interval(values, confidence, bounds)
             interval = interval_columns(estimate, expected[tuple(key)], confidence)
             rows.append(row | {"step": int(step), "window": window} | interval)
+    return _in_grid_order(rows, study)
+
+
+def summarise_outcomes(outcomes: pd.DataFrame, study: Study) -> list[dict]:
+    """How the runs of each algorithm, size and noise ended; the mean is the share that failed."""
+    confidence = study.statistics.confidence
+    expected = _expected(study)
+    rows = []
+    for key, frame in outcomes.groupby(["algorithm", "size", "noise"]):
+        counts = {kind: int((frame["outcome"] == kind).sum()) for kind in OUTCOMES}
+        failed = share([kind != OUTCOMES[0] for kind in frame["outcome"]], confidence)
+        row = labels(*key) | {"params": frame["params"].iloc[0]} | counts
+        rows.append(row | interval_columns(failed, expected[key], confidence))
     return _in_grid_order(rows, study)
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from vimpo.config import ConfigError, digest
 from vimpo.config_types import DamagedError
-from vimpo.contents import COLUMNS
+from vimpo.contents import COLUMNS, OUTCOMES
 from vimpo.records import sha256, write_atomic
 
 BASE = "base"  # in column `algorithm`: the policy that all runs of a size start from
@@ -31,6 +31,7 @@ NUMBERS = {
     *("mean", "low", "high", "confidence", "n", "expected", "count", "round", "parameters"),
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
     "needed_per_size",
+    *OUTCOMES,
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
 DIGEST = "table."  # provenance: sha256 of a table
@@ -67,19 +68,23 @@ def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
 def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Read tables that were written together.
 
-    Raises ConfigError that names a table which is missing or of another study than the rest.
+    A table that provenance.csv does not know is younger than these: it is empty. Raises ConfigError
+    that names a table which is missing or of another study than the rest.
     """
-    for name in names:
-        _check_exists(Path(folder) / f"{name}.csv")
-    tables = {"provenance": read_table(folder, "provenance")}
-    recorded = tables["provenance"].set_index("item")["value"].to_dict()
+    provenance = read_table(folder, "provenance")
+    recorded = provenance.set_index("item")["value"].to_dict()
+    tables = {"provenance": provenance}
     for name in names:
         item, path = DIGEST + name, Path(folder) / f"{name}.csv"
         if name == "provenance":
             continue
+        if item not in recorded and not path.exists():
+            tables[name] = empty_table(name)
+            continue
+        _check_exists(path)
         if item not in recorded:
-            provenance = path.with_name("provenance.csv")
-            raise DamagedError(f"tables: '{provenance}' is damaged: no {name} table in it; {AGAIN}")
+            known = path.with_name("provenance.csv")
+            raise DamagedError(f"tables: '{known}' is damaged: no {name} table in it; {AGAIN}")
         if sha256(path) != recorded[item]:
             raise ConfigError(
                 f"tables: '{path}' is not the {name} table that provenance.csv beside it was "
@@ -87,6 +92,12 @@ def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
             )
         tables[name] = read_table(folder, name)
     return tables
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    """A table of these columns without rows."""
+    columns = {c: pd.Series(dtype=float if c in NUMBERS else object) for c in COLUMNS[name]}
+    return pd.DataFrame(columns)
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:

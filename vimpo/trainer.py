@@ -7,16 +7,16 @@ same bytes as an undisturbed one.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from vimpo.algorithms import Batch, Share, make_algorithm, make_batch
-from vimpo.config import CellConfig, PPOConfig, Train
+from vimpo.config import CellConfig, PPOConfig
 from vimpo.distributed import Alone, full, named_weights
 from vimpo.lora import add_adapters, merged_tensors, without_adapters
 from vimpo.models import (
@@ -28,53 +28,19 @@ from vimpo.models import (
     load_tokenizer,
     save_policy,
 )
-from vimpo.objectives.common import clip_fraction, masked_mean
+from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
 from vimpo.optimizer import make_optimizer
+from vimpo.outcomes import Outcome, Watch, outcome_of
 from vimpo.records import Stopwatch
-from vimpo.rollout import Rollouts, Sampling, joined
+from vimpo.rollout import Rollouts, joined, micro_batches, sampling_of, step_seed
 from vimpo.samplers import make_sampler
 from vimpo.scoring import Reader, Reading, Scorer, Scores
-from vimpo.tasks import Task, make_task
+from vimpo.tasks import load_task
 from vimpo.tasks.noise import noisy_rewards
 
 # Parts of a batch that one process sends through a network, and the fewest rows of one.
 PIECES = 8
 PIECE_ROWS = 16
-
-
-def step_seed(seed: int, step: int, purpose: str) -> int:
-    """Seed of one step's draws, the same for every algorithm."""
-    text = f"{purpose}:{seed}:{step}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
-
-
-def micro_batches(count: int, size: int | None) -> list[slice]:
-    size = size or count
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def load_task(
-    config: CellConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Task:
-    """The task of a run, whose prompts and responses fit into the policy's positions.
-
-    Raises ConfigError for data that cannot be trained on.
-    """
-    positions = getattr(policy.config, "max_position_embeddings", None)
-    return make_task(
-        config.task,
-        tokenizer,
-        batch_size=config.train.prompts_per_step,
-        room=positions and positions - config.train.max_response,
-    )
-
-
-def sampling_of(
-    train: Train, tokenizer: PreTrainedTokenizerBase, group_size: int, max_response: int
-) -> Sampling:
-    """Plain sampling at the training temperature."""
-    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
-    return Sampling(group_size, max_response, train.temperature, *ends)
 
 
 class Trainer:
@@ -90,7 +56,9 @@ class Trainer:
         self.config = config
         self.world = world = world or Alone(config.runtime.device)
         self.algorithm = make_algorithm(config.objective)
-        self.clock = Stopwatch(world.device)
+        self._reads_reference = self.algorithm.needs_reference
+        self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
+        self._how = (config.train.temperature, config.runtime.logit_chunk)
         self._load(base)
         self.task = load_task(config, self.policy, self.tokenizer)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
@@ -118,7 +86,7 @@ class Trainer:
         """Tokenizer and networks; with adapters, the policy is its own reference."""
         config, runtime = self.config, self.config.runtime
         self.tokenizer = load_tokenizer(base, runtime.trust_remote_code)
-        self.policy = load_policy(base, runtime.model_copy(update={"device": self.world.device}))
+        self.policy = self._load_network()
         if runtime.logit_chunk:
             check_plain_head(self.policy)
         if config.model.lora:
@@ -129,19 +97,24 @@ class Trainer:
             enable_checkpointing(self.policy)
         self.critic = Critic.from_policy(self.policy) if self.algorithm.needs_critic else None
 
+    def _load_network(self) -> PreTrainedModel:
+        here = self.config.runtime.model_copy(update={"device": self.world.device})
+        return load_policy(self._base, here)
+
     def _spread(self) -> None:
         """The networks as they are called from now on, each by way of one module."""
-        how = (self.config.train.temperature, self.config.runtime.logit_chunk)
         ids = torch.full((1, 2), self.tokenizer.eos_token_id, device=self.world.device)
-        mask = torch.ones_like(ids)
-        scorer = Scorer(self.policy, self.config.objective, *how)
-        self.scorer, self._calls = scorer, {}
-        self._calls["policy"] = self.world.spread(scorer, ids, mask, ids, mask)
+        self._example = ids, mask = ids, torch.ones_like(ids)
+        self.scorer, self._calls = Scorer(self.policy, self.config.objective, *self._how), {}
+        self._calls["policy"] = self.world.spread(self.scorer, ids, mask, ids, mask)
         if self.reference is not None:
-            reader = Reader(self.reference, *how)
-            self._calls["reference"] = self.world.spread(reader, ids, mask, 1)
+            self._spread_reference()
         if self.critic is not None:
             self._calls["critic"] = self.world.spread(self.critic, ids, mask, 1)
+
+    def _spread_reference(self) -> None:
+        reader = Reader(self.reference, *self._how)
+        self._calls["reference"] = self.world.spread(reader, *self._example, 1)
 
     # --- one step ---------------------------------------------------------------------------
 
@@ -155,6 +128,7 @@ class Trainer:
         if self.critic is not None:
             with self.clock("critic"):
                 batch, value_graph = self._estimate_values(rollouts, batch)
+        self._rollouts = rollouts
         warming_up = step < getattr(self.config.objective, "critic_warmup", 0)
         updates = []
         for _ in range(self.config.train.epochs):
@@ -165,6 +139,8 @@ class Trainer:
             with self.clock("update"):
                 batch, metrics = self._update_policy(rollouts, batch, apply=not warming_up)
             updates.append(metrics)
+            if self.watch.fault:
+                break
         return {
             "step": step,
             "accuracy": sum(clean) / len(clean),
@@ -251,7 +227,7 @@ class Trainer:
 
     @torch.no_grad()
     def _read_reference(self, ids: Tensor, mask: Tensor, last: int) -> Reading | None:
-        if not self.algorithm.needs_reference:
+        if not self._reads_reference:
             return None
         with self.clock("reference"):
             if self.reference is not None:
@@ -306,9 +282,11 @@ class Trainer:
             batch = batch.with_(old_logp=batch.logp)
         if ref_logps[0] is not None:
             batch = batch.with_(ref_logp=gather(torch.cat(ref_logps)))
+        loss_sum, clipped, entropy_sum = self.world.total(loss_sum, clipped, entropy_sum)
+        self.watch.sound("the loss", loss_sum)
+        self.watch.sound_ratios(batch.mask, batch.logp, batch.old_logp, batch.ref_logp)
         norm = self._apply("policy") if apply else 0.0
         ratio = batch.old_logp - batch.logp
-        loss_sum, clipped, entropy_sum = self.world.total(loss_sum, clipped, entropy_sum)
         return batch, {
             "loss": loss_sum,
             "grad_norm": norm,
@@ -323,10 +301,37 @@ class Trainer:
         self.optimizers[name].collect()
 
     def _apply(self, name: str) -> float:
+        """Clip and move, unless a number of this step is not finite. -> the gradient norm"""
         (group,) = self.optimizers[name].param_groups
-        norm = nn.utils.clip_grad_norm_(group["params"], self.config.train.grad_clip)
-        self.optimizers[name].step()
-        return float(full(norm))
+        norm = float(full(nn.utils.clip_grad_norm_(group["params"], self.config.train.grad_clip)))
+        if self.watch.sound(f"the {name}'s gradient norm", norm):
+            self.optimizers[name].step()
+        return norm
+
+    # --- failure (vimpo/outcomes.py) ----------------------------------------------------------
+
+    def outcome(self, rows: Sequence[dict[str, float]]) -> Outcome | None:
+        """Has the run failed at the last of its rows? Every process has to ask."""
+        return outcome_of(rows, self.watch, self.config.train.collapse, self._reference_kl)
+
+    @torch.no_grad()
+    def _reference_kl(self) -> float:
+        """KL(pi || base) in nats, summed over a response, mean over those of the last step, by k3.
+
+        pi is the policy that drew them. Where the loss reads no reference, it is loaded for this.
+        """
+        rollouts, lacking = self._rollouts, self.reference is None and not self.config.model.lora
+        slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
+        if lacking:
+            self.reference = self._load_network().eval().requires_grad_(False)
+            self._spread_reference()
+        self._reads_reference = True
+        ref_logp = torch.cat([self._score(rollouts.rows(s)).ref_logp for s in slices])
+        self._reads_reference = self.algorithm.needs_reference
+        if lacking:
+            self.reference, self._calls["reference"] = None, None
+        kl = torch.where(rollouts.mask.bool(), k3_kl(rollouts.logp, ref_logp), 0.0).sum(1)
+        return float(self.world.gather(kl).mean())
 
     # --- critic -------------------------------------------------------------------------------
 
@@ -358,6 +363,7 @@ class Trainer:
             self._backward("critic", loss)
             total += loss.item()
         (total,) = self.world.total(total)
+        self.watch.sound("the critic's loss", total)
         return {"critic_loss": total, "critic_grad_norm": self._apply("critic")}
 
     # --- what the run leaves behind (vimpo/runs.py) -------------------------------------------

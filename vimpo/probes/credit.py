@@ -20,6 +20,7 @@ rest of a response, as GAE with lambda = 1, have such trends.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,6 +120,8 @@ def signals_of(reading: Reading, rewards: Tensor, lam: float) -> dict[str, Tenso
 
 def within_rollout(means: np.ndarray, wrong: int) -> tuple[float, float]:
     """auc and top1 of one rollout from its steps' means [S], S >= 2."""
+    if not np.isfinite(means).all():  # of a policy whose training failed
+        return math.nan, math.nan
     tie = TIE * np.abs(means).max()
     others = np.delete(means, wrong) - means[wrong]
     auc = np.where(np.abs(others) <= tie, 0.5, others > 0).mean()

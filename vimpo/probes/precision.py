@@ -37,11 +37,10 @@ from vimpo.models import parameter_count, positions
 from vimpo.probes import IS_THE_TRUTH
 from vimpo.probes.measures import cluster_mean, root_mean, row
 from vimpo.probes.subject import Subject, responses
-from vimpo.rollout import Rollouts
+from vimpo.rollout import Rollouts, micro_batches
 from vimpo.scoring import Reader, Reading
 from vimpo.tasks import Problem
 from vimpo.tasks.chain import ChainProblems
-from vimpo.trainer import micro_batches
 
 PURPOSE = 10  # of the problems' seed, plus the number of operators
 LONGEST = 8  # operators, unless a benchmark has more

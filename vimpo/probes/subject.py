@@ -14,11 +14,17 @@ from vimpo.config import Cell, CellConfig, ConfigError, PPOConfig, Probes, Study
 from vimpo.models import Critic, check_plain_head, load_policy, load_tokenizer
 from vimpo.objectives.vimpo import implied_td
 from vimpo.probes import READ_ROWS, SAMPLE_ROWS, read_together, sampled_together
-from vimpo.rollout import Rollouts, Sampler, TorchSampler
+from vimpo.rollout import (
+    Rollouts,
+    Sampler,
+    TorchSampler,
+    micro_batches,
+    sampling_of,
+    step_seed,
+)
 from vimpo.samplers import make_sampler
 from vimpo.scoring import Reader, Scorer
-from vimpo.tasks import Problem, Task
-from vimpo.trainer import load_task, micro_batches, sampling_of, step_seed
+from vimpo.tasks import Problem, Task, load_task
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from vimpo.task_config import DatasetTask, TaskConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from vimpo.config import CellConfig
     from vimpo.tasks.chain import Step
 
 
@@ -76,3 +77,19 @@ def make_task(
     from vimpo.tasks.chain import ChainProblems
 
     return ChainProblems(config)
+
+
+def load_task(
+    config: CellConfig, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Task:
+    """The task of a run, whose prompts and responses fit into the policy's positions.
+
+    Raises ConfigError for data that cannot be trained on.
+    """
+    positions = getattr(policy.config, "max_position_embeddings", None)
+    return make_task(
+        config.task,
+        tokenizer,
+        batch_size=config.train.prompts_per_step,
+        room=positions and positions - config.train.max_response,
+    )

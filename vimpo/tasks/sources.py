@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vimpo.config_types import ConfigError
+from vimpo.config_types import ConfigError, local_path
 from vimpo.task_config import DatasetTask, DataSource, RealBenchmark, TaskConfig
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -23,8 +23,8 @@ def local_file(path: str, field: str) -> Path | None:
 
     Raises ConfigError for what is written like a file and is none, and for other file types.
     """
-    local = Path(path).expanduser()
-    looks_local = local.suffix in SUFFIXES or path.startswith((".", "/", "~")) or local.exists()
+    local, there = local_path(path, field)
+    looks_local = local.suffix in SUFFIXES or path.startswith((".", "/", "~")) or there
     if not looks_local:
         return None
     if not local.is_file():
