@@ -22,8 +22,9 @@ from vimpo.outcomes import Watch, outcome_of, steps_without_reward
 from vimpo.plots import draw
 from vimpo.probes import probe_run
 from vimpo.reading import read_probes
+from vimpo.records import checksums, read_sealed, write_sealed
 from vimpo.report import write_report
-from vimpo.runs import pretrain_base, train_cell
+from vimpo.runs import OUTPUTS, pretrain_base, train_cell
 from vimpo.stats import mean_interval
 from vimpo.tables import read_table
 from vimpo.tasks.chain import ChainProblems
@@ -320,6 +321,9 @@ def test_a_failed_run_is_evaluated_and_probed_like_any_other(tiny_study, algorit
     folder = train_cell(study, run, quiet=True)
     if broken is not None:
         with_weights(folder / "model", lambda t: torch.full_like(t, broken))
+        manifest = read_sealed(folder / "manifest.json")
+        manifest["outputs"] = checksums(folder, OUTPUTS)
+        write_sealed(folder / "manifest.json", manifest)
     report = evaluate_checkpoint(
         folder / "model", study, folder / "eval.json", folder / "samples.jsonl.gz", digest="d"
     )

@@ -95,8 +95,12 @@ def test_small_pieces():
 
 
 def test_missing_tables_are_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"accuracy\.csv' is not a file"):
+    with pytest.raises(ConfigError, match=r"provenance\.csv' is not a file"):
         plots.draw(tmp_path, tmp_path)
+    aggregate(small_study(tmp_path), tmp_path / "tables")
+    (tmp_path / "tables/accuracy.csv").unlink()
+    with pytest.raises(ConfigError, match=r"accuracy\.csv' is not a file"):
+        plots.draw(tmp_path / "tables", tmp_path)
 
 
 def test_empty_tables_give_figures_that_say_so(tmp_path):

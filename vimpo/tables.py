@@ -35,6 +35,7 @@ NUMBERS = {
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
 DIGEST = "table."  # provenance: sha256 of a table
+CHECKSUM = 64  # digits
 SEAL = DIGEST + "provenance"
 SECTION = "study."  # provenance: digest of a section of the study
 
@@ -82,7 +83,7 @@ def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
             tables[name] = empty_table(name)
             continue
         _check_exists(path)
-        if item not in recorded:
+        if len(recorded.get(item, "")) != CHECKSUM:
             known = path.with_name("provenance.csv")
             raise DamagedError(f"tables: '{known}' is damaged: no {name} table in it; {AGAIN}")
         if sha256(path) != recorded[item]:
