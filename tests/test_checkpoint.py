@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from vimpo.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
-from vimpo.records import checksums, sha256, write_atomic, write_rows
+from vimpo.records import (
+    checksums,
+    move_folder,
+    remove_leftovers,
+    sha256,
+    write_atomic,
+    write_rows,
+)
 
 
 class Network:
@@ -111,15 +120,25 @@ def flip(path):
         ("step-000004.json", lambda path: path.write_text("")),
         ("step-000004.json", lambda path: path.write_text("{}")),
         ("step-000004.json", lambda path: path.unlink()),
+        ("step-000004.json", lambda path: path.write_text(path.read_text().replace("0.5", "0.7"))),
     ],
-    ids=["cut", "bit flipped", "gone", "json cut", "json empty", "json hollow", "json gone"],
+    ids=[
+        "cut",
+        "bit flipped",
+        "gone",
+        "json cut",
+        "json empty",
+        "json hollow",
+        "json gone",
+        "a metric",
+    ],
 )
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, name, damage):
     network = trained(2)
     network.save(tmp_path, 2)
     second = network.parameters()
     network.step(3)
-    network.save(tmp_path, 4)
+    network.save(tmp_path, 4, {"metrics": [{"loss": 0.5}]})
     damage(tmp_path / name)
     other = Network(seed=9)
     assert other.load(tmp_path)[0] == 2
@@ -179,6 +198,39 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_rename_and_new_folders_survive_a_power_cut(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def recorded(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    write_atomic(tmp_path / "new" / "deep" / "file", "x")
+    deep = tmp_path / "new" / "deep"
+    assert synced == [deep / f".file.{os.getpid()}", deep, deep.parent, tmp_path]
+    synced.clear()
+    (tmp_path / ".model" / "critic").mkdir(parents=True)
+    (tmp_path / ".model" / "critic" / "weights").write_text("x")
+    move_folder(tmp_path / ".model", tmp_path / "model")
+    aside = tmp_path / ".model"
+    assert synced == [aside / "critic", aside / "critic" / "weights", aside, tmp_path]
+    assert (tmp_path / "model" / "critic" / "weights").read_text() == "x"
+
+
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
+    for name in (".a.csv.123", ".b.json.77", "a.csv", ".model", ".a.csv", "a.123", ".a.csv.x1"):
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path, "b.json")
+    assert not (tmp_path / ".b.json.77").exists()
+    assert (tmp_path / ".a.csv.123").exists()
+    remove_leftovers(tmp_path)
+    left = [".a.csv", ".a.csv.x1", ".model", "a.123", "a.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == left
+    remove_leftovers(tmp_path / "nowhere")
 
 
 def test_rows_are_written_so_that_equal_numbers_give_equal_bytes(tmp_path):

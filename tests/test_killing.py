@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from vimpo.config import Cell
+from vimpo.records import seconds_since_process_start
 from vimpo.runs import pretrain_base, train_cell
 
 ROOT = Path(__file__).parents[1]
@@ -207,10 +208,12 @@ def test_sigterm_saves_the_step_that_was_done(tiny_study, tmp_path):
     state = json.loads(record.read_text())["state"]
     assert len(state["metrics"]) == step
     # The manifest counts what the stopped process took, too.
+    here = seconds_since_process_start()
     train_cell(run.study, cell("vimpo"), quiet=True)
     assert outcome(run.folder) == expected
     manifest = json.loads((run.folder / "manifest.json").read_text())
-    assert 1 < state["wall_s"] < manifest["wall_s"]
+    assert state["wall_s"] > 1
+    assert manifest["wall_s"] > state["wall_s"] + here - 0.1  # clocks of processes are coarse
     assert 0 < state["phases_s"]["startup"] < manifest["phases_s"]["startup"]
     assert 0 < state["phases_s"]["checkpoint"] < manifest["phases_s"]["checkpoint"]
     assert 100 < state["peak_memory_mb"] <= manifest["peak_memory_mb"]
