@@ -86,7 +86,7 @@ def test_small_pieces():
 
 
 def test_missing_tables_are_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"accuracy\.csv' is not a file"):
+    with pytest.raises(ConfigError, match=r"provenance\.csv' is not a file"):
         plots.draw(tmp_path, tmp_path)
 
 
