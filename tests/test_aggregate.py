@@ -377,3 +377,17 @@ def test_tables_of_two_studies_are_refused_by_name(study, tmp_path):
     shutil.copy(tmp_path / "two/summary.csv", tmp_path / "one/summary.csv")
     with pytest.raises(ConfigError, match=r"one/summary\.csv' is not the summary table"):
         read_tables(tmp_path / "one", PUBLISHED_TABLES)
+
+
+def test_a_table_younger_than_the_others_is_empty_and_a_lost_one_is_an_error(study, tmp_path):
+    aggregate(study, tmp_path)
+    (tmp_path / "outcomes.csv").unlink()
+    with pytest.raises(ConfigError, match=r"outcomes\.csv' is not a file"):
+        read_tables(tmp_path, PUBLISHED_TABLES)
+    path = tmp_path / "provenance.csv"
+    lines = [x for x in path.read_text().splitlines() if not x.startswith("table.outcomes,")]
+    path.write_text("\n".join(lines) + "\n")
+    found = read_tables(tmp_path, PUBLISHED_TABLES)
+    assert found["outcomes"].empty
+    assert list(found["outcomes"]) == COLUMNS["outcomes"]
+    assert len(found["outcome_summary"]) > 0

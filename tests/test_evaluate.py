@@ -203,6 +203,8 @@ def test_sampling_is_as_configured_whatever_the_checkpoint_says(
     names = ("do_sample", "temperature", "top_p", "top_k")
     told = Counter(tuple(kwargs.get(name) for name in names) for kwargs, _ in generated)
     assert told == {(True, 0.9, 0.6, 0): 5, (False, None, 1.0, 0): 2}
+    # It alone is the same for all: logits of NaN, which a failed run may give, end no program.
+    assert all(p.pop("InfNanRemoveLogitsProcessor", None) is not None for p in processors)
     sampled = [p for p in processors if p]
     assert len(processors) == 7
     assert len(sampled) == 5

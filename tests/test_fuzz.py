@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import re
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -176,6 +180,24 @@ def test_a_thousand_changed_configurations_are_read_or_explained(config):
     one_configuration(config)
 
 
+@pytest.mark.slow
+@profile(12)
+@given(configurations())
+def test_the_workflow_plans_a_changed_configuration_or_explains_it(config):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "study.yaml"
+        path.write_text(yaml.safe_dump(config))
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n"]
+        command += ["--cores", "1", "--nolock", "--configfile", str(path), "--quiet", "rules"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert done.returncode == 0 or "error: " in said, said
+
+
 def leaves(config):
     return [p for p in places(config) if not isinstance(at(config, p), dict | list)]
 
@@ -207,8 +229,6 @@ def test_every_field_at_every_extreme_is_read_or_explained(name):
 @example(b"\xff\xfe")
 @example("\0")
 def test_any_file_is_read_or_explained(text):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "study.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
