@@ -385,7 +385,7 @@ def test_probe_run_writes_its_tables_and_repeats_them(tiny_study, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
     (study.run_folder(cell) / "model/critic/critic.safetensors").unlink()
-    with pytest.raises(ConfigError, match="holds no critic"):
+    with pytest.raises(ConfigError, match=r"critic\.safetensors' is missing"):
         probe_run(study, cell, tmp_path / "three" / "probes.parquet")
     with pytest.raises(ConfigError, match="model"):
         probe_run(study, Cell("grpo", "tiny", "0", 1), tmp_path / "three" / "probes.parquet")
