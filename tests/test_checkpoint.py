@@ -211,7 +211,7 @@ def test_a_rename_and_new_folders_survive_a_power_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", recorded)
     write_atomic(tmp_path / "new" / "deep" / "file", "x")
     deep = tmp_path / "new" / "deep"
-    assert synced == [deep / f".file.{os.getpid()}", deep, deep.parent, tmp_path]
+    assert synced == [deep.parent, tmp_path, deep / f".file.{os.getpid()}", deep]
     synced.clear()
     (tmp_path / ".model" / "critic").mkdir(parents=True)
     (tmp_path / ".model" / "critic" / "weights").write_text("x")

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vimpo.config_types import ConfigError, DamagedError
-from vimpo.records import read_sealed, sha256
+from vimpo.records import make_folder, read_sealed, room_for, sha256
 
 
 def make_again(folder: Path) -> str:
@@ -57,7 +57,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
+    with room_for(folder):
+        make_folder(folder)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -71,5 +72,5 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-        with suppress(OSError):
-            folder.rmdir()  # where it is empty: a run that was refused leaves nothing
+        with suppress(OSError):  # not empty, unless the run could not start
+            folder.rmdir()

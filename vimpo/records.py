@@ -63,8 +63,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     data = content.encode() if isinstance(content, str) else content
     with room_for(path.parent):
-        new = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with aside.open("wb") as file:
                 file.write(data)
@@ -73,8 +72,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
-        for folder in (path.parent, *(p.parent for p in new)):
-            sync(folder)
+        sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder and those above it, whose names are brought to the disk."""
+    new = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:
