@@ -802,6 +802,8 @@ def load_study(source: str | Path | dict | None = None) -> Study:
         return Study.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain(error, Study)) from None
+    except RecursionError:
+        raise ConfigError("config: a value holds itself; allowed: finite nesting") from None
 
 
 def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
