@@ -107,16 +107,17 @@ def test_the_workflow_refuses_a_hostile_name_before_anything_runs(tmp_path):
 
 
 def test_texts_that_may_hold_anything_reach_no_shell(tmp_path):
-    """Hub names and prompts are free texts: a job finds them in its file, as they are."""
+    """Hub names are free texts: they are looked up and written as they are, never run."""
     hostile = "'; touch owned; $(touch owned) `touch owned` \" \n touch owned {output} #"
     config = tiny(sizes={"nano": {"path": f"owner/{hostile}"}})
-    done = snakemake(tmp_path, config, "results/tiny/config.yaml")
-    assert done.returncode == 0, done.stderr
-    written = load_study(tmp_path / "results/tiny/config.yaml")
-    assert written.sizes["nano"].path == f"owner/{hostile}"
     dry = snakemake(tmp_path, config, "--dry-run", "--printshellcmds", "all")
     assert dry.returncode == 0, dry.stderr
     assert "touch" not in dry.stdout + dry.stderr
+    done = snakemake(tmp_path, config, "results/tiny/config.yaml")
+    assert done.returncode != 0
+    assert "error: sizes.nano.path: " in done.stdout + done.stderr  # there is no such model
+    (merged,) = (tmp_path / ".snakemake/studies").glob("*.yaml")
+    assert load_study(merged).sizes["nano"].path == f"owner/{hostile}"
     assert not (tmp_path / "owned").exists()
 
 
