@@ -10,6 +10,7 @@ Symbols are those of the VIMPO paper (arXiv 2606.20008): beta scales the log-rat
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -837,9 +838,14 @@ def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     return "\n".join(dict.fromkeys(lines))
 
 
+@functools.cache
+def _schema(model: type[BaseModel]) -> dict:
+    return model.model_json_schema()
+
+
 def _allowed(model: type[BaseModel], place: list[str]) -> str:
     """The range of the number at `place`, read from the schema; empty where it has none."""
-    schema = model.model_json_schema()
+    schema = _schema(model)
     definitions, node = schema.get("$defs", {}), schema
     for part in place:
         options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
