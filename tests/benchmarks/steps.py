@@ -115,6 +115,8 @@ def main() -> None:
 
     how = {"results": options.results, "threads": options.threads}
     report = {"threads": options.threads, "sizes": {}}
+    if options.output.exists():  # other sizes stay
+        report["sizes"] = json.loads(options.output.read_text())["sizes"]
     print(f"{'size':5}{'time/GRPO':>20}{'time/PPO':>20}{'memory/PPO':>12}{'utilisation':>13}")
     for size in options.sizes:
         in_fresh_process(algorithm="grpo", size=size, steps=1, **how)  # makes the base policy
