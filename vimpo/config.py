@@ -932,7 +932,7 @@ def check_results_folder(study: Study) -> None:
         else:
             left_out = PLACEMENT if section == "runtime" else None
             old, new = (s.model_dump(mode="json", exclude=left_out) for s in (old, new))
-        differences += _differences(old, new, section)
+        differences += setting_differences(old, new, section)
     if differences:
         raise ConfigError(
             f"results: '{study.folder}' was made by another configuration "
@@ -941,11 +941,11 @@ def check_results_folder(study: Study) -> None:
         )
 
 
-def _differences(old: Any, new: Any, place: str) -> list[str]:
+def setting_differences(old: Any, new: Any, place: str) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for key in dict.fromkeys([*old, *new])
-            for line in _differences(old.get(key), new.get(key), f"{place}.{key}")
+            for line in setting_differences(old.get(key), new.get(key), f"{place}.{key}")
         ]
     return [] if old == new else [f"{place}: {old} there, {new} here"]
