@@ -56,9 +56,9 @@ class Score:
     sd: float = NAN
 
 
-def scores(side: Side, probes: bool) -> dict[tuple, dict[float, Score]]:
-    """(kind, number, algorithm, size, noise) -> seed -> score; seed NaN: the group's mean alone."""
-    found: dict[tuple, dict[float, Score]] = {}
+def scores(side: Side, probes: bool) -> dict[tuple, dict[float | None, Score]]:
+    """(kind, number, algorithm, size, noise) -> seed -> score; seed None: the mean over seeds."""
+    found: dict[tuple, dict[float | None, Score]] = {}
     _accuracies(side, found)
     _curves(side, found)
     if probes:
@@ -100,7 +100,7 @@ def _curves(side: Side, found: dict) -> None:
                 )
                 score = Score(float(smooth.mean().iloc[-1]))
                 found.setdefault(("curves", number, *group), {})[seed] = score
-        elif "curves_summary" in side.tables:
+        if "curves_summary" in side.tables:
             frame = side.tables["curves_summary"]
             last = frame[frame["metric"] == metric].sort_values("step").groupby(GROUP).tail(1)
             _add_means(side, last, "curves", [number] * len(last), found)
@@ -114,7 +114,7 @@ def _probes(side: Side, found: dict) -> None:
             if row.probe not in MACHINE_PROBES:
                 key = ("probes", _probe_name(row), row.algorithm, row.size, row.noise)
                 found.setdefault(key, {})[row.seed] = Score(row.value, row.stderr, df)
-    elif "probe_summary" in side.tables:
+    if "probe_summary" in side.tables:
         frame = side.tables["probe_summary"]
         frame = frame[(frame["position"] == WHOLE) & ~frame["probe"].isin(MACHINE_PROBES)]
         _add_means(side, frame, "probes", [_probe_name(r) for r in frame.itertuples()], found)
@@ -131,17 +131,20 @@ def _add_means(side: Side, frame: pd.DataFrame, kind: str, names: list[str], fou
         group = (row.algorithm, row.size, row.noise)
         score = _of_interval(row, side.study.probes.problems - 1)
         alone = score.n == 1 and len(seeds.get(group, ())) == 1
-        seed = next(iter(seeds[group])) if alone else NAN
-        found.setdefault((kind, name, *group), {})[seed] = score
+        seed = next(iter(seeds[group])) if alone else None
+        # what was read of the run itself knows more
+        found.setdefault((kind, name, *group), {}).setdefault(seed, score)
 
 
 def _of_interval(row: object, df: float) -> Score:
     """Mean, and the standard deviation or standard error that its interval was made of.
 
-    Intervals are cut at the bounds of the quantity: the longer half is the whole one, unless both
-    are cut.
+    Intervals are cut at the bounds of the quantity, and the longer half is the whole one; of an
+    interval that is cut at both ends nothing is known.
     """
     n, half = int(row.n), max(row.mean - row.low, row.high - row.mean)
+    if row.low in (-1, 0) and row.high == 1:
+        return Score(row.mean, n=n)
     if row.method == "Student t":
         sd = half / t_quantile(row.confidence, n - 1) * math.sqrt(n)
         return Score(row.mean, n=n, sd=sd)
@@ -169,10 +172,10 @@ def compare_scores(a: Side, b: Side, cells: list[Cell], probes: bool) -> pd.Data
         pairs = [(s, old[s], new[s]) for s in seeds if s in old and s in new]
         alike = True
         if not pairs:
-            pairs = [(NAN, _mean(old), _mean(new))]
+            pairs = [(None, _mean(old), _mean(new))]
             alike = a.seeds[tuple(group)] == b.seeds[tuple(group)]
         for seed, x, y in pairs:
-            label = "mean" if math.isnan(seed) else f"{seed:g}" if seed >= 0 else ""
+            label = "mean" if seed is None else f"{seed:g}" if seed >= 0 else ""
             key = dict(zip(GROUP, group, strict=True))
             key |= {"kind": kind, "seed": label, "number": number}
             rows.append(key | _row(x, y, spread, alike and x.n == y.n))
@@ -205,19 +208,19 @@ def _pooled_spreads(found: dict) -> dict[tuple, Spread]:
     return {key: pooled(values) for key, values in groups.items()}
 
 
-def _sd(by_seed: dict[float, Score]) -> tuple[float, int]:
+def _sd(by_seed: dict[float | None, Score]) -> tuple[float, int]:
     """Standard deviation between the runs of a group, and how many they are."""
-    if len(by_seed) == 1:
-        (score,) = by_seed.values()
-        return score.sd, score.n
-    values = [score.value for score in by_seed.values()]
-    return float(np.std(values, ddof=1)), len(values)
+    values = [score.value for seed, score in by_seed.items() if seed is not None]
+    if values:
+        return (float(np.std(values, ddof=1)) if len(values) > 1 else NAN), len(values)
+    return by_seed[None].sd, by_seed[None].n
 
 
-def _mean(by_seed: dict[float, Score]) -> Score:
-    if len(by_seed) == 1:
-        return next(iter(by_seed.values()))
-    values = list(by_seed.values())
-    value = float(f"{np.mean([s.value for s in values]):.10g}")  # as tables write it
-    error = float(np.mean([s.stderr for s in values]))
-    return Score(value, error, values[0].df, len(values))
+def _mean(by_seed: dict[float | None, Score]) -> Score:
+    """Over seeds: as the tables have it, where they do, so that its digits can be compared."""
+    runs = [score for seed, score in by_seed.items() if seed is not None]
+    if not runs:
+        return by_seed[None]
+    mean = float(np.mean([s.value for s in runs]))
+    value = by_seed[None].value if None in by_seed else mean
+    return Score(value, float(np.mean([s.stderr for s in runs])), runs[0].df, len(runs))
