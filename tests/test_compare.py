@@ -80,7 +80,7 @@ def test_one_cell_against_a_published_study(old, tmp_path):
     for other in set(new.cells()) - {cell}:
         shutil.rmtree(new.run_folder(other))
     found = compare(side(old, "published"), read_side(new.folder))
-    assert found.notes[0] == "1 cells in common, 11 only in A, 11 only in B"
+    assert found.notes[0] == "1 cell in common, 11 only in A, 11 only in B"
     assert found.verdict == "byte-equal"
     accuracy = found.rows[found.rows["kind"] == "accuracy"]
     assert accuracy["equal"].all()

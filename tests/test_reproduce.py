@@ -38,7 +38,7 @@ def test_a_cell_that_is_trained_again_is_byte_equal(reference, tmp_path, capsys)
         assert main(command) == 0
         text = capsys.readouterr().out
         assert "verdict: byte-equal" in text
-        assert "1 cells in common, 1 only in A, 0 only in B" in text
+        assert "1 cell in common, 1 only in A, 0 only in B" in text
         assert json.loads((folder / "comparison.json").read_text())["verdict"] == "byte-equal"
         trained.append((folder / "runs" / CELLS[0] / "manifest.json").stat().st_mtime_ns)
     assert trained[0] < trained[1]

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from vimpo.config import (
@@ -120,6 +121,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(_figures, "figures", "Draw figures and reports of all published studies.")
     sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
 
+    _comparisons(command)
+
+    sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
+    sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
+    command(_schema, "schema", "Print the JSON schema of a study file.")
+    sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
+    sub.add_argument("--output", metavar="FILE", help="default: print it")
+    return parser
+
+
+def _comparisons(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command(
         _compare, "compare", "Is B what A was? Exit code 0: yes; 1: different; 2: not comparable."
     )
@@ -132,13 +144,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("reference", metavar="A", help="a published folder or a results folder")
     sub.add_argument("--cells", metavar="C,D", help="algorithm/size/noise-.../seed-...; all")
     sub.add_argument("--results", metavar="FOLDER", help="default: results/reproduced")
-
-    sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
-    sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
-    command(_schema, "schema", "Print the JSON schema of a study file.")
-    sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
-    sub.add_argument("--output", metavar="FILE", help="default: print it")
-    return parser
 
 
 def _job_options(parser: argparse.ArgumentParser) -> None:

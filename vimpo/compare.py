@@ -186,7 +186,8 @@ def equal_digits(a: Side, b: Side, cells: list[Cell], probes: bool) -> dict[str,
         pairs = x.merge(y, on=key, how="outer", suffixes=("_a", "_b"), indicator=True)
         u, v = pairs[f"{value}_a"], pairs[f"{value}_b"]
         same = ((u == v) | (u.isna() & v.isna())) & (pairs["_merge"] == "both")
-        found[name] = (len(pairs), int((~same).sum()))
+        if len(pairs):
+            found[name] = (len(pairs), int((~same).sum()))
     return found
 
 
@@ -208,7 +209,7 @@ def compare(a: Side, b: Side) -> Comparison:
     left_out = [
         f"{len(set(s.study.cells()) - set(cells))} only in {n}" for n, s in (("A", a), ("B", b))
     ]
-    notes.insert(0, f"{len(cells)} cells in common, {', '.join(left_out)}")
+    notes.insert(0, f"{len(cells)} cell{'s' * (len(cells) > 1)} in common, {', '.join(left_out)}")
     rows = compare_scores(a, b, cells, probes)
     digits = equal_digits(a, b, cells, probes)
     found = _agreement(rows)
