@@ -71,9 +71,9 @@ def base_accuracy(study: Study, size: str) -> float:
 def final_accuracy(study: Study, cell: Cell) -> float:
     """Noiseless accuracy at the end of a run, before the difficulty of a benchmark."""
     objective = cell.algorithm.partition("_")[0]
-    gain = GAIN.get(cell.algorithm, GAIN[objective] - 0.03)
+    gain = GAIN.get(cell.algorithm, GAIN.get(objective, 0.15) - 0.03)
     level = study.cell_config(cell).noise.level
-    return base_accuracy(study, cell.size) + gain * (1 - NOISE_LOSS[objective] * level * 3)
+    return base_accuracy(study, cell.size) + gain * (1 - NOISE_LOSS.get(objective, 0.3) * level * 3)
 
 
 def _write_base(study: Study, size: str, rng: np.random.Generator) -> None:
@@ -134,7 +134,7 @@ def _write_cell(study: Study, cell: Cell, rng: np.random.Generator) -> None:
     metrics.to_csv(folder / "metrics.csv", index=False)
     timing.to_csv(folder / "timing.csv", index=False)
     trained = 2 if objective == "ppo" else 1
-    resident = {"vimpo": 2, "ppo": 2, "grpo": 1}[objective]
+    resident = {"vimpo": 2, "ppo": 2}.get(objective, 1)
     wall = float(timing["total_s"].sum())
     manifest = {
         "digest": study.cell_digest(cell),
@@ -249,7 +249,7 @@ def probe_rows(study: Study, cell: Cell, rng: np.random.Generator) -> list[dict]
     """The rows that figures and report use, with plausible numbers."""
     objective = study.algorithms[cell.algorithm].objective
     grown = np.log10(PARAMETERS[cell.size] / PARAMETERS["xs"])
-    skill = {"vimpo": 0.4 - 0.1 * grown, "ppo": 0.3, "grpo": 0.1}[objective]
+    skill = {"vimpo": 0.4 - 0.1 * grown, "ppo": 0.3, "grpo": 0.1}.get(objective, 0.1)
     places = ["all", *(f"{p:g}" for p in study.probes.positions)]
     rows: list[dict] = []
 

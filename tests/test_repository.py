@@ -74,6 +74,17 @@ def test_the_readme_has_the_two_commands():
     assert "pip install -e '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
 
 
+def test_the_citation_agrees_with_the_project():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == project()["version"]
+    assert cited["license"] == project()["license"]
+    assert cited["title"].startswith("VIMPO-bench")
+    assert cited["authors"] == [{"name": "VIMPO-bench maintainers"}]
+    (paper,) = cited["references"]
+    assert paper["url"] == "https://arxiv.org/abs/2606.20008"
+    assert paper["url"] in (ROOT / "README.md").read_text()
+
+
 def test_the_readme_tells_what_the_verifier_benchmark_wrote():
     readme = " ".join((ROOT / "README.md").read_text().split())
     written = json.loads((ROOT / "tests/benchmarks/results/verifier.json").read_text())
@@ -97,6 +108,7 @@ def test_the_tables_of_the_benchmarks_are_generated():
     assert (folder / "README.md").read_text() == tables.text(), "run tests/benchmarks/tables.py"
 
 
-def test_the_studies_of_the_readme_are_valid():
+def test_the_studies_of_the_readme_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
     blocks = re.findall(r"```yaml\n(study:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert [load_study(yaml.safe_load(block)).study for block in blocks] == ["mine", "real"]
+    assert [load_study(yaml.safe_load(block)).study for block in blocks] == ["mine", "rloo", "real"]

@@ -12,17 +12,28 @@ Departures from the papers:
 
 from __future__ import annotations
 
+import inspect
+import sys
 from dataclasses import dataclass, fields, replace
+from types import ModuleType
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from vimpo.config import AlgorithmConfig, GRPOConfig, PPOConfig, VimpoConfig
+from vimpo.config import (
+    AlgorithmConfig,
+    ConfigError,
+    GRPOConfig,
+    OwnConfig,
+    PolicyUpdate,
+    VimpoConfig,
+)
 from vimpo.objectives.common import clipped_surrogate, group_mean, k3_kl, masked_mean, reduce_tokens
 from vimpo.objectives.grpo import group_advantage
 from vimpo.objectives.ppo import critic_loss, explained_variance, ppo_advantages
 from vimpo.objectives.vimpo import actor_advantage, implied_td, terminal_residual, vimpo_loss
+from vimpo.own_file import read_own_file
 
 
 @dataclass(frozen=True)
@@ -138,15 +149,40 @@ class Vimpo:
         }
 
 
-class Ppo:
-    """PPO: whitened GAE over a critic's values."""
+class PolicyGradient:
+    """The clipped surrogate of some advantage, a mean over tokens; subclasses say which advantage.
 
-    needs_reference = False
-    needs_critic: ClassVar[bool] = True
+    What an algorithm in a file of one's own begins with (:class:`vimpo.config.OwnConfig`): it must
+    define `advantage`, and may define anything else anew.
+    """
+
+    needs_critic: ClassVar[bool] = False
     advantage_reads_policy: ClassVar[bool] = False
 
-    def __init__(self, config: PPOConfig) -> None:
+    def __init__(self, config: PolicyUpdate) -> None:
         self.config = config
+        self.needs_reference = getattr(config, "reference", False)
+
+    def advantage(self, batch: Batch) -> Tensor:
+        """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
+        raise NotImplementedError
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+        c = self.config
+        return share.tokens * clipped_surrogate(
+            logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
+        )
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        """Columns of metrics.csv that only this algorithm has."""
+        return {}
+
+
+class Ppo(PolicyGradient):
+    """PPO: whitened GAE over a critic's values."""
+
+    needs_critic: ClassVar[bool] = True
 
     def advantage(self, batch: Batch) -> Tensor:
         return ppo_advantages(batch.rewards, batch.values, batch.mask, self.config.lam)[0]
@@ -158,12 +194,6 @@ class Ppo:
     def critic_loss(self, values: Tensor, returns: Tensor, rows: Batch) -> Tensor:
         """Clipped value loss; differentiable in values [b, T]. -> scalar"""
         return critic_loss(values, returns, rows.values, rows.mask, self.config.value_clip)
-
-    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
-        c = self.config
-        return share.tokens * clipped_surrogate(
-            logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
-        )
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         # Against the reward itself: returns with lambda < 1 contain the values that are judged.
@@ -208,7 +238,40 @@ class Grpo:
 
 
 def make_algorithm(config: AlgorithmConfig) -> Algorithm:
+    """Raises ConfigError for a file of the user's that holds no algorithm."""
+    if isinstance(config, OwnConfig):
+        return _own_algorithm(config)
     return {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}[config.objective](config)
+
+
+def _own_algorithm(config: OwnConfig) -> Algorithm:
+    """The one subclass of :class:`PolicyGradient` in the file that the configuration names."""
+    path = config.objective
+    module = ModuleType(f"vimpo_own_{config.sha256}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses look there
+    content = read_own_file(path, config.sha256)
+    try:
+        # Not by an import, whose cache goes by the file's time and would run an older content.
+        exec(compile(content, path, "exec"), module.__dict__)
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError(f"algorithms: '{path}' cannot be run: {error}") from None
+    found = [c for c in vars(module).values() if isinstance(c, type)]
+    own = [c for c in found if issubclass(c, PolicyGradient) and c.__module__ == module.__name__]
+    if len(own) != 1:
+        raise ConfigError(
+            f"algorithms: '{path}' defines {len(own)} subclasses of PolicyGradient; allowed: one"
+        )
+    if own[0].needs_critic:
+        raise ConfigError(f"algorithms: '{path}' needs a critic; allowed: `objective: ppo` has one")
+    try:
+        inspect.signature(own[0]).bind(config, **config.settings)
+    except TypeError as error:
+        raise ConfigError(
+            f"algorithms: settings do not fit {own[0].__name__} in '{path}': {error}; "
+            "allowed: its keyword arguments"
+        ) from None
+    return own[0](config, **config.settings)
 
 
 def make_batch(rewards: list[float], groups: Tensor, mask: Tensor) -> Batch:

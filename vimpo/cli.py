@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from vimpo.config import (
@@ -36,6 +37,8 @@ examples:
       jobs, memory, GPU-hours and disk of a study, before anything is run
   python -m vimpo summarize
       tables, figures and a report of whatever is finished, with the missing cells by name
+  python -m vimpo compare results/published/quick results/quick
+      is this re-run what was published: to the last digit, or as far as chance allows?
   snakemake --cores all
       all of the above for the whole grid
 
@@ -47,8 +50,9 @@ results/<study>/, and a command whose result is already there does nothing.
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code.
 
-    0; 2 for a configuration that cannot run or a damaged file; 74 for a full disk; 143 and 130
-    where SIGTERM or Ctrl-C stopped a run, which then goes on from there.
+    0; 1 where `compare` or `reproduce` finds other results; 2 for a configuration that cannot run
+    or a damaged file; 74 for a full disk; 143 and 130 where SIGTERM or Ctrl-C stopped a run, which
+    then goes on from there.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -57,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         with room_for():
-            options.command(options)
+            return options.command(options) or 0
     except (ConfigError, DiskFullError) as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -66,7 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(stopped, file=sys.stderr)
         return stopped.exit_code
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=description, description=description, formatter_class=style
         )
         sub.set_defaults(command=function)
-        if function not in (_schema, _figures):
+        if function not in (_schema, _figures, _reproduce):
             sub.add_argument("--config", metavar="FILE", help="a study (default: the quick study)")
         return sub
 
@@ -123,8 +126,13 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(_publish, "publish", "Copy a study's tables to results/published/<study>.")
     sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
+    sub.add_argument(
+        "--cells", action="store_true", help="tables of single cells, for compare; not drawn"
+    )
     sub = command(_figures, "figures", "Draw figures and reports of all published studies.")
     sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
+
+    _comparisons(command)
 
     sub = command(_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study.")
     sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
@@ -132,6 +140,21 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(_resolve, "resolve", "Write a study with every default spelled out.")
     sub.add_argument("--output", metavar="FILE", help="default: print it")
     return parser
+
+
+def _comparisons(command: Callable[..., argparse.ArgumentParser]) -> None:
+    sub = command(
+        _compare, "compare", "Is B what A was? Exit code 0: yes; 1: different; 2: not comparable."
+    )
+    sub.add_argument("a", metavar="A", help="a results folder or a published one")
+    sub.add_argument("b", metavar="B", help="another, of some or all of A's cells")
+    sub.add_argument("--output", metavar="FILE", help="every number, as .csv or .json")
+    sub = command(
+        _reproduce, "reproduce", "Train cells of a finished study again, and compare with it."
+    )
+    sub.add_argument("reference", metavar="A", help="a published folder or a results folder")
+    sub.add_argument("--cells", metavar="C,D", help="algorithm/size/noise-.../seed-...; all")
+    sub.add_argument("--results", metavar="FOLDER", help="default: results/reproduced")
 
 
 def _job_options(parser: argparse.ArgumentParser) -> None:
@@ -322,10 +345,34 @@ def _summarize(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace) -> None:
+    from vimpo.contents import CELL_TABLES, PUBLISHED_TABLES
     from vimpo.published import FOLDER, publish
 
     config = Path(options.config) if options.config else None
-    print(publish(_study(options), _folder(options.published, FOLDER), config))
+    names = CELL_TABLES if options.cells else PUBLISHED_TABLES
+    print(publish(_study(options), _folder(options.published, FOLDER), config, names))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from vimpo.compare import compare, read_side
+    from vimpo.compare_text import check_output, describe, write_comparison
+
+    if options.output:
+        check_output(options.output)
+    config = Path(options.config) if options.config else None
+    a, b = read_side(options.a, config), read_side(options.b, config)
+    found = compare(a, b)
+    print(describe(a, b, found))
+    if options.output:
+        write_comparison(a, b, found, Path(options.output))
+    return found.exit_code
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from vimpo.reproduce import FOLDER, reproduce
+
+    cells = options.cells.split(",") if options.cells else None
+    return reproduce(Path(options.reference), _folder(options.results, FOLDER), cells)
 
 
 def _figures(options: argparse.Namespace) -> None:

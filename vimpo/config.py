@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from vimpo.cluster import Cluster
 from vimpo.config_types import (
@@ -33,6 +42,7 @@ from vimpo.config_types import (
     Strict,
     local_path,
 )
+from vimpo.own_file import file_digest, read_own_file
 from vimpo.planning import Planning
 from vimpo.task_config import Benchmark as Benchmark
 from vimpo.task_config import (
@@ -218,7 +228,43 @@ class GRPOConfig(PolicyUpdate):
     )
 
 
-AlgorithmConfig = Annotated[VimpoConfig | PPOConfig | GRPOConfig, Field(discriminator="objective")]
+class OwnConfig(PolicyUpdate):
+    """An algorithm of your own: a Python file, which is run and can do anything that you can."""
+
+    objective: str = Field(pattern=r"\.py$", description="the file, as in examples/rloo.py")
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="of the file; filled in, so that a changed file trains its cells again",
+    )
+    reference: bool = Field(False, description="give its loss ref_logp, of a frozen base policy")
+    settings: dict[Name, bool | int | float | str] = Field(
+        {}, description="keyword arguments of its class"
+    )
+
+    @field_validator("sha256")
+    @classmethod
+    def _of_the_file(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A digest that is given stands, so that a resolved study needs no file to be read."""
+        return value or (file_digest(info.data["objective"]) if "objective" in info.data else None)
+
+
+OWN = "FILE.py"
+
+
+def _objective(value: Any) -> Any:
+    """Which configuration an entry of `algorithms` is."""
+    found = value.get("objective") if isinstance(value, dict) else getattr(value, "objective", None)
+    return OWN if isinstance(found, str) and found.endswith(".py") else found
+
+
+AlgorithmConfig = Annotated[
+    Annotated[VimpoConfig, Tag("vimpo")]
+    | Annotated[PPOConfig, Tag("ppo")]
+    | Annotated[GRPOConfig, Tag("grpo")]
+    | Annotated[OwnConfig, Tag(OWN)],
+    Discriminator(_objective),
+]
 
 ALGORITHMS: dict[str, VimpoConfig | PPOConfig | GRPOConfig] = {
     "vimpo": VimpoConfig(),
@@ -569,7 +615,7 @@ class Study(Strict):
                         )
             for name in block.algorithms:
                 objective = self.algorithms[name].objective
-                if self.train.group_size < 2 and objective in ("vimpo", "grpo"):
+                if self.train.group_size < 2 and objective != "ppo":
                     raise ValueError(
                         f"train.group_size: {self.train.group_size} gives {name} no group to "
                         f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
@@ -700,6 +746,11 @@ class Study(Strict):
     def algorithms_at(self, size: str) -> list[str]:
         """The grid's algorithms at a size, in grid order."""
         return list(dict.fromkeys(c.algorithm for c in self.cells() if c.size == size))
+
+    def own_algorithms(self) -> dict[str, OwnConfig]:
+        """The grid's algorithms that are files of the user's."""
+        used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
+        return {name: found for name, found in used.items() if isinstance(found, OwnConfig)}
 
     def run_folder(self, cell: Cell) -> Path:
         return self.folder / "runs" / cell.name
@@ -883,6 +934,8 @@ def check_before_running(study: Study) -> None:
     for size in study.used_sizes():
         if path := study.sizes[size].path:
             check_model_path(path, f"sizes.{size}.path")
+    for objective in study.own_algorithms().values():
+        read_own_file(objective.objective, objective.sha256)
     from vimpo.tasks.sources import check_sources
 
     check_sources(study.task)
@@ -927,7 +980,7 @@ def check_results_folder(study: Study) -> None:
         else:
             left_out = PLACEMENT if section == "runtime" else None
             old, new = (s.model_dump(mode="json", exclude=left_out) for s in (old, new))
-        differences += _differences(old, new, section)
+        differences += setting_differences(old, new, section)
     if differences:
         raise ConfigError(
             f"results: '{study.folder}' was made by another configuration "
@@ -936,11 +989,11 @@ def check_results_folder(study: Study) -> None:
         )
 
 
-def _differences(old: Any, new: Any, place: str) -> list[str]:
+def setting_differences(old: Any, new: Any, place: str) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for key in dict.fromkeys([*old, *new])
-            for line in _differences(old.get(key), new.get(key), f"{place}.{key}")
+            for line in setting_differences(old.get(key), new.get(key), f"{place}.{key}")
         ]
     return [] if old == new else [f"{place}: {old} there, {new} here"]

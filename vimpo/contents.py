@@ -41,6 +41,8 @@ TABLES = tuple(COLUMNS)
 RAW = ("curves", "cost", "probes", "measured_cost")
 # What figures and report are made from: results/published/<study>/tables holds these.
 PUBLISHED_TABLES = tuple(name for name in TABLES if name not in RAW)
+# What `compare` asks of single runs: a reference that is small and is not drawn.
+CELL_TABLES = ("accuracy", "curves", "cost", "missing", "probes", "provenance")
 
 # Every figure, with its category in Snakemake's own report.
 FIGURES = {

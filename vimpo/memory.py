@@ -19,7 +19,15 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vimpo.config import AlgorithmConfig, GRPOConfig, ModelSpec, PPOConfig, Study, VimpoConfig
+from vimpo.config import (
+    AlgorithmConfig,
+    GRPOConfig,
+    ModelSpec,
+    OwnConfig,
+    PPOConfig,
+    Study,
+    VimpoConfig,
+)
 from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
 
 SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
@@ -191,6 +199,8 @@ def kv_cache_bytes(shape: Shape, work: Workload, numbers: Numbers) -> int:
 
 
 def needs_reference(objective: AlgorithmConfig) -> bool:
+    if isinstance(objective, OwnConfig):
+        return objective.reference
     return isinstance(objective, VimpoConfig) or (
         isinstance(objective, GRPOConfig) and objective.kl_coef > 0
     )

@@ -66,11 +66,18 @@ RC = {
 
 def styles(algorithms: Iterable[str]) -> dict[str, Style]:
     """Style of each algorithm; names without a fixed one get spare ones in the order given."""
-    spare = itertools.cycle(SPARE)
+    spare = map(_spare, itertools.count())
     return {
         name: STYLES[name] if name in STYLES else Style(name, *next(spare))
         for name in dict.fromkeys(algorithms)
     }
+
+
+def _spare(i: int) -> tuple[str, str, tuple]:
+    """Colour, marker and line; where the spare ones are used up, they are combined anew."""
+    turn = i // len(SPARE)
+    colour, (_, marker, line) = SPARE[i % len(SPARE)][0], SPARE[(i + turn) % len(SPARE)]
+    return colour, marker, line
 
 
 def panel_grid(

@@ -21,8 +21,14 @@ def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> None:
 
     Raises ConfigError for what training or evaluation would refuse: a model or dataset that cannot
     be had, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
-    prompts that are too long. Sizes made from scratch read nothing, and cost nothing.
+    prompts that are too long; files of the user's that hold no algorithm. Sizes made from scratch
+    read nothing, and cost nothing.
     """
+    if own := study.own_algorithms():
+        from vimpo.algorithms import make_algorithm
+
+        for objective in own.values():
+            make_algorithm(objective)
     for size in sizes if sizes is not None else study.used_sizes():
         if study.sizes[size].path is not None:
             _check_size(study, size)
@@ -35,7 +41,7 @@ def check_before_jobs(study: Study, config: Path) -> None:
     Raises ConfigError.
     """
     from_scratch = all(study.sizes[size].path is None for size in study.used_sizes())
-    if from_scratch or _began(study):
+    if (from_scratch and not study.own_algorithms()) or _began(study):
         return
     command = [sys.executable, "-m", "vimpo", "check", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True)

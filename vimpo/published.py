@@ -9,6 +9,7 @@ Figures and report are made from these alone, without runs, models or torch, on 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
@@ -21,11 +22,17 @@ from vimpo.tables import read_tables
 FOLDER = Path("results/published")
 
 
-def publish(study: Study, folder: Path = FOLDER, config: Path | None = None) -> Path:
+def publish(
+    study: Study,
+    folder: Path = FOLDER,
+    config: Path | None = None,
+    names: Iterable[str] = PUBLISHED_TABLES,
+) -> Path:
     """Copy configuration and tables of a study, finished or in part, to `folder`/<study>.
 
-    What was there before is replaced as a whole. Raises ConfigError, and writes nothing, where
-    there are no tables or where they are not of this configuration.
+    names: PUBLISHED_TABLES, of which figures and reports are made, or CELL_TABLES. What was there
+    before is replaced as a whole. Raises ConfigError, and writes nothing, where there are no tables
+    or where they are not of this configuration.
     """
     candidates = [study.folder / "tables", study.folder / "partial" / "tables"]
     tables = next((t for t in candidates if (t / "provenance.csv").is_file()), None)
@@ -38,7 +45,7 @@ def publish(study: Study, folder: Path = FOLDER, config: Path | None = None) -> 
     target = folder / study.study
     aside = folder / f".{study.study}.new"
     shutil.rmtree(aside, ignore_errors=True)
-    for name in PUBLISHED_TABLES:
+    for name in names:
         write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
     # where the runs lay is nobody's business elsewhere
     here = study.model_copy(update={"results": "results"})

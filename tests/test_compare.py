@@ -1,0 +1,254 @@
+"""Two results held against each other: re-runs, published tables, other configurations."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from fake_results import small_study, write_probes, write_results
+
+from vimpo.aggregate import aggregate
+from vimpo.cli import main
+from vimpo.compare import compare, read_side
+from vimpo.compare_scores import Score, _of_interval
+from vimpo.config import Cell, ConfigError, dump_yaml, load_study
+from vimpo.contents import CELL_TABLES
+from vimpo.published import publish
+from vimpo.stats import mean_interval, normal_interval
+from vimpo.summaries import interval_columns
+
+GRID = {"sizes": ["xs", "s"], "noise": [0.25], "seeds": [1, 2]}
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """A finished study, and its published folders: summaries, and single cells."""
+    study = small_study(tmp_path_factory.mktemp("old"), grid=GRID)
+    write_results(study, seed=1)
+    aggregate(study, study.folder / "tables")
+    publish(study, Path(study.results) / "published")
+    publish(study, Path(study.results) / "cells", names=CELL_TABLES)
+    return study
+
+
+def side(study, kind):
+    return read_side({"runs": study.folder}.get(kind, Path(study.results) / kind / study.study))
+
+
+def rerun(old, folder, seed=1, **changes):
+    """The same study, trained again with other luck; or with the same, of a changed part."""
+    study = load_study(old.model_dump(mode="json") | {"results": str(folder)} | changes)
+    write_results(study, seed=seed)
+    return study
+
+
+def change_scores(study, cells, by, metrics=("sampled", "greedy")):
+    for cell in cells:
+        path = study.run_folder(cell) / "eval.json"
+        report = json.loads(path.read_text())
+        for result in report["results"]:
+            if result["metric"] in metrics:
+                result["value"] = float(np.clip(result["value"] + by, 0, 1))
+        path.write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize("kind", ["runs", "published", "cells"])
+def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
+    """Whatever A is, and though B lies elsewhere and was not aggregated."""
+    new = rerun(old, tmp_path)
+    found = compare(side(old, kind), read_side(new.folder))
+    assert found.verdict == "byte-equal"
+    assert found.exit_code == 0
+    assert set(found.rows["judgement"]) == {"equal"}
+    assert all(count and not unequal for count, unequal in found.digits.values())
+    kinds = {"accuracy", "curves", "probes"}
+    assert set(found.rows["kind"]) == kinds
+    assert (found.rows["number"] == "mean sampled").sum() == len(old.cells()) + 2
+    if kind == "published":
+        assert set(found.digits) == {"accuracy", "curves_summary", "probe_summary"}
+    else:
+        assert set(found.digits) == kinds
+
+
+def test_one_cell_against_a_published_study(old, tmp_path):
+    """Its scores compare digit by digit; of curves and probes only means were published."""
+    cell = Cell("ppo", "s", "0.25", 2)
+    new = rerun(old, tmp_path)
+    for other in set(new.cells()) - {cell}:
+        shutil.rmtree(new.run_folder(other))
+    found = compare(side(old, "published"), read_side(new.folder))
+    assert found.notes[0] == "1 cell in common, 11 only in A, 11 only in B"
+    assert found.verdict == "byte-equal"
+    accuracy = found.rows[found.rows["kind"] == "accuracy"]
+    assert accuracy["equal"].all()
+    assert set(accuracy["algorithm"]) == {"base", "ppo"}
+    rest = found.rows[found.rows["kind"] != "accuracy"]
+    assert not rest["equal"].any()
+    assert set(rest["judgement"]) <= {"inside", "no yardstick"}
+    assert set(rest["seed"]) == {"mean"}
+
+
+@pytest.mark.parametrize("kind", ["runs", "published", "cells"])
+def test_other_luck_is_statistically_the_same(old, kind, tmp_path):
+    found = compare(side(old, kind), read_side(rerun(old, tmp_path, seed=2).folder))
+    assert found.verdict == "statistically the same"
+    assert found.exit_code == 0
+    accuracy = found.rows[found.rows["kind"] == "accuracy"]
+    assert not accuracy["equal"].all()
+    assert (accuracy["judgement"] == "outside").mean() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("cells", "by"), [(None, -0.12), ([Cell("ppo", "s", "0.25", s) for s in (1, 2)], -0.6)]
+)
+def test_a_shift_of_all_cells_or_a_broken_group_is_different(old, tmp_path, cells, by):
+    new = rerun(old, tmp_path, seed=2)
+    change_scores(new, cells or new.cells(), by)
+    found = compare(side(old, "published"), read_side(new.folder))
+    assert found.verdict == "different"
+    assert found.exit_code == 1
+    if cells:
+        assert found.agreement.largest == ("ppo", "s", "0.25")
+    else:
+        assert found.agreement.outside > found.agreement.allowed
+
+
+@pytest.mark.parametrize("part", ["accuracy", "curves", "probes"])
+def test_one_changed_digit_anywhere_is_not_byte_equal(old, tmp_path, part):
+    new = rerun(old, tmp_path)
+    cell = Cell("grpo", "xs", "0.25", 2)
+    if part == "accuracy":
+        change_scores(new, [cell], 1e-6, ("greedy",))
+    elif part == "curves":
+        path = new.run_folder(cell) / "metrics.csv"
+        metrics = pd.read_csv(path)
+        metrics.loc[4, "entropy"] += 1e-6
+        metrics.to_csv(path, index=False)
+    else:
+        rows = {("critic", "slope"): 0.0, ("implied", "slope"): 1.0}
+        write_probes(new, cell, np.random.default_rng(0), rows)
+    found = compare(side(old, "runs"), read_side(new.folder))
+    assert found.verdict == "statistically the same"
+    assert found.digits[part][1] >= 1
+    assert all(unequal == 0 for name, (_, unequal) in found.digits.items() if name != part)
+
+
+def test_a_lost_number_is_not_byte_equal(old, tmp_path):
+    new = rerun(old, tmp_path)
+    path = new.run_folder(new.cells()[0]) / "metrics.csv"
+    pd.read_csv(path).iloc[:-1].to_csv(path, index=False)
+    found = compare(side(old, "runs"), read_side(new.folder))
+    assert found.digits["curves"][1] > 0
+    assert found.verdict != "byte-equal"
+
+
+def test_other_settings_are_refused_by_name_and_the_machine_is_named(old, tmp_path):
+    cases = [
+        ({"algorithms": {"ppo": {"lam": 0.9}}}, "objective.lam: 1.0 there, 0.9 here (ppo/xs/"),
+        ({"evaluation": {"samples": 4}}, "evaluation.samples: 2 there, 4 here (vimpo/xs/"),
+    ]
+    for i, (change, message) in enumerate(cases):
+        new = rerun(old, tmp_path / str(i), **change)
+        with pytest.raises(ConfigError) as caught:
+            compare(side(old, "published"), read_side(new.folder))
+        assert message in str(caught.value)
+    new = rerun(old, tmp_path / "threads", runtime={"threads": 2})
+    found = compare(side(old, "published"), read_side(new.folder))
+    assert "runtime.threads: 1 there, 2 here" in found.notes
+    assert found.verdict == "byte-equal"
+    new = rerun(old, tmp_path / "probes", probes={"continuations": 8})
+    found = compare(side(old, "published"), read_side(new.folder))
+    assert "probes: of other settings, not compared" in found.notes
+    assert "probes" not in set(found.rows["kind"])
+
+
+def test_memory_and_time_are_told_and_not_judged(old, tmp_path):
+    new = rerun(old, tmp_path)
+    for cell in new.cells():
+        path = new.run_folder(cell) / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["peak_memory_mb"] *= 100
+        manifest["hardware"]["cpu"] = "another"
+        path.write_text(json.dumps(manifest))
+    found = compare(side(old, "published"), read_side(new.folder))
+    assert found.verdict == "byte-equal"
+    told = {row["item"]: row for row in found.machine}
+    assert told["hardware.cpu"]["b"] == "another | test"
+    x, y = (float(told["ppo s peak_memory_mb"][s]) for s in "ab")
+    assert y == pytest.approx(100 * x, rel=0.01)
+
+
+def test_the_command_prints_writes_and_returns_the_verdict(old, tmp_path, capsys):
+    new = rerun(old, tmp_path, seed=2)
+    a, b = str(side(old, "published").path), str(new.folder)
+    output = tmp_path / "found.csv"
+    assert main(["compare", a, b, "--output", str(output)]) == 0
+    text = capsys.readouterr().out
+    assert "verdict: statistically the same" in text
+    rows = pd.read_csv(output)
+    assert len(rows) == len(compare(read_side(a), read_side(b)).rows)
+    change_scores(new, new.cells(), -0.5)
+    output = tmp_path / "found.json"
+    assert main(["compare", a, b, "--output", str(output)]) == 1
+    assert "verdict: different" in capsys.readouterr().out
+    written = json.loads(output.read_text())
+    assert written["verdict"] == "different"
+    assert written["agreement"]["outside"] > written["agreement"]["allowed"]
+    assert len(written["rows"]) == len(rows)
+
+
+def test_bad_input_is_one_error(old, tmp_path, capsys):
+    published = str(side(old, "published").path)
+    other = small_study(tmp_path, grid={"seeds": [9]})
+    write_results(other)
+    (tmp_path / "empty").mkdir()
+    cases = {
+        (published, str(tmp_path / "none")): "is no results folder",
+        (published, str(tmp_path / "empty")): "is no results folder",
+        (published, str(other.folder)): "have no finished cell in common",
+        (published, published, "--output", "x.txt"): "allowed: a name in .csv or .json",
+    }
+    for arguments, message in cases.items():
+        assert main(["compare", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+    tables = tmp_path / "changed"
+    shutil.copytree(published, tables)
+    text = (tables / "tables/accuracy.csv").read_text()
+    (tables / "tables/accuracy.csv").write_text(text.replace("0.5", "0.6"))
+    assert main(["compare", published, str(tables)]) == 2
+    assert "is not the accuracy table" in capsys.readouterr().err
+
+
+def test_runs_made_by_hand_take_the_study_from_config(old, tmp_path):
+    new = rerun(old, tmp_path)
+    (new.folder / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="--config for a folder of runs"):
+        read_side(new.folder)
+    config = tmp_path / "study.yaml"
+    config.write_text(dump_yaml(new))
+    assert main(["compare", str(old.folder), str(new.folder), "--config", str(config)]) == 0
+    assert yaml.safe_load(config.read_text())["study"] == "fake"
+
+
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (0.35, 1.0)])
+def test_the_spread_is_read_back_from_a_published_interval(bounds):
+    values = np.array([0.4, 0.5, 0.6])
+
+    class Row:
+        pass
+
+    row = Row()
+    vars(row).update(interval_columns(mean_interval(values, 0.95, bounds), 3, 0.95))
+    found = _of_interval(row, 31)
+    assert found.sd == pytest.approx(values.std(ddof=1))
+    assert (found.value, found.n) == (pytest.approx(0.5), 3)
+    vars(row).update(interval_columns(normal_interval(0.5, 0.07, 3), 3, 0.95))
+    assert _of_interval(row, 31) == Score(0.5, pytest.approx(0.07), 31, 3)
+    row.low, row.high = 0.0, 1.0  # cut at both ends
+    assert np.isnan(_of_interval(row, 31).sd)
+    assert np.isnan(_of_interval(row, 31).stderr)
