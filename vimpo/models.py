@@ -197,13 +197,8 @@ class Critic(nn.Module):
     def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
         """V(s) at the last positions. ids, attention_mask [B, L] -> [B, last], float32."""
         with recomputing(self.backbone):
-            states = self.backbone(
-                input_ids=ids,
-                attention_mask=attention_mask,
-                position_ids=positions(attention_mask),
-                use_cache=False,
-            ).last_hidden_state
-        return self.head(states[:, -last:]).squeeze(-1).float()
+            states = last_states(self.backbone, ids, attention_mask, last)
+        return self.head(states).squeeze(-1).float()
 
     def save(self, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:
         """Write what :meth:`load` reads. tensors: as in :func:`save_policy`."""

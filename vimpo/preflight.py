@@ -60,7 +60,7 @@ def _began(study: Study) -> bool:
 def _check_size(study: Study, size: str) -> None:
     from vimpo.evaluate import check_length
     from vimpo.models import load_model_config, load_tokenizer
-    from vimpo.tasks import make_task
+    from vimpo.tasks import make_task, prompt_room
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.models.utils import resolve_max_length
@@ -69,13 +69,12 @@ def _check_size(study: Study, size: str) -> None:
     config = load_model_config(spec.path, trust, field)
     tokenizer = load_tokenizer(spec.path, trust, field)
     if isinstance(study.task, DatasetTask):
-        positions = getattr(config, "max_position_embeddings", None)
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0
         make_task(
             study.task,
             tokenizer,
             batch_size=max(study.train.prompts_per_step, demonstrations),
-            room=positions and positions - study.train.max_response,
+            room=prompt_room(config, study.train.max_response),
         )
     # All that the check of lengths asks of lm-eval's model; its default is that of lm-eval.
     lm = SimpleNamespace(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from vimpo.task_config import DatasetTask, TaskConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from vimpo.config import CellConfig
     from vimpo.tasks.chain import Step
@@ -86,10 +86,15 @@ def load_task(
 
     Raises ConfigError for data that cannot be trained on.
     """
-    positions = getattr(policy.config, "max_position_embeddings", None)
     return make_task(
         config.task,
         tokenizer,
         batch_size=config.train.prompts_per_step,
-        room=positions and positions - config.train.max_response,
+        room=prompt_room(policy.config, config.train.max_response),
     )
+
+
+def prompt_room(model: PreTrainedConfig, max_response: int) -> int | None:
+    """Tokens that a model has for a prompt; None where its configuration names no last position."""
+    positions = getattr(model, "max_position_embeddings", None)
+    return positions and positions - max_response
