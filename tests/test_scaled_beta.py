@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vimpo.objectives.vimpo import scaled_beta, value_loss
+from vimpo.beta import PAPER_BETA, PAPER_TOKENS, scaled_beta, unusual_betas
+from vimpo.config import load_study
+from vimpo.objectives.vimpo import value_loss
 
 BETA, TOKENS = 0.02, 6
 
@@ -50,9 +52,18 @@ def test_a_reward_in_other_units_scales_the_loss_and_nothing_else(scale):
     torch.testing.assert_close(its_gradient, scale**2 * gradient)
 
 
-def test_the_papers_beta_at_our_length_is_of_the_order_of_ours():
-    """5e-4 at one to four thousand tokens asks for 0.01 to 0.1 at some thirty."""
-    assert 0.01 < scaled_beta(5e-4, 1000, 30) < scaled_beta(5e-4, 4096, 30) < 0.1
+def test_the_default_is_the_papers_at_some_thirty_tokens():
+    low, high = (scaled_beta(PAPER_BETA, tokens, 30) for tokens in PAPER_TOKENS)
+    assert low < load_study().algorithms["vimpo"].beta < high
+
+
+def test_a_beta_of_another_length_is_worth_a_word():
+    """The paper's own for thirty tokens, ours for three thousand; of the grid's algorithms only."""
+    betas = {"vimpo": {"beta": 5e-4}, "vimpo_value_only": {"beta": 1e-9}}
+    (warning,) = unusual_betas(load_study({"algorithms": betas}), 30)
+    assert warning.startswith("algorithms.vimpo.beta: 0.0005 for responses of 30 tokens; the paper")
+    assert list(unusual_betas(load_study(), 30)) == []
+    assert len(list(unusual_betas(load_study(), 30_000))) == 1
 
 
 @pytest.mark.parametrize("bad", [(0, 1, 1), (0.1, 0, 1), (0.1, 1, -1)])

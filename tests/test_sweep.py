@@ -122,7 +122,7 @@ def test_trials_with_other_seeds_are_refused(tmp_path):
 
 def test_table_and_figure_are_written_and_a_study_takes_them_over(finished, tmp_path):
     path = sweep(finished, tmp_path)
-    assert (tmp_path / "figures/sweeps.png").stat().st_size > 10_000
+    assert (tmp_path / "sweeps.png").stat().st_size > 10_000
     table = read_table(tmp_path, "sweeps")
     assert len(table) == 2 * len(TRIALS)
     named = path.rename(tmp_path / "tuning.csv")

@@ -162,7 +162,7 @@ def do_sweep(options: argparse.Namespace) -> None:
     from vimpo.sweep import sweep
 
     study = _study(options)
-    print(sweep(study, study.folder))
+    print(sweep(study, study.folder / "sweep"))
 
 
 def do_plot(options: argparse.Namespace) -> None:

@@ -29,7 +29,8 @@ class VimpoConfig(PolicyUpdate):
     beta: Positive = Field(
         0.02,
         description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
-        "responses shorten, because the summed log-ratio has to reach (R - mean) / beta)",
+        "responses shorten, because the summed log-ratio has to reach (R - mean) / beta: "
+        "vimpo/beta.py)",
     )
     actor_coef: float = Field(
         0.005, ge=0, allow_inf_nan=False, description="c_A (paper: 5e-3); 0 is value-only"

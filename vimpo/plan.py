@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vimpo import memory
+from vimpo.beta import unusual_betas
 from vimpo.cluster import Stage, cell_request, job_request
 from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
 from vimpo.memory import Shape, Workload
@@ -324,13 +325,14 @@ class Planner:
     # --- warnings ---------------------------------------------------------------------------------
 
     def warnings(self) -> list[str]:
-        """What cannot work, naming what to change."""
+        """What cannot work, or hardly, naming what to change."""
         return [
             *self._unknown_shapes(),
             *self._misfits(),
             *self._cost_misfits(),
             *self._engine_too_small(),
             *self._too_short(),
+            *unusual_betas(self.study, self.lengths.response),
         ]
 
     def _unknown_shapes(self) -> Iterable[str]:

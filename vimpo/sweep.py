@@ -179,10 +179,10 @@ def _value_accuracies(study: Study) -> dict[Cell, float]:
 
 
 def sweep(study: Study, folder: Path) -> Path:
-    """Write the table into `folder`, the figure into `folder`/figures; returns the table."""
+    """Write table and figure into `folder`; returns the table."""
     path = folder / f"{TABLE}.csv"
     write_table(path, sweep_rows(study))
-    draw_figures({TABLE: read_table(folder, TABLE)}, [TABLE], {}, folder / "figures")
+    draw_figures({TABLE: read_table(folder, TABLE)}, [TABLE], {}, folder)
     return path
 
 

@@ -18,8 +18,8 @@ rule sweep:
         study=f"{FOLDER}/config.yaml",
         scores=swept,
     output:
-        table=f"{FOLDER}/sweeps.csv",
-        figures=expand(f"{FOLDER}/figures/sweeps.{{suffix}}", suffix=["svg", "png"]),
+        table=f"{FOLDER}/sweep/sweeps.csv",
+        figures=expand(f"{FOLDER}/sweep/sweeps.{{suffix}}", suffix=["svg", "png"]),
     log:
         f"{FOLDER}/logs/sweep.log",
     benchmark:
