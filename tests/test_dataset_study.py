@@ -145,7 +145,7 @@ def test_the_report_renders_and_c6_is_not_available(finished):
     assert claims.loc["C6", "reason"] == NO_ORACLE
     assert math.isnan(claims.loc["C6", "effect"])
     report = (folder / "report.md").read_text()
-    sentence = f"- **C6.** Credit is finer than GRPO's: inconclusive, not available: {NO_ORACLE}."
+    sentence = f"Not known.** Credit is finer than GRPO's: not available, {NO_ORACLE}."
     assert sentence in report
     assert "nothing can be said about credit" in report
     assert "against double precision; root" in report
