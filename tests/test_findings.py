@@ -153,7 +153,7 @@ def test_a_part_that_no_phrase_knows_is_said_in_the_words_of_the_table(claims):
         f"{metric}: +0.02 (-0.10 to +0.14; 4 runs; inconclusive); asked was more than 0.00." in body
     )
     assert "About 50 seeds a size" in body
-    assert ["C6 more than its place"] == [row[0] for row in short_claims(findings(frame))][-1:]
+    assert [row[0] for row in short_claims(findings(frame))][-1:] == ["C6 more than its place"]
 
 
 def test_zero_has_no_sign_and_one_unit_no_plural(claims):
@@ -165,7 +165,9 @@ def test_zero_has_no_sign_and_one_unit_no_plural(claims):
     assert one["evidence"].endswith("; 1 pair")
 
 
-@pytest.mark.parametrize("name", [f["name"] for f in findings(read_table(BEST / "tables", "claims"))])
+@pytest.mark.parametrize(
+    "name", [f["name"] for f in findings(read_table(BEST / "tables", "claims"))]
+)
 def test_every_number_of_a_published_answer_stands_in_its_claims(name):
     claims = read_table(BEST / "tables", "claims")
     finding = next(f for f in findings(claims) if f["name"] == name)
@@ -178,7 +180,9 @@ def test_every_number_of_a_published_answer_stands_in_its_claims(name):
             assert part["evidence"] in text
     rows = claims[claims["claim"] == finding["claim"]]
     numbers = rows.select_dtypes("number").to_numpy().ravel()
-    known = {f"{abs(x) * factor:.{d}f}" for x in numbers for factor in (1, 10, 100) for d in (0, 1, 2)}
+    known = {
+        f"{abs(x) * factor:.{d}f}" for x in numbers for factor in (1, 10, 100) for d in (0, 1, 2)
+    }
     known |= {f"{e * n:.0f}" for e, n in zip(rows["effect"], rows["n"], strict=True)}
     known.add(str((claims["kind"] == "test").sum()))
     unknown = set(re.findall(r"\d+(?:\.\d+)?", text)) - known

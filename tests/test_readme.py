@@ -11,7 +11,9 @@ from vimpo.readme import END, SECTIONS, START, STUDIES, rewritten, wrapped, writ
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EMPTY = "\n".join(["before", *(START.format(s) + "\nold\n" + END.format(s) for s in SECTIONS), "end"])
+EMPTY = "\n".join(
+    ["before", *(START.format(s) + "\nold\n" + END.format(s) for s in SECTIONS), "end"]
+)
 
 
 def section(text, name):

@@ -162,9 +162,7 @@ def value_accuracy(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
 
 def change_explained(summary: pd.DataFrame) -> pd.DataFrame:
     """Explained variance of the change of value, over whole responses on clean rewards."""
-    return _clean(
-        summary, "value", position=WHOLE, target="change", metric="explained_variance"
-    )
+    return _clean(summary, "value", position=WHOLE, target="change", metric="explained_variance")
 
 
 def _ceiling(axes: Axes, part: pd.DataFrame) -> None:

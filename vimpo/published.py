@@ -16,8 +16,8 @@ from pathlib import Path
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.contents import PUBLISHED_TABLES
 from vimpo.plots import draw
-from vimpo.records import write_atomic
 from vimpo.readme import write_readme
+from vimpo.records import write_atomic
 from vimpo.report import check_tables, write_report
 from vimpo.tables import read_tables
 
