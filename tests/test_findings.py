@@ -71,10 +71,10 @@ def test_better_than_grpo_is_more_than_a_match(claims, verdict, low, high, answe
 def test_an_open_answer_says_what_would_settle_it(claims):
     frame = change(claims, GAP, per_size=1, needed_per_size=17, low=-0.2)
     body = said(frame, "grpo")[2]
-    wanted = "About 17 seeds a size would settle it, if effect and spread are as seen; there is 1."
+    wanted = "About 17 seeds a size would settle it; there is 1."
     assert body.endswith(wanted)
     frame = change(frame, GAP, needed_per_size=float("nan"), reason="one seed has no spread")
-    assert said(frame, "grpo")[2].endswith("behind. Not settled: one seed has no spread.")
+    assert said(frame, "grpo")[2].endswith("behind. Not settled (one seed has no spread).")
     frame = change(frame, GAP, effect=float("nan"), low=float("nan"), reason="no pair at size s")
     assert said(frame, "grpo")[1:] == [
         "Not known.",
@@ -141,9 +141,9 @@ def test_size_and_cost_are_answered_either_way(claims):
 
 
 def test_a_part_that_no_phrase_knows_is_said_in_the_words_of_the_table(claims):
-    metric = f"{AUC}VIMPO's td, minus that of the token's place"
+    metric = f"{AUC}VIMPO's td, minus that of a coin"
     new = claims[claims["claim"] == "C6"].iloc[:1].assign(
-        metric=metric, statement="more than its place", effect=0.02, low=-0.1, high=0.14,
+        metric=metric, statement="more than a coin", effect=0.02, low=-0.1, high=0.14,
         threshold=0.0, verdict=INCONCLUSIVE, needed_per_size=50, reason="",
     )  # fmt: skip
     frame = pd.concat([change(claims, f"{AUC}VIMPO's td", verdict=SUPPORTED), new])
@@ -153,7 +153,7 @@ def test_a_part_that_no_phrase_knows_is_said_in_the_words_of_the_table(claims):
         f"{metric}: +0.02 (-0.10 to +0.14; 4 runs; inconclusive); asked was more than 0.00." in body
     )
     assert "About 50 seeds a size" in body
-    assert [row[0] for row in short_claims(findings(frame))][-1:] == ["C6 more than its place"]
+    assert [row[0] for row in short_claims(findings(frame))][-1:] == ["C6 more than a coin"]
 
 
 def test_zero_has_no_sign_and_one_unit_no_plural(claims):

@@ -19,10 +19,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 
 from vimpo.config import ConfigError, check_before_running, digest, load_study
+from vimpo.config_task import VerifierLimits
 from vimpo.objectives import common, grpo, ppo, vimpo
 from vimpo.objectives.chunked import Head, chunked_scores
 from vimpo.plan_text import describe
-from vimpo.task_config import VerifierLimits
 from vimpo.tasks.prompts import fill
 from vimpo.tasks.verifier import Verifier, answers, last_boxed
 

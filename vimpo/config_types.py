@@ -1,7 +1,9 @@
-"""What the modules of the configuration share: field types, the strict model, the error."""
+"""What the modules of the configuration share: field types, the strict model, error and digest."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,3 +67,19 @@ def local_path(path: str, field: str) -> tuple[Path, bool]:
             f"{field}: {path[:80]!r} cannot be a path here ({type(error).__name__}); allowed: a "
             "file, a folder or a hub name"
         ) from None
+
+
+def digest(value: Any) -> str:
+    """Short stable hash of models and plain data."""
+
+    def plain(item: Any) -> Any:
+        return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+
+    text = json.dumps(value, default=plain, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require(name: str, known: Any, field: str) -> None:
+    """Raise ConfigError unless `name` is one of `known`."""
+    if name not in known:
+        raise ConfigError(f"{field}: '{name}' is unknown; allowed: {', '.join(known)}")

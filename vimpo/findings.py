@@ -29,6 +29,7 @@ QUESTIONS = {
 # What a row says, by how its metric or statement begins or ends: templates have a phrase for each.
 # A row that none of these knows is `other`, and is said in the words of claims.csv.
 AUC = "AUC of finding the first wrong step by "
+BEYOND = ", minus that of the token's place"
 LOST = LOST_GAP.partition(",")[0]
 PER_SIZE = "per tenfold of parameters"
 FACTS = {
@@ -61,6 +62,7 @@ ROLES = {
     "critic": Scale(1, ".2f", "", " explained variance"),
     "slope": Scale(1, ".2f", "", " explained variance a tenfold"),
     "auc": Scale(1, ".2f", "", " AUC"),
+    "place": Scale(1, ".2f", "", " AUC"),
 }
 OTHER = Scale(1, ".2f")
 
@@ -80,7 +82,9 @@ def role_of(row: pd.Series) -> str:
     if metric.startswith(CHANGE):
         kinds = {"": "explained", PER_SIZE: "slope", "minus the critic's": "critic"}
         return kinds.get(metric.removeprefix(CHANGE).removeprefix(", "), "other")
-    return "auc" if metric.startswith(AUC) and " minus " not in metric else "other"
+    if metric.startswith(AUC):
+        return {"": "auc", BEYOND: "place"}.get(metric.removeprefix(AUC + "VIMPO's td"), "other")
+    return "other"
 
 
 def _text(number: float, scale: Scale, signed: bool) -> str:

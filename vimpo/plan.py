@@ -7,7 +7,7 @@
                the KV cache, and an overhead a layer; the longest response runs to the limit
     memory     vimpo/memory.py; FSDP divides weights, gradients and optimizer by the processes
 
-Every assumption is a field of `plan` (vimpo/planning.py) or in vimpo/devices.csv, and is printed.
+Every assumption is a field of `plan` (vimpo/config_plan.py) or vimpo/devices.csv; all are printed.
 """
 
 from __future__ import annotations

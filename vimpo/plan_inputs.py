@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vimpo import memory
 from vimpo.config import ConfigError, ModelSpec, Study, require
+from vimpo.config_task import RealBenchmark
 from vimpo.memory import Shape
-from vimpo.task_config import RealBenchmark
 
 DEVICES = Path(__file__).with_name("devices.csv")
 # Problems of the published benchmarks (vimpo/tasks/benchmarks.py).

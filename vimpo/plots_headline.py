@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 9.4, 3.5  # inches; a README shows it at about the width of a page
+WIDTH, HEIGHT = 9.0, 3.3  # inches; a README shows it at about the width of a page
 PREDICTORS = {"implied": "VIMPO's implied value", "critic": "PPO's critic"}
 
 
@@ -39,10 +39,11 @@ def headline(
 ) -> Figure:
     """Three panels for VIMPO, PPO and GRPO; variants have figures of their own."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     figure = Figure(figsize=(WIDTH, HEIGHT))
     grid = figure.add_gridspec(2, 3, width_ratios=(1.1, 1, 0.9))
-    known = {name: looks[name] for name in (BASE, *NAMES) if name in looks}
+    known = {name: look for name, look in looks.items() if name in (BASE, *NAMES)}
     left, middle = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[:, 1])
     _accuracy(left, summary, known)
     _value(middle, probes, known)
@@ -50,8 +51,9 @@ def headline(
     _cost(time, memory, measured, known)
     for axes in (left, middle, time):
         axes.title.set_fontweight("bold")
-    figure.supxlabel(f"bars: {interval_name(summary)}", fontsize=7, color="#555555")
-    add_legend(figure, line_handles(known, known))
+    handles = line_handles(known, known)
+    handles.append(Line2D([], [], color="#777777", label=interval_name(summary)))
+    add_legend(figure, handles, columns=len(handles))
     return figure
 
 
@@ -76,8 +78,7 @@ def _accuracy(axes: Axes, summary: pd.DataFrame, looks: dict[str, Style]) -> Non
     limit_to_means(axes, pd.concat([runs["mean"], base["mean"]]), bounds=(0.0, 1.0))
     axes.set_title("Accuracy under reward noise")
     axes.set_xlabel("share of training rewards flipped")
-    pooled = "benchmarks and sizes" if size == ALL_SIZES else "benchmarks"
-    axes.set_ylabel(f"sampled accuracy, mean of {pooled}")
+    axes.set_ylabel("sampled accuracy" + ", mean of sizes" * (size == ALL_SIZES))
     if not len(runs):
         mark_empty(axes)
 
@@ -95,17 +96,16 @@ def _value(axes: Axes, probes: pd.DataFrame, looks: dict[str, Style]) -> None:
     limit_to_means(axes, shown["mean"].clip(lower=-1.0), 0.0, 1.0)
     axes.set_title("Implied value and critic")
     axes.set_xlabel("parameters of the policy")
-    axes.set_ylabel("explained variance, change of value")
-    for height, text in ((0.0, "a constant"), (1.0, "perfect")):
-        axes.annotate(
-            *(text, (1, height)),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, -8 if height else 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=6.5,
-            color="#555555",
-        )
+    axes.set_ylabel("explained change of value")
+    axes.annotate(
+        *("perfect", (1, 1)),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+        color="#555555",
+    )
 
 
 def _cost(time: Axes, memory: Axes, measured: pd.DataFrame, looks: dict[str, Style]) -> None:

@@ -117,7 +117,7 @@ def report_content(
         | _accuracy(study, frames, looks)
         | _scaling(frames, looks)
         | _cost(frames, looks)
-        | _methods(study, summary, looks, templates)
+        | _methods(study, frames, looks, templates)
     )
 
 
@@ -182,7 +182,10 @@ def _cost(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
     }
 
 
-def _methods(study: Study, summary: pd.DataFrame, looks: dict[str, Style], templates: Path) -> dict:
+def _methods(
+    study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, Style], templates: Path
+) -> dict:
+    summary = frames["summary"]
     params = summary.dropna(subset=["params"]).drop_duplicates("size").set_index("size")["params"]
     setup = report_tables.paper_setup(templates / "paper_setup.csv", study, looks)
     return _limits(study, params, setup) | {
@@ -192,6 +195,7 @@ def _methods(study: Study, summary: pd.DataFrame, looks: dict[str, Style], templ
         "shared": report_tables.shared_settings(study),
         "ladder": report_tables.sizes(study, params.to_dict()),
         "tuning": report_tables.tuning(study, looks),
+        "sweeps": report_tables.sweep_table(frames["sweeps"], looks),
     }
 
 

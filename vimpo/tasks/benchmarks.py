@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vimpo.config import ConfigError, RealBenchmark, Study
-from vimpo.task_config import REAL_BENCHMARKS, VerifierLimits
+from vimpo.config_task import REAL_BENCHMARKS, VerifierLimits
 from vimpo.tasks.chain import held_out_problems, is_right
 from vimpo.tasks.prompts import Prompter
 from vimpo.tasks.sources import column, local_file, read_rows

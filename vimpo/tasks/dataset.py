@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vimpo.config_task import DatasetTask, DataSource
 from vimpo.config_types import ConfigError
-from vimpo.task_config import DatasetTask, DataSource
 from vimpo.tasks.noise import uniform
 from vimpo.tasks.prompts import Prompter
 from vimpo.tasks.sources import check_columns, column, file_digest, local_file, read_rows

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vimpo.config_task import DatasetTask, DataSource, RealBenchmark, TaskConfig
 from vimpo.config_types import ConfigError, local_path
-from vimpo.task_config import DatasetTask, DataSource, RealBenchmark, TaskConfig
 
 SUFFIXES = (".jsonl", ".parquet")
 

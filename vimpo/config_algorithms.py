@@ -1,0 +1,119 @@
+"""Settings of the algorithms, one type each, and those that have a name from the start."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+
+from vimpo.config_types import Count, Name, Positive, Probability, Strict
+from vimpo.own_file import file_digest
+
+
+class PolicyUpdate(Strict):
+    """Settings of the clipped surrogate that every algorithm has."""
+
+    lr_scale: Positive = Field(1.0, description="multiplies the size's learning rate")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="ratio is clipped below 1 - clip_low")
+    clip_high: Positive = Field(0.28, description="ratio is clipped above 1 + clip_high")
+    dual_clip: float = Field(10.0, gt=1, description="bound of the loss where advantage < 0")
+
+
+KL_ESTIMATORS = ("exact", "k2", "k3", "topk")
+
+
+class VimpoConfig(PolicyUpdate):
+    """VIMPO (arXiv 2606.20008): terminal-anchor value loss, and an actor that reads its td."""
+
+    objective: Literal["vimpo"] = "vimpo"
+    beta: Positive = Field(
+        0.02,
+        description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
+        "responses shorten, because the summed log-ratio has to reach (R - mean) / beta)",
+    )
+    actor_coef: float = Field(
+        0.005, ge=0, allow_inf_nan=False, description="c_A (paper: 5e-3); 0 is value-only"
+    )
+    lam: Probability = Field(1.0, description="lambda of GAE over td (paper: 1)")
+    kl_estimator: str = Field("exact", description="exact, k2, k3 or topk")
+    kl_top_k: Count = Field(8, description="tokens kept by the topk estimator")
+
+    @field_validator("kl_estimator")
+    @classmethod
+    def _no_k1(cls, value: str) -> str:
+        if value == "k1":
+            raise ValueError(
+                "k1 is refused, because it is the log-ratio itself and rho - kappa would vanish; "
+                f"allowed: {', '.join(KL_ESTIMATORS)}"
+            )
+        if value not in KL_ESTIMATORS:
+            raise ValueError(f"{value!r} is unknown; allowed: {', '.join(KL_ESTIMATORS)}")
+        return value
+
+
+class PPOConfig(PolicyUpdate):
+    """PPO (arXiv 1707.06347) with its own critic network, optimiser and rate."""
+
+    objective: Literal["ppo"] = "ppo"
+    lam: Probability = Field(1.0, description="lambda of GAE")
+    value_clip: Positive = Field(0.2, description="clip range of the value loss")
+    critic_lr_scale: Positive = Field(3.0, description="critic rate over the size's rate")
+    critic_warmup: int = Field(0, ge=0, description="first steps that train the critic alone")
+
+
+class GRPOConfig(PolicyUpdate):
+    """GRPO (arXiv 2402.03300) with token-mean loss and asymmetric clip, the stronger baseline."""
+
+    objective: Literal["grpo"] = "grpo"
+    normalize_std: bool = Field(True, description="divide by the group's standard deviation")
+    reduction: Literal["token-mean", "seq-mean"] = "token-mean"
+    kl_coef: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="weight of a k3 penalty to the reference"
+    )
+
+
+class OwnConfig(PolicyUpdate):
+    """An algorithm of your own: a Python file, which is run and can do anything that you can."""
+
+    objective: str = Field(pattern=r"\.py$", description="the file, as in examples/rloo.py")
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="of the file; filled in, so that a changed file trains its cells again",
+    )
+    reference: bool = Field(False, description="give its loss ref_logp, of a frozen base policy")
+    settings: dict[Name, bool | int | float | str] = Field(
+        {}, description="keyword arguments of its class"
+    )
+
+    @field_validator("sha256")
+    @classmethod
+    def _of_the_file(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A digest that is given stands, so that a resolved study needs no file to be read."""
+        return value or (file_digest(info.data["objective"]) if "objective" in info.data else None)
+
+
+OWN = "FILE.py"
+
+
+def _objective(value: Any) -> Any:
+    """Which configuration an entry of `algorithms` is."""
+    found = value.get("objective") if isinstance(value, dict) else getattr(value, "objective", None)
+    return OWN if isinstance(found, str) and found.endswith(".py") else found
+
+
+AlgorithmConfig = Annotated[
+    Annotated[VimpoConfig, Tag("vimpo")]
+    | Annotated[PPOConfig, Tag("ppo")]
+    | Annotated[GRPOConfig, Tag("grpo")]
+    | Annotated[OwnConfig, Tag(OWN)],
+    Discriminator(_objective),
+]
+
+ALGORITHMS: dict[str, VimpoConfig | PPOConfig | GRPOConfig] = {
+    "vimpo": VimpoConfig(),
+    "vimpo_value_only": VimpoConfig(actor_coef=0.0),
+    "ppo": PPOConfig(),
+    "grpo": GRPOConfig(),
+    "grpo_naive": GRPOConfig(reduction="seq-mean", clip_high=0.2),
+}

@@ -1,0 +1,100 @@
+"""The grid: blocks of it, one cell of it, and a digest of all that decides a cell's result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vimpo.config_algorithms import AlgorithmConfig
+from vimpo.config_models import NO_RESULT, ModelSpec, Pretrain
+from vimpo.config_noise import Noise
+from vimpo.config_runtime import PLACEMENT, Runtime, check_runtime
+from vimpo.config_task import TaskConfig
+from vimpo.config_train import Collapse, Train
+from vimpo.config_types import Name, Seed, Strict, digest
+
+
+class GridBlock(Strict):
+    """A product of cells; a study is the union of its blocks."""
+
+    algorithms: list[Name] = Field(["vimpo", "ppo", "grpo"], min_length=1)
+    sizes: list[Name] = Field(["xs", "s"], min_length=1)
+    noise: list[Noise] = Field(
+        [Noise(rate=0.0), Noise(rate=0.25)],
+        min_length=1,
+        description="numbers are flip rates in `noise_mode`; mappings say their own mode",
+    )
+    noise_mode: Literal["group", "rollout"] = "group"
+    seeds: list[Seed] = Field([1, 2], min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_rates(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("noise"), list):
+            return data
+        mode = data.get("noise_mode", "group")
+        noise = [
+            n if isinstance(n, dict | Noise) else {"mode": mode, "rate": n} for n in data["noise"]
+        ]
+        return data | {"noise": noise}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of the grid."""
+
+    algorithm: str
+    size: str
+    noise: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}/{self.size}/noise-{self.noise}/seed-{self.seed}"
+
+
+class CellConfig(Strict):
+    """Everything that decides the result of one training run; written beside its metrics."""
+
+    algorithm: Name
+    size: Name
+    noise: Noise
+    seed: Seed
+    objective: AlgorithmConfig
+    model: ModelSpec
+    task: TaskConfig
+    pretrain: Pretrain
+    train: Train
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _can_be_spread(self) -> CellConfig:
+        check_runtime(self.runtime, self.train, self.model, self.objective)
+        return self
+
+
+def cell_digest(config: CellConfig) -> str:
+    """Digest of what a training run depends on: of the task, not its held-out benchmarks.
+
+    Limits of a collapse decide the results of runs that fail, so other limits are another run. At
+    their defaults they are left out: runs made before there were any stay valid.
+    """
+    fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
+    if config.train.collapse == Collapse():
+        del fields["train"]["collapse"]
+    fields["runtime"] = result_fields(config.runtime)
+    return digest([fields, training_fields(config.task)])
+
+
+def result_fields(runtime: Runtime) -> dict:
+    """What of the runtime decides a result."""
+    return runtime.model_dump(exclude=PLACEMENT)
+
+
+def training_fields(task: TaskConfig) -> dict:
+    """Without what training does not read; workers change how fast it judges, and nothing else."""
+    plain = task.model_dump(exclude={"benchmarks"})
+    plain.get("verifier", {}).pop("workers", None)
+    return plain

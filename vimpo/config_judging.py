@@ -1,0 +1,74 @@
+"""How a study is judged: evaluation, probes, intervals and the thresholds of its claims."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vimpo.config_types import Count, Positive, Seed, Strict
+
+
+class Evaluation(Strict):
+    """lm-eval: avg@k by sampling at the paper's setting, and greedy."""
+
+    samples: Count = Field(2, description="k of avg@k")
+    temperature: Positive = Field(1.0, description="paper: 1.0")
+    top_p: float = Field(0.7, gt=0, le=1, description="paper: 0.7")
+    greedy: bool = True
+    batch_size: Count = Field(
+        200,
+        description="fixed, because lm-eval's scores depend on it; with train.micro_batch set, "
+        "probes sample no more at once either",
+    )
+    seed: Seed = 1234
+
+
+class Probes(Strict):
+    """The scaling caveat, measured on saved checkpoints; the same problems for every run."""
+
+    problems: int = Field(32, ge=2, description="prompts, each with one fresh rollout")
+    positions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [0.25, 0.5, 0.75, 0.9], min_length=1, description="prefixes, as shares of the response"
+    )
+    continuations: int = Field(16, ge=4, description="Monte Carlo continuations of a prefix")
+    baseline_continuations: int = Field(64, ge=4, description="continuations of the bare prompt")
+    credit_rollouts: int = Field(128, ge=2, description="fresh rollouts graded step by step")
+    cost_rounds: Count = Field(2, description="measurements of each algorithm's step, in turns")
+    seed: Seed = 777
+
+
+class Statistics(Strict):
+    """How intervals are made."""
+
+    confidence: float = Field(0.95, gt=0, lt=1)
+    resamples: int = Field(5000, ge=100, description="bootstrap resamples")
+    seed: Seed = 0
+
+
+class Claims(Strict):
+    """Thresholds of the verdicts, to be fixed before a study runs (claims C1 to C6)."""
+
+    accuracy_margin: float = Field(
+        0.02, ge=0, le=1, description="C1, C2: VIMPO may be worse by this much and still match"
+    )
+    time_ratio: Positive = Field(1.0, description="C3: seconds a step, VIMPO over PPO, below this")
+    noise_margin: float = Field(
+        0.0, ge=0, description="C4: accuracy lost per unit of noise, less than the others' by this"
+    )
+    value_accuracy: float = Field(
+        0.25, le=1, description="C5: explained variance of the implied change of value, above this"
+    )
+    value_slope: float = Field(
+        -0.1, description="C5: its change per tenfold of parameters, above this"
+    )
+    critic_margin: float = Field(
+        0.1, ge=0, description="C5: behind PPO's critic by less than this explained variance"
+    )
+    credit_margin: float = Field(
+        0.05, ge=0, le=0.5, description="C6: AUC of finding the first wrong step, above 0.5 by this"
+    )
+    place_margin: float = Field(
+        0.0, ge=0, le=0.5, description="C6: and above that of the token's place alone by this"
+    )
+    power: float = Field(0.8, gt=0, lt=1, description="of the estimate of seeds needed")

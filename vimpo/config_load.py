@@ -1,0 +1,52 @@
+"""Studies from files, and resolved ones back to files; the schema of such a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vimpo.config_explain import explain
+from vimpo.config_study import Study
+from vimpo.config_types import ConfigError
+
+
+def load_study(source: str | Path | dict | None = None) -> Study:
+    """Read and validate a study from a YAML file, a mapping, or (None) the defaults.
+
+    Raises ConfigError with one line per fault: field, value, allowed range.
+    """
+    if source is None:
+        data: Any = {}
+    elif isinstance(source, dict):
+        data = source
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise ConfigError(f"config: '{path}' is not a file; allowed: a YAML file of a study")
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        # ValueError: not UTF-8, or a date that there is not; RecursionError: thousands of brackets.
+        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"config: '{path}' is not valid YAML: {reason}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"config: {data!r} is not a mapping of fields")
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Study)) from None
+    except RecursionError:
+        raise ConfigError("config: a value holds itself; allowed: finite nesting") from None
+
+
+def dump_yaml(model: BaseModel) -> str:
+    """Resolved configuration as YAML, every field written out."""
+    return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def study_schema() -> dict:
+    """JSON schema of the study file, generated from the types."""
+    return Study.model_json_schema()

@@ -1,0 +1,97 @@
+"""Settings of the machine, and which of them go with what is trained there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vimpo.config_algorithms import AlgorithmConfig
+from vimpo.config_models import ModelSpec
+from vimpo.config_train import Train
+from vimpo.config_types import Count, Strict
+
+
+class Runtime(Strict):
+    """Machine settings of one job."""
+
+    threads: Count = Field(1, description="CPU threads; byte-equal metrics need a fixed number")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of weights and activations; the optimiser's copy is always float32"
+    )
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    gradient_checkpointing: bool = Field(
+        False, description="keep the inputs of layers only, and compute them again backwards"
+    )
+    logit_chunk: Count | None = Field(
+        None,
+        description="tokens whose logits are held at once in training and probes; default: all",
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with a model; it can do anything you can"
+    )
+    sampler: Literal["torch", "vllm"] = Field("torch", description="vllm: extra `vllm`, a GPU")
+    vllm_memory: float = Field(
+        0.3, gt=0, lt=1, description="share of GPU memory that vLLM may take for weights and cache"
+    )
+    processes: Count = Field(1, description="of one training run, on all its nodes together")
+    nodes: Count = Field(1, description="machines that share the processes evenly")
+    sharding: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="whole copies, or weights and optimiser split over the processes"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Runtime:
+        if self.processes % self.nodes:
+            raise ValueError(
+                f"processes: {self.processes} cannot be spread evenly over nodes = {self.nodes}; "
+                "allowed: a multiple of it"
+            )
+        if self.processes > 1 and ":" in self.device:
+            raise ValueError(
+                f"device: '{self.device}' is one GPU for {self.processes} processes; "
+                "allowed: cuda (each process takes its own) or cpu"
+            )
+        if self.sampler == "vllm" and self.device != "cuda":
+            raise ValueError("sampler: 'vllm' needs a GPU; allowed: torch, or device: cuda")
+        return self
+
+
+# How the work is spread, not what comes out: no part of a digest, so that a run which was begun on
+# two processes can be ended on one.
+PLACEMENT = {"processes", "nodes", "sharding"}
+
+
+# Below, vLLM 0.30 samples at 0.01 without an error; above, it refuses every request.
+VLLM_TEMPERATURES = (0.01, 2.0)
+
+
+def check_runtime(
+    runtime: Runtime, train: Train, model: ModelSpec, objective: AlgorithmConfig
+) -> None:
+    """Raise ValueError where runtime does not go with what is trained."""
+    if train.prompts_per_step % runtime.processes:
+        raise ValueError(
+            f"train.prompts_per_step: {train.prompts_per_step} prompts cannot be split over "
+            f"runtime.processes = {runtime.processes}; allowed: a multiple of it, because a group "
+            "stays on one process"
+        )
+    if model.lora and runtime.processes > 1 and runtime.sharding == "fsdp2":
+        raise ValueError(
+            "runtime.sharding: 'fsdp2' does not split a model with lora; allowed: ddp (adapters "
+            "are small), or no lora"
+        )
+    if model.lora and runtime.sampler == "vllm":
+        raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
+    low, high = VLLM_TEMPERATURES
+    if runtime.sampler == "vllm" and not low <= train.temperature <= high:
+        raise ValueError(
+            f"train.temperature: {train.temperature:g} is none that vLLM samples at; allowed: "
+            f"{low:g} to {high:g}, or runtime.sampler: torch"
+        )
+    if runtime.logit_chunk and getattr(objective, "kl_estimator", "") == "topk":
+        raise ValueError(
+            "runtime.logit_chunk: the topk estimator reads all logits; allowed: null, or "
+            "kl_estimator exact, k2 or k3"
+        )

@@ -1,0 +1,270 @@
+"""A whole study: its sections, what they must have in common, its cells, folders and digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from vimpo.cluster import Cluster
+from vimpo.config_algorithms import ALGORITHMS, AlgorithmConfig, OwnConfig, VimpoConfig
+from vimpo.config_cells import (
+    Cell,
+    CellConfig,
+    GridBlock,
+    cell_digest,
+    result_fields,
+    training_fields,
+)
+from vimpo.config_explain import explain
+from vimpo.config_judging import Claims, Evaluation, Probes, Statistics
+from vimpo.config_models import LADDER, NO_RESULT, ModelSpec, Pretrain
+from vimpo.config_noise import Noise
+from vimpo.config_plan import Planning
+from vimpo.config_runtime import Runtime, check_runtime
+from vimpo.config_task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
+from vimpo.config_train import Train
+from vimpo.config_types import LONGEST_NAME, ConfigError, Name, Strict, digest, require
+
+
+class Study(Strict):
+    """A whole study: what is trained, on what, and how it is judged."""
+
+    study: Name = Field("quick", description="name of the folder below `results`")
+    results: str = Field(
+        "results",
+        pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./-]*$",
+        max_length=1000,
+        description="results folder",
+    )
+    task: TaskConfig = ChainTask()
+    sizes: dict[Name, ModelSpec] = Field({}, description="added to, or replacing, the ladder")
+    pretrain: Pretrain = Pretrain()
+    train: Train = Train()
+    algorithms: dict[Name, AlgorithmConfig] = Field(
+        {}, description="added to, or replacing, the built-in algorithms"
+    )
+    grid: list[GridBlock] = Field([GridBlock()], min_length=1)
+    evaluation: Evaluation = Evaluation()
+    probes: Probes = Probes()
+    statistics: Statistics = Statistics()
+    claims: Claims = Claims()
+    runtime: Runtime = Runtime()
+    cluster: Cluster = Cluster()
+    plan: Planning = Planning()
+    sweeps: list[Annotated[str, Field(pattern=r"\.csv$")]] = Field(
+        [], description="tables of `sweep` that decided the settings, for the report"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_named_defaults(cls, data: Any) -> Any:
+        """A known size or algorithm keeps the defaults that the file does not mention."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for field, known in (("sizes", LADDER), ("algorithms", ALGORITHMS)):
+            given = data.get(field) or {}
+            if not isinstance(given, dict):
+                continue
+            merged: dict[str, Any] = {k: v.model_dump() for k, v in known.items()}
+            for name, value in given.items():
+                if isinstance(value, BaseModel):
+                    value = value.model_dump()
+                if not isinstance(value, dict):
+                    merged[name] = value
+                elif name in merged and value.get("objective") in (
+                    None,
+                    merged[name].get("objective"),
+                ):
+                    merged[name] = merged[name] | value
+                else:
+                    merged[name] = value
+            data[field] = merged
+        if isinstance(data.get("grid"), dict):
+            data["grid"] = [data["grid"]]
+        return data
+
+    @model_validator(mode="after")
+    def _grid_is_known(self) -> Study:
+        for i, block in enumerate(self.grid):
+            for field, known in (("algorithms", self.algorithms), ("sizes", self.sizes)):
+                for name in getattr(block, field):
+                    if name not in known:
+                        raise ValueError(
+                            f"grid[{i}].{field}: '{name}' is unknown; allowed: {', '.join(known)}"
+                        )
+            for name in block.algorithms:
+                objective = self.algorithms[name].objective
+                if self.train.group_size < 2 and objective != "ppo":
+                    raise ValueError(
+                        f"train.group_size: {self.train.group_size} gives {name} no group to "
+                        f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
+                    )
+        self._task_suits_the_sizes()
+        for name in self.cluster.sizes:
+            if name not in self.sizes:
+                raise ValueError(
+                    f"cluster.sizes: '{name}' is unknown; allowed: {', '.join(self.sizes)}"
+                )
+        for block in self.grid:
+            for size in block.sizes:
+                for name in block.algorithms:
+                    models = self.sizes[size], self.algorithms[name]
+                    check_runtime(self.runtime, self.train, *models)
+        if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
+            raise ValueError(
+                f"train.micro_batch: {self.train.micro_batch} is more than the "
+                f"{self.rollouts_per_step} rollouts of a step; allowed: 1 to that"
+            )
+        return self
+
+    def _task_suits_the_sizes(self) -> None:
+        """Real texts need a model's own tokenizer, pretraining needs demonstrations."""
+        pretrained = [size for size in self.used_sizes() if self.sizes[size].pretrain_steps]
+        real = [n for n, b in self.task.benchmarks.items() if isinstance(b, RealBenchmark)]
+        scratch = [size for size in self.used_sizes() if self.sizes[size].path is None]
+        if scratch and (real or isinstance(self.task, DatasetTask)):
+            raise ValueError(
+                f"sizes.{scratch[0]}.path: a model made from scratch reads only chains, and the "
+                f"task has {real[0] if real else 'a dataset'}; allowed: a hub name or local folder"
+            )
+        if isinstance(self.task, DatasetTask):
+            if pretrained and any(source.solution is None for source in self.task.datasets):
+                raise ValueError(
+                    f"sizes.{pretrained[0]}.pretrain_steps: needs worked solutions; allowed: 0, or "
+                    "a column name in task.datasets[].solution"
+                )
+            return
+        self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
+        if pretrained:
+            self._check_supply(
+                "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
+            )
+
+    def _check_supply(self, field: str, count: int, lengths: str) -> None:
+        """A step's problems are distinct: four in five of the space, of which half may be drawn."""
+        operators = getattr(self.task, lengths)
+        space = sum(self.task.problem_space(n) for n in set(operators))
+        if count > space // 2:
+            raise ValueError(
+                f"{field}: {count} is more than task.{lengths} = {operators} can supply without "
+                f"repeats; allowed: 1 to {space // 2} (more operands or operators give more)"
+            )
+
+    @field_validator("results")
+    @classmethod
+    def _folders_have_names(cls, value: str) -> str:
+        if longest := next((p for p in value.split("/") if len(p) > LONGEST_NAME), ""):
+            raise ValueError(
+                f"'{longest[:20]}...' has {len(longest)} characters; allowed: {LONGEST_NAME} for a "
+                "folder"
+            )
+        return value
+
+    @property
+    def rollouts_per_step(self) -> int:
+        return self.train.prompts_per_step * self.train.group_size
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.results) / self.study
+
+    def cells(self) -> list[Cell]:
+        """All cells in grid order, each once."""
+        return list(
+            dict.fromkeys(
+                Cell(algorithm, size, noise.label, seed)
+                for block in self.grid
+                for size in block.sizes
+                for algorithm in block.algorithms
+                for noise in block.noise
+                for seed in block.seeds
+            )
+        )
+
+    def used_sizes(self) -> list[str]:
+        return list(dict.fromkeys(size for block in self.grid for size in block.sizes))
+
+    def cell_config(self, cell: Cell) -> CellConfig:
+        """Resolve one cell. Raises ConfigError where algorithm, size or noise is not known."""
+        require(cell.algorithm, self.algorithms, "algorithm")
+        require(cell.size, self.sizes, "size")
+        objective = self.algorithms[cell.algorithm]
+        if self.train.group_size < 2 and objective.objective != "ppo":
+            raise ConfigError(
+                f"train.group_size: {self.train.group_size} gives {cell.algorithm} no group to "
+                "compare with; allowed: >= 2"
+            )
+        try:
+            return CellConfig(
+                algorithm=cell.algorithm,
+                size=cell.size,
+                noise=Noise.parse(cell.noise),
+                seed=cell.seed,
+                objective=objective,
+                model=self.sizes[cell.size],
+                task=self.task,
+                pretrain=self.pretrain,
+                train=self.train,
+                runtime=self.runtime,
+            )
+        except ValidationError as error:
+            raise ConfigError(explain(error, CellConfig)) from None
+
+    def base_folder(self, size: str) -> Path:
+        return self.folder / "base" / size
+
+    def cost_file(self, size: str) -> Path:
+        """The side-by-side measurement of what a step costs at a size."""
+        return self.folder / "cost" / f"{size}.csv"
+
+    def samples_of(self, benchmark: str) -> int:
+        """k of avg@k: a real benchmark has its own, chains share one."""
+        spec = self.task.benchmarks[benchmark]
+        return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
+
+    def algorithms_at(self, size: str) -> list[str]:
+        """The grid's algorithms at a size, in grid order."""
+        return list(dict.fromkeys(c.algorithm for c in self.cells() if c.size == size))
+
+    def own_algorithms(self) -> dict[str, OwnConfig]:
+        """The grid's algorithms that are files of the user's."""
+        used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
+        return {name: found for name, found in used.items() if isinstance(found, OwnConfig)}
+
+    def run_folder(self, cell: Cell) -> Path:
+        return self.folder / "runs" / cell.name
+
+    # Digests decide what is run again: each covers exactly what its result depends on.
+
+    def base_digest(self, size: str) -> str:
+        spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
+        task, runtime = training_fields(self.task), result_fields(self.runtime)
+        return digest([spec, task, self.pretrain, runtime])
+
+    def cell_digest(self, cell: Cell) -> str:
+        return cell_digest(self.cell_config(cell))
+
+    def evaluation_digest(self) -> str:
+        return digest([self.evaluation, self.task, result_fields(self.runtime)])
+
+    def probe_digest(self, cell: Cell) -> str:
+        """Includes the betas at which values are read out of every policy."""
+        probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"})
+        return digest([probes, self.cell_digest(cell), self.readout_beta(cell.algorithm)])
+
+    def cost_digest(self, size: str) -> str:
+        objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
+        size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
+        train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
+        shared = [size_fields, self.task, train, self.runtime, self.probes]
+        return digest([objectives, *shared])
+
+    def readout_beta(self, algorithm: str) -> float:
+        """beta of the implied value: VIMPO's own, and that of `vimpo` for the others."""
+        for name in (algorithm, "vimpo"):
+            if self.algorithms[name].objective == "vimpo":
+                return self.algorithms[name].beta
+        return VimpoConfig().beta
