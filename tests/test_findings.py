@@ -66,6 +66,8 @@ def test_better_than_grpo_is_more_than_a_match(claims, verdict, low, high, answe
         "behind."
     )
     assert ("would settle it" in body) == (verdict == INCONCLUSIVE)
+    ahead = verdict == SUPPORTED and low * high > 0
+    assert ("was not tested" in body) == ahead
 
 
 def test_an_open_answer_says_what_would_settle_it(claims):
@@ -76,10 +78,10 @@ def test_an_open_answer_says_what_would_settle_it(claims):
     frame = change(frame, GAP, needed_per_size=float("nan"), reason="one seed has no spread")
     assert said(frame, "grpo")[2].endswith("behind. Not settled (one seed has no spread).")
     frame = change(frame, GAP, effect=float("nan"), low=float("nan"), reason="no pair at size s")
-    assert said(frame, "grpo")[1:] == [
-        "Not known.",
-        "VIMPO matches GRPO: not available, no pair at size s.",
-    ]
+    assert said(frame, "grpo")[1:] == ["Not known.", "Not available: no pair at size s."]
+    one = "accuracy lost per unit of noise, VIMPO minus PPO"
+    frame = change(frame, one, effect=float("nan"), reason="no pair at size s")
+    assert "Noise costs less than with PPO: not available, no pair" in said(frame, "noise")[2]
 
 
 def test_an_interval_that_passes_alone_is_told_from_a_verdict(claims):
@@ -142,11 +144,16 @@ def test_size_and_cost_are_answered_either_way(claims):
 
 def test_a_part_that_no_phrase_knows_is_said_in_the_words_of_the_table(claims):
     metric = f"{AUC}VIMPO's td, minus that of a coin"
+    place = f"{AUC}VIMPO's td, minus that of the token's place"
     new = claims[claims["claim"] == "C6"].iloc[:1].assign(
         metric=metric, statement="more than a coin", effect=0.02, low=-0.1, high=0.14,
         threshold=0.0, verdict=INCONCLUSIVE, needed_per_size=50, reason="",
     )  # fmt: skip
     frame = pd.concat([change(claims, f"{AUC}VIMPO's td", verdict=SUPPORTED), new])
+    assert (
+        "That is 0.02 more than the token's place"
+        in said(frame.replace({metric: place}), "credit")[2]
+    )
     _, short, body = said(frame, "credit")
     assert short == "In part."
     assert (
