@@ -18,8 +18,8 @@ BEST = next(PUBLISHED / name for name in STUDIES if (PUBLISHED / name).is_dir())
 
 @pytest.fixture
 def claims():
-    """Rows of the quick study; tests overwrite what they are about."""
-    return read_table(PUBLISHED / "quick/tables", "claims")
+    """Rows of a small study, all open; tests overwrite what they are about."""
+    return read_table(Path(__file__).parent / "data", "claims")
 
 
 def change(claims, start, **columns):
