@@ -150,7 +150,9 @@ def test_the_report_renders_and_c6_is_not_available(finished):
     assert set(claims.reason) == {NO_ORACLE}
     assert claims.effect.isna().all()
     report = (folder / "report.md").read_text()
-    sentence = f"- **C6.** Credit is finer than GRPO's: inconclusive, not available: {NO_ORACLE}."
+    sentence = (
+        f"Does its credit find the step that went wrong? Not known.** Not available: {NO_ORACLE}."
+    )
     assert sentence in report
     assert "nothing can be said about credit" in report
     assert "against double precision; root" in report

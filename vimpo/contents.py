@@ -51,6 +51,7 @@ CELL_TABLES = ("accuracy", "curves", "cost", "missing", "probes", "provenance")
 
 # Every figure, with its category in Snakemake's own report.
 FIGURES = {
+    "headline": "Summary",
     "learning_curves": "Learning",
     "accuracy_by_benchmark": "Accuracy",
     "accuracy_vs_noise": "Noise",

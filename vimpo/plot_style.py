@@ -229,6 +229,11 @@ def ordered_noise(labels: Iterable[str]) -> list[str]:
     return sorted(unique, key=lambda k: (order.index(unique[k].mode), unique[k].level, k))
 
 
+def noise_curve(frame: pd.DataFrame, mode: str) -> pd.DataFrame:
+    """Rows of one noise mode; no noise is the same in every mode, and anchors each of them."""
+    return frame[(frame["noise_mode"] == mode) | (frame["noise_level"] == 0)]
+
+
 def spread_out(count: int, width: float) -> np.ndarray:
     """Offsets that keep `count` markers apart within `width`."""
     return np.linspace(-width / 2, width / 2, count) if count > 1 else np.zeros(count)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vimpo import plots_accuracy, plots_cost, plots_probes, plots_sweep
+from vimpo import plots_accuracy, plots_cost, plots_headline, plots_probes, plots_sweep
 from vimpo.contents import FIGURES, PUBLISHED_TABLES
 from vimpo.plot_style import RC, Style, styles
 from vimpo.records import write_atomic
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PNG_DPI, SVG_DPI = 150, 72
-# Each figure is drawn from one table, or from the two that its function takes.
+# Each figure is drawn from one table, or from those that its function takes.
 DRAWERS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
+    "headline": (plots_headline.headline, ("summary", "probe_summary", "measured_summary")),
     "learning_curves": (plots_accuracy.learning_curves, ("curves_summary",)),
     "accuracy_by_benchmark": (plots_accuracy.accuracy_by_benchmark, ("summary",)),
     "accuracy_vs_noise": (plots_accuracy.accuracy_vs_noise, ("summary",)),

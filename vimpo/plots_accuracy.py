@@ -20,6 +20,7 @@ from vimpo.plot_style import (
     limit_to_means,
     line_handles,
     mark_empty,
+    noise_curve,
     noise_name,
     ordered_noise,
     panel_grid,
@@ -140,10 +141,7 @@ def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     figure, panels = panel_grid(len(modes), len(sizes), sharex=True, sharey=True, height=2.4)
     for (i, mode), (j, size) in itertools.product(enumerate(modes), enumerate(sizes)):
         axes = panels[i, j]
-        # no noise is the same in every mode, and anchors each of them
-        part = runs[
-            (runs["size"] == size) & ((runs["noise_mode"] == mode) | (runs["noise_level"] == 0))
-        ]
+        part = noise_curve(runs[runs["size"] == size], mode)
         levels = np.sort(part["noise_level"].unique())
         names = [n for n in looks if n in set(part["algorithm"])]
         for name, offset in zip(names, dodged(len(names), levels), strict=True):
@@ -151,7 +149,7 @@ def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
             style = looks[name]
             draw_points(axes, points["noise_level"].to_numpy() + offset, points, style, style.line)
         base = frame[(frame["size"] == size) & (frame["algorithm"] == BASE)]
-        _base_line(axes, base, looks)
+        draw_base_line(axes, base, looks)
         if mode != "asymmetric":
             _expected_lines(axes, part, base, looks)
         axes.set_xticks(levels, [f"{level:g}" for level in levels])
@@ -196,7 +194,7 @@ def _mean_label(frame: pd.DataFrame) -> str:
     return f"sampled accuracy, mean of benchmarks\n(bars: {interval_name(frame)})"
 
 
-def _base_line(axes: Axes, base: pd.DataFrame, looks: dict[str, Style]) -> None:
+def draw_base_line(axes: Axes, base: pd.DataFrame, looks: dict[str, Style]) -> None:
     if base["mean"].notna().any():
         row, style = base.iloc[0], looks[BASE]
         axes.axhline(row["mean"], color=style.colour, linestyle=style.line, zorder=1)

@@ -39,10 +39,10 @@ def cost(measured: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         none = pd.DataFrame(np.nan, index=names, columns=["mean", "low", "high", "n"])
         _step_time(row[0], table, none, names, looks)
         for axes, metric in ((row[1], "memory_above_floor"), (row[3], "optimizer")):
-            _bars(axes, table.get(metric, none), names, looks, 2**20)
+            draw_bars(axes, table.get(metric, none), names, looks, 2**20)
         _model_marks(row[1], model[model["size"] == size], names)
-        _bars(row[2], table.get("parameters_resident", none), names, looks, 1e6, alpha=0.35)
-        _bars(row[2], table.get("parameters_trainable", none), names, looks, 1e6)
+        draw_bars(row[2], table.get("parameters_resident", none), names, looks, 1e6, alpha=0.35)
+        draw_bars(row[2], table.get("parameters_trainable", none), names, looks, 1e6)
         for axes in row:
             axes.set_yticks(range(len(names)), [""] * len(names))
             axes.invert_yaxis()
@@ -94,7 +94,7 @@ def _step_time(
     _interval_on_bar(axes, places, total["low"], total["high"])
 
 
-def _bars(
+def draw_bars(
     axes: Axes,
     values: pd.DataFrame,
     names: list[str],

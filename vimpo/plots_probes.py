@@ -104,7 +104,7 @@ def _handles(lines: Sequence[Line], shown: pd.DataFrame, looks: dict[str, Style]
     ]
 
 
-def _draw_lines(
+def draw_lines(
     axes: Axes,
     frame: pd.DataFrame,
     lines: Sequence[Line],
@@ -146,7 +146,7 @@ def value_accuracy(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         axes = panels[i, j]
         part = frame[(frame["metric"] == metric) & (frame["target"] == target)]
         axes.axhline(0, color="#555555", linewidth=0.8, zorder=1)
-        _draw_lines(axes, part, VALUES, looks, "params")
+        draw_lines(axes, part, VALUES, looks, "params")
         _ceiling(axes, part)
         size_axis(axes, _ladder(frame))
         shown = pd.concat([line.rows(part) for line in VALUES])["mean"]
@@ -158,6 +158,11 @@ def value_accuracy(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     figure.supxlabel(f"parameters of the policy (bars: {interval_name(frame)})", fontsize=8)
     add_legend(figure, _handles(VALUES, frame, looks), columns=3)
     return figure
+
+
+def change_explained(summary: pd.DataFrame) -> pd.DataFrame:
+    """Explained variance of the change of value, over whole responses on clean rewards."""
+    return _clean(summary, "value", position=WHOLE, target="change", metric="explained_variance")
 
 
 def _ceiling(axes: Axes, part: pd.DataFrame) -> None:
@@ -177,7 +182,7 @@ def value_by_position(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     for (i, metric), (j, size) in itertools.product(enumerate(rows), enumerate(sizes)):
         axes = panels[i, j]
         part = frame[(frame["metric"] == metric) & (frame["size"] == size)]
-        _draw_lines(axes, part, VALUES, looks, "place")
+        draw_lines(axes, part, VALUES, looks, "place")
         if len(part):
             axes.set_xticks(sorted(part["place"].unique()))
         if i == 0:
@@ -205,7 +210,7 @@ def credit(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         part = frame[frame["predictor"].isin({line.predictor for line in lines})]
         axes.axhline(0.5, color="#555555", linewidth=0.8, zorder=1)
         _control(axes, frame)
-        _draw_lines(axes, part, lines, looks, "params")
+        draw_lines(axes, part, lines, looks, "params")
         size_axis(axes, _ladder(frame))
         axes.set_title(f"{title}\n{_note(part, lines, looks)}")
     shown = frame.loc[frame["predictor"] != "position", "mean"]

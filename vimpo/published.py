@@ -3,7 +3,8 @@
 Figures and report are made from these alone, without runs, models or torch, on any machine:
 
     python -m vimpo publish --config FILE     copy a study's configuration and tables there
-    snakemake --cores 1 figures               draw every published study again
+    snakemake --cores 1 figures               draw every published study again, and rewrite the
+                                              README's sections that say what was found
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.contents import PUBLISHED_TABLES
 from vimpo.plots import draw
+from vimpo.readme import write_readme
 from vimpo.records import write_atomic
 from vimpo.report import check_tables, write_report
 from vimpo.tables import read_tables
@@ -61,10 +63,12 @@ def published(folder: Path = FOLDER) -> list[Path]:
 
 
 def draw_published(folder: Path = FOLDER) -> list[Path]:
-    """Draw figures and write the report of every published study; returns the reports.
+    """Draw figures and write the report of every published study; returns what was written.
 
+    The README above `folder`, if there is one, says anew what the best of them found.
     Raises ConfigError where there is none, or where tables and configuration do not agree.
     """
+    folder = Path(folder)
     if not (studies := published(folder)):
         raise ConfigError(f"published: '{folder}' holds no study; allowed: what `publish` wrote")
     reports = []
@@ -75,4 +79,5 @@ def draw_published(folder: Path = FOLDER) -> list[Path]:
         draw(path / "tables", path / "figures")
         write_report(study, path / "tables", path / "figures", path / "report.html", config=config)
         reports.append(path / "report.html")
-    return reports
+    readme = write_readme(folder, folder.resolve().parent.parent)
+    return [*reports, readme] if readme else reports

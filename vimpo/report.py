@@ -11,6 +11,7 @@ import base64
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import yaml
@@ -20,11 +21,15 @@ from vimpo.claim_parts import CONTROL
 from vimpo.claims import TEST
 from vimpo.config import ConfigError, Study
 from vimpo.contents import FIGURES, PUBLISHED_TABLES
-from vimpo.plot_style import Style, noise_name, ordered_noise, styles
+from vimpo.findings import findings, short_claims
+from vimpo.plot_style import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
 from vimpo.records import write_atomic
 from vimpo.report_scaling import gap_table, iqm_table
 from vimpo.tables import ALL_SIZES, BASE, SECTION, read_tables, section_digests
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parents[1] / "report"
 
@@ -43,18 +48,8 @@ def write_report(
     text, which a later version of the suite would resolve to more fields.
     Raises ConfigError where a table or figure is missing, or where the tables are not of `study`.
     """
-    import jinja2
-
     output, figures = Path(output), Path(figures)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["pipe_safe"] = lambda text: str(text).replace("|", "\\|")
+    environment = template_environment(templates)
     content = report_content(study, Path(tables), Path(templates), config)
     page = content | {"sources": {name: _data_uri(figures / f"{name}.svg") for name in FIGURES}}
     write_atomic(output, environment.get_template("report.html.j2").render(page))
@@ -65,6 +60,22 @@ def write_report(
     }
     markdown = environment.get_template("report.md.j2").render(content | {"sources": links})
     write_atomic(output.with_suffix(".md"), re.sub(r"\n{3,}", "\n\n", markdown))
+
+
+def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
+    """Templates of the report and of the README; HTML is escaped, an unknown name is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["pipe_safe"] = lambda text: str(text).replace("|", "\\|")
+    return environment
 
 
 def report_content(
@@ -112,7 +123,10 @@ def report_content(
 
 def _claims(frames: dict[str, pd.DataFrame]) -> dict:
     found = report_claims.verdicts(frames["claims"])
+    said = findings(frames["claims"])
     return {
+        "findings": said,
+        "short_claims": short_claims(said),
         "claims": found,
         "verdict_counts": report_claims.counts(found),
         "claims_table": report_claims.claims_table(found),
@@ -173,14 +187,33 @@ def _methods(
 ) -> dict:
     summary = frames["summary"]
     params = summary.dropna(subset=["params"]).drop_duplicates("size").set_index("size")["params"]
-    return {
+    setup = report_tables.paper_setup(templates / "paper_setup.csv", study, looks)
+    return _limits(study, params, setup) | {
         "paper": report_tables.paper_results(templates / "paper_table.csv", summary, looks),
-        "paper_setup": report_tables.paper_setup(templates / "paper_setup.csv", study, looks),
+        "paper_setup": setup,
         "hyperparameters": report_tables.hyperparameters(study, looks),
         "shared": report_tables.shared_settings(study),
         "ladder": report_tables.sizes(study, params.to_dict()),
         "tuning": report_tables.tuning(study, looks),
         "sweeps": report_tables.sweep_table(frames["sweeps"], looks),
+    }
+
+
+def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict:
+    """What a study's size and set-up keep it from saying, and what the paper had instead."""
+    sizes = study.used_sizes()
+    known = sorted(params[size] for size in sizes if size in params.index)
+    ends = list(dict.fromkeys(short_count(n) for n in (known[:1] + known[-1:])))
+    closeness = ["close"] if study.train.epochs == 1 else []
+    return {
+        "limits": ["scale", *closeness, "transfers", "open", "tests"],
+        "parameters": " to ".join(ends) or "an unknown number of",
+        "scratch": all(study.sizes[size].path is None for size in sizes),
+        "synthetic": study.task.kind == "chain",
+        "setup": {
+            name.text: {"paper": paper.text, "ours": ours.text, "known": ours.text[:3] != "n/a"}
+            for name, paper, ours in setup.rows
+        },
     }
 
 

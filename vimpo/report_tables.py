@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vimpo.claim_parts import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
 from vimpo.plot_style import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.tables import ALL_SIZES, BASE, MEAN
@@ -188,13 +189,15 @@ def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) ->
     benchmarks = list(dict.fromkeys(paper["benchmark"]))
     metrics = dict(zip(paper["benchmark"], paper["metric"], strict=True))
     looks = styles(paper["algorithm"]) | looks
-    rows = []
-    for name, noise in dict.fromkeys(zip(paper["algorithm"], paper["noise"], strict=True)):
+    rows, names = [], dict.fromkeys(zip(paper["algorithm"], paper["noise"], strict=True))
+    # what we trained and the paper did not
+    names |= dict.fromkeys((n, noise) for noise in dict.fromkeys(paper["noise"]) for n in NAMES)
+    for name, noise in sorted(names, key=lambda pair: ordered_noise(paper["noise"]).index(pair[1])):
         part = paper[(paper["algorithm"] == name) & (paper["noise"] == noise)]
         cells = [only(part, benchmark=b) for b in benchmarks]
         rows.append(
             [algorithm_entry(name, looks), Entry(noise_name(noise))]
-            + [Entry(c["value"]) for c in cells]
+            + [Entry("–" if c is None else c["value"]) for c in cells]
             + [estimate_entry(only(ours, algorithm=name, size=size, noise=noise), factor=100)]
         )
     titles = [f"{b} {metrics[b]}".strip() for b in benchmarks]

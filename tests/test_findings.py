@@ -1,0 +1,209 @@
+"""Findings in plain words: questions, answers and what would settle them, from claims.csv alone."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vimpo.claims import INCONCLUSIVE, REFUTED, SUPPORTED
+from vimpo.findings import AUC, findings, short_claims, view
+from vimpo.readme import STUDIES
+from vimpo.report import template_environment
+from vimpo.tables import read_table
+
+PUBLISHED = Path(__file__).parents[1] / "results/published"
+BEST = next(PUBLISHED / name for name in STUDIES if (PUBLISHED / name).is_dir())
+
+
+@pytest.fixture
+def claims():
+    """Rows of a small study, all open; tests overwrite what they are about."""
+    return read_table(Path(__file__).parent / "data", "claims")
+
+
+def change(claims, start, **columns):
+    """Overwrite columns of the rows whose metric begins with `start`."""
+    chosen = claims["metric"].str.startswith(start)
+    assert chosen.sum() >= 1, start
+    for column, value in columns.items():
+        claims.loc[chosen, column] = value
+    return claims
+
+
+def said(claims, name, tests=9):
+    """Question, short answer and body of one of the questions."""
+    finding = next(f for f in findings(claims) if f["name"] == name)
+    template = template_environment().from_string(
+        '{% import "findings.j2" as said with context %}'
+        "{{ said.question(f) }}|{{ said.short(f) }}|{{ said.body(f) }}"
+    )
+    return template.render(f=finding, part_count=tests).split("|")
+
+
+GAP = "sampled accuracy, VIMPO minus GRPO"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "low", "high", "answer"),
+    [
+        (INCONCLUSIVE, -0.01, 0.03, "Open."),
+        (SUPPORTED, 0.01, 0.03, "Yes."),
+        (SUPPORTED, -0.01, 0.03, "As good; better is not shown."),
+        (SUPPORTED, -0.015, -0.001, "It is behind, by less than was allowed."),
+        (REFUTED, -0.09, -0.03, "No, it is worse."),
+    ],
+)
+def test_better_than_grpo_is_more_than_a_match(claims, verdict, low, high, answer):
+    effect = (low + high) / 2
+    frame = change(claims, GAP, verdict=verdict, low=low, high=high, effect=effect)
+    _, short, body = said(frame, "grpo")
+    assert short == answer
+    side = "above" if effect > 0 else "below"
+    assert body.startswith(
+        f"On clean rewards it scores {100 * abs(effect):.1f} points {side} GRPO "
+        f"({100 * low:+.1f} to {100 * high:+.1f}; 4 pairs); to match, it may be at most 2.0 points "
+        "behind."
+    )
+    assert ("would settle it" in body) == (verdict == INCONCLUSIVE)
+    ahead = verdict == SUPPORTED and low * high > 0
+    assert ("was not tested" in body) == ahead
+
+
+def test_an_open_answer_says_what_would_settle_it(claims):
+    frame = change(claims, GAP, per_size=1, needed_per_size=17, low=-0.2)
+    body = said(frame, "grpo")[2]
+    wanted = "About 17 seeds a size would settle it; there is 1."
+    assert body.endswith(wanted)
+    frame = change(frame, GAP, needed_per_size=float("nan"), reason="one seed has no spread")
+    assert said(frame, "grpo")[2].endswith("behind. Not settled (one seed has no spread).")
+    frame = change(frame, GAP, effect=float("nan"), low=float("nan"), reason="no pair at size s")
+    assert said(frame, "grpo")[1:] == ["Not known.", "Not available: no pair at size s."]
+    one = "accuracy lost per unit of noise, VIMPO minus PPO"
+    frame = change(frame, one, effect=float("nan"), reason="no pair at size s")
+    assert "Noise costs less than with PPO: not available, no pair" in said(frame, "noise")[2]
+
+
+def test_an_interval_that_passes_alone_is_told_from_a_verdict(claims):
+    frame = change(claims, GAP, low=-0.01, high=0.03)
+    assert "corrected for all 7 tests it does not." in said(frame, "grpo", tests=7)[2]
+    frame = change(claims, GAP, low=-0.03)
+    assert "corrected" not in said(frame, "grpo")[2]
+
+
+def test_the_largest_need_of_several_parts_is_named(claims):
+    assert "About 5 seeds a size" in said(claims, "noise")[2]
+    frame = change(claims, "accuracy lost per unit of noise, VIMPO minus GRPO", needed_per_size=40)
+    assert "About 40 seeds a size" in said(frame, "noise")[2]
+
+
+def test_noise_is_answered_against_each_rival(claims):
+    lost = "accuracy lost per unit of noise, VIMPO minus "
+    frame = change(claims, lost + "GRPO", verdict=REFUTED)
+    _, short, body = said(frame, "noise")
+    assert short == "Against GRPO: no; against PPO: open."
+    assert "it loses 0.8 points more than GRPO (-0.4 to +2.0; 4 pairs; refuted)" in body
+    assert "PPO (-1.2 to +2.5; 4 pairs; inconclusive)" in body
+    assert said(change(frame, lost, verdict=SUPPORTED, effect=-0.05), "noise")[1] == "Yes."
+    assert "VIMPO 0 of 8, GRPO 0 of 8, PPO 0 of 8." in body
+    assert "scores 0.8 points below GRPO" in body
+
+
+@pytest.mark.parametrize(
+    ("own", "critic", "answer"),
+    [
+        (INCONCLUSIVE, INCONCLUSIVE, "Open."),
+        (REFUTED, SUPPORTED, "Short of what was asked; no worse than the critic."),
+        (SUPPORTED, REFUTED, "As good as was asked; worse than the critic."),
+        (REFUTED, INCONCLUSIVE, "Short of what was asked; open beside the critic."),
+        (REFUTED, REFUTED, "Short of what was asked; worse than the critic."),
+    ],
+)
+def test_the_implied_value_is_held_against_its_mark_and_the_critic(claims, own, critic, answer):
+    change = "explained variance of the change of value along a response"
+    for metric, verdict in ((change, own), (f"{change}, minus the critic's", critic)):
+        claims.loc[claims["metric"] == metric, "verdict"] = verdict
+    _, short, body = said(claims, "value")
+    assert short == answer
+    assert "It explains 0.01 of the variance" in body
+    assert "That is 0.08 more than PPO's critic" in body
+    assert "GRPO 0.00 (-0.30 to 0.30; 4 runs)" in body
+
+
+def test_size_and_cost_are_answered_either_way(claims):
+    slope = "explained variance of the change of value along a response, per tenfold"
+    for verdict, answer in ((SUPPORTED, "It does not fall by more"), (REFUTED, "It falls.")):
+        assert said(change(claims, slope, verdict=verdict), "size")[1].startswith(answer)
+    for verdict, answer in ((SUPPORTED, "Yes, in time."), (REFUTED, "No, not in time.")):
+        assert said(change(claims, "seconds", verdict=verdict), "cost")[1] == answer
+    body = said(claims, "cost")[2]
+    assert "75 % of the time of PPO's (56 to 101 %; 4 rounds" in body
+    # what follows from the design has neither interval nor n
+    assert "trainable parameters 50 %, resident parameters 100 %, optimiser state 50 %." in body
+
+
+def test_a_part_that_no_phrase_knows_is_said_in_the_words_of_the_table(claims):
+    metric = f"{AUC}VIMPO's td, minus that of a coin"
+    place = f"{AUC}VIMPO's td, minus that of the token's place"
+    new = claims[claims["claim"] == "C6"].iloc[:1].assign(
+        metric=metric, statement="more than a coin", effect=0.02, low=-0.1, high=0.14,
+        threshold=0.0, verdict=INCONCLUSIVE, needed_per_size=50, reason="",
+    )  # fmt: skip
+    frame = pd.concat([change(claims, f"{AUC}VIMPO's td", verdict=SUPPORTED), new])
+    assert (
+        "That is 0.02 more than the token's place"
+        in said(frame.replace({metric: place}), "credit")[2]
+    )
+    _, short, body = said(frame, "credit")
+    assert short == "In part."
+    assert (
+        f"{metric}: +0.02 (-0.10 to +0.14; 4 runs; inconclusive); asked was more than 0.00." in body
+    )
+    assert "About 50 seeds a size" in body
+    assert [row[0] for row in short_claims(findings(frame))][-1:] == ["C6 more than a coin"]
+
+
+def test_zero_has_no_sign_and_one_unit_no_plural(claims):
+    row = claims[claims["metric"].str.startswith(GAP)].iloc[0]
+    tiny = view(pd.concat([row.drop(["effect", "n"]), pd.Series({"effect": -1e-5, "n": 1})]))
+    assert tiny["value"] == "0.0 points"
+    assert tiny["evidence"].endswith("1 of 4 pairs")
+    one = view(row.replace({4: 1}))
+    assert one["evidence"].endswith("; 1 pair")
+
+
+@pytest.mark.parametrize(
+    "name", [f["name"] for f in findings(read_table(BEST / "tables", "claims"))]
+)
+def test_every_number_of_a_published_answer_stands_in_its_claims(name):
+    claims = read_table(BEST / "tables", "claims")
+    finding = next(f for f in findings(claims) if f["name"] == name)
+    text = " ".join(said(claims, name, tests=int((claims["kind"] == "test").sum()))[1:])
+    assert "nan" not in text
+    assert "inf" not in text.replace("infinity", "")
+    for part in finding["parts"]:
+        if part["available"]:
+            assert part["amount"].split()[0] in text
+            assert part["evidence"] in text
+    rows = claims[claims["claim"] == finding["claim"]]
+    numbers = rows.select_dtypes("number").to_numpy().ravel()
+    known = {
+        f"{abs(x) * factor:.{d}f}" for x in numbers for factor in (1, 10, 100) for d in (0, 1, 2)
+    }
+    known |= {f"{e * n:.0f}" for e, n in zip(rows["effect"], rows["n"], strict=True)}
+    known.add(str((claims["kind"] == "test").sum()))
+    unknown = set(re.findall(r"\d+(?:\.\d+)?", text)) - known
+    assert not unknown, text
+
+
+def test_the_short_table_has_a_row_for_every_test(claims):
+    rows = short_claims(findings(claims))
+    assert len(rows) == (claims["kind"] == "test").sum()
+    assert [row[0][:2] for row in rows] == sorted(row[0][:2] for row in rows)
+    assert rows[0][1:] == [
+        "inconclusive (about 3 seeds a size would settle it)",
+        "+0.2 points (-0.5 to +1.0; 4 pairs)",
+        "> -2.0 points",
+    ]
+    row = short_claims(findings(change(claims, GAP, verdict=SUPPORTED)))[0]
+    assert row[1] == "**supported**"
