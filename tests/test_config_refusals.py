@@ -188,3 +188,34 @@ def test_a_file_that_is_not_there_or_not_yaml_is_named(tmp_path):
     broken.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="is not a mapping"):
         load_study(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "first", "again"),
+    [
+        ("study: a\ntrain: {steps: 3}\n\nstudy: b\n", "study", 1, 4),
+        ("train:\n  steps: 3\n  epochs: 2\n  'steps': 4\n", "steps", 2, 4),
+        ("train: {steps: 3, steps: 3}\n", "steps", 1, 1),
+        ("grid:\n- {seeds: [1]}\n- seeds: [2]\n  seeds: [3]\n", "seeds", 3, 4),
+    ],
+)
+def test_a_key_that_is_given_twice_is_named_with_its_lines(tmp_path, text, key, first, again):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    assert str(caught.value) == (
+        f"config: '{path}' is not valid YAML: '{key}' of line {first} is given again in line "
+        f"{again}; allowed: each key once"
+    )
+
+
+def test_a_merged_mapping_may_have_its_keys_overwritten(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "sizes:\n  a: &a {pretrain_steps: 3, hidden: 32}\n"
+        "  b: &b {<<: *a, hidden: 64}\n  c: {<<: *b, hidden: 128}\n"
+    )
+    sizes = load_study(path).sizes
+    assert [sizes[name].hidden for name in "abc"] == [32, 64, 128]
+    assert sizes["c"].pretrain_steps == 3
