@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from vimpo.config import Cell, Study, dump_yaml, load_study
 from vimpo.contents import FIGURES
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
-from vimpo.records import write_rows
+from vimpo.probes.cost import COLUMNS as COST_COLUMNS
+from vimpo.records import write_sealed_rows
 
 PARAMETERS = {"xs": 107_000, "s": 371_000, "m": 860_000, "l": 2_900_000, "xl": 6_800_000}
 PROVENANCE = {
@@ -222,8 +223,8 @@ def write_cost(study: Study, size: str, rng: np.random.Generator, rounds: int = 
             rows += [row | {"metric": m, "unit": u, "value": v} for m, u, v in values]
         model = key | {"kind": "model", "round": 0, "unit": "bytes"}
         rows.append(model | {"metric": "memory_above_floor", "value": 9e7 + 300 * count * trained})
-    columns = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
-    write_rows(study.cost_file(size), [{c: row[c] for c in columns} for row in rows], columns)
+    rows = [{c: row[c] for c in COST_COLUMNS} for row in rows]
+    write_sealed_rows(study.cost_file(size), rows, COST_COLUMNS)
 
 
 def write_probes(

@@ -24,8 +24,9 @@ from vimpo import memory
 from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.integrity import check_model
 from vimpo.launch import launch_command, launch_environment
-from vimpo.records import peak_bytes, write_rows
+from vimpo.records import peak_bytes, write_sealed_rows
 
+MEASURED, MODEL = KINDS = ("measured", "model")
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
 MODULE = "vimpo.probes.cost"
 WARM_UP = 1  # first steps that are not counted: allocators and caches fill there
@@ -131,7 +132,7 @@ def compare_costs(
     median over the steps of a process), `memory_peak`, `memory_floor`, `memory_above_floor`,
     `optimizer` (bytes), `parameters`, `parameters_resident`, `parameters_trainable`. kind `model`
     (round 0; vimpo/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
-    `memory_ratio_to_ppo`; not for models with a `path`.
+    `memory_ratio_to_ppo`; not for models with a `path`. The first row is the checksum of the rest.
 
     Raises ConfigError for an unknown algorithm, a missing base policy and too few GPUs before
     anything runs, and RuntimeError with the last words of a measurement that failed.
@@ -150,7 +151,7 @@ def compare_costs(
             rows += _measured_rows(_in_fresh_process(study, algorithm, size, steps), turn)
     if not study.sizes[size].path:
         rows += _model_rows(study, size, algorithms)
-    write_rows(output, rows, COLUMNS)
+    write_sealed_rows(output, rows, COLUMNS)
     return rows
 
 
@@ -185,7 +186,7 @@ def _measured_rows(found: dict, turn: int) -> list[dict]:
         values.append((name if name == "optimizer" else f"memory_{name}", "bytes", value))
     for name, value in found["parameters"].items():
         values.append(("parameters" if name == "policy" else f"parameters_{name}", "1", value))
-    key = {"kind": "measured", "algorithm": found["algorithm"], "size": found["size"]}
+    key = {"kind": MEASURED, "algorithm": found["algorithm"], "size": found["size"]}
     return [key | {"round": turn, "metric": m, "unit": u, "value": v} for m, u, v in values]
 
 
@@ -200,7 +201,7 @@ def _model_rows(study: Study, size: str, algorithms: Sequence[str]) -> list[dict
         "model",
     )
     for part in plan:
-        key = {"kind": "model", "algorithm": part["algorithm"], "size": size, "round": 0}
+        key = {"kind": MODEL, "algorithm": part["algorithm"], "size": size, "round": 0}
         name = f"memory_{part['network']}_{part['part']}"
         if part["network"] == "all":
             name = "memory_above_floor"
