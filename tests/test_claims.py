@@ -26,7 +26,9 @@ def a_study(**grid):
     return load_study({"grid": [block], "statistics": {"resamples": 100}})
 
 
-def tables_of(study, rng, gap=0.1, loss=0.4, value=0.6, drop=0.0, auc=0.8, time=0.5, spread=0.01):
+def tables_of(
+    study, rng, gap=0.1, loss=0.4, value=0.6, drop=0.0, auc=0.8, place=0.6, time=0.5, spread=0.01
+):
     """Planted truth: VIMPO ahead by `gap`, the others losing `loss` more per unit of noise."""
     accuracy, probes, cost = [], [], []
 
@@ -44,6 +46,7 @@ def tables_of(study, rng, gap=0.1, loss=0.4, value=0.6, drop=0.0, auc=0.8, time=
             ("value", "implied", "change", "explained_variance"): value + drop * grown,
             ("value", "critic", "change", "explained_variance"): value - 0.3,
             ("credit", "implied_td", "step", "auc"): auc,
+            ("credit", "position", "step", "auc"): place,
         }
         for (probe, predictor, target, metric), centre in found.items():
             row = {"probe": probe, "predictor": predictor, "target": target, "metric": metric}
@@ -137,6 +140,7 @@ def test_verdicts_under_a_planted_null_are_rare():
     c = study.claims
     null = dict(gap=-c.accuracy_margin, loss=0.0, value=c.value_accuracy, drop=c.value_slope)
     null |= dict(auc=0.5 + c.credit_margin, time=c.time_ratio, spread=0.05)
+    null |= dict(place=null["auc"] - c.place_margin)
     repeats = 60
     for _ in range(repeats):
         tables = tables_of(study, rng, **null)
@@ -175,7 +179,17 @@ def test_a_rival_that_the_grid_lacks_makes_its_claims_unavailable(rival):
     expected = {"ppo": {"C2", "C3", "C4", "C5"}, "grpo": {"C1", "C4"}}[rival]
     assert set(lacking.claim) == expected
     assert set(lacking.verdict) == {"inconclusive"}
-    assert tested.set_index("claim").loc["C6"].verdict == "supported"
+    assert set(tested[tested.claim == "C6"].verdict) == {"supported"}
+
+
+@pytest.mark.parametrize("place", [0.8, 0.2])
+def test_credit_that_the_place_alone_gives_is_no_credit(place):
+    """A signal that rises along the response says as much as one that falls."""
+    study = a_study()
+    tested = only_tests(claims(study, tables_of(study, np.random.default_rng(2), place=place)))
+    first, second = tested[tested.claim == "C6"].itertuples()
+    assert (first.verdict, second.verdict) == ("supported", "inconclusive")
+    assert second.effect == pytest.approx(0, abs=0.02)
 
 
 def test_a_size_without_pairs_is_not_silently_left_out():

@@ -149,15 +149,15 @@ def test_nothing_overlaps_or_leaves_the_figure(grid, name, drawn, request):
         FigureCanvasAgg(figure)
         figure.draw_without_rendering()
         panels, labels = boxes(figure)
-        legend = figure.legends[0].get_window_extent()
-    for a, b in itertools.combinations([*panels, legend], 2):
+        panels += [legend.get_window_extent() for legend in figure.legends]
+    for a, b in itertools.combinations(panels, 2):
         overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(overlap) < 2, (a, b)
     for row in labels:
         for a, b in itertools.pairwise(row):
             rotated = name in ("accuracy_by_benchmark", "memory_projection")
             assert rotated or not a.overlaps(b)
-    for box in [*panels, legend]:
+    for box in panels:
         assert box.x0 >= 0
         assert box.y0 >= 0
         assert box.x1 <= figure.bbox.x1 + 1

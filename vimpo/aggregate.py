@@ -37,6 +37,7 @@ from vimpo.summaries import (
     summarise_outcomes,
     summarise_probes,
 )
+from vimpo.sweep import published_sweeps
 from vimpo.tables import BASE, WHOLE, section_digests, write_tables
 
 STEP_PHASES = ("rollout_s", "reference_s", "critic_s", "update_s", "total_s")
@@ -215,6 +216,7 @@ def aggregate(study: Study, output: Path) -> None:
         Tables(frame("accuracy"), frame("probes"), frame("measured_cost"), frame("outcomes")),
         collection.params,
     )
+    tables["sweeps"] = published_sweeps(study)
     tables["provenance"] = [
         {"item": item, "value": value, "count": count}
         for (item, value), count in sorted(collection.seen.items())

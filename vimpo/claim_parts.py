@@ -47,6 +47,7 @@ from vimpo.tables import BASE, WHOLE
 CONTROL = 0.5  # flip rate from which labels say nothing, or the opposite
 COLLAPSE = 0.5  # of the base policy's accuracy
 OURS, RIVALS = "vimpo", {"grpo": "GRPO", "ppo": "PPO"}
+PLACE = "position"  # the control of credit: the token's place in its response
 FRACTION, AT_MOST_ONE = (0.0, 1.0), (-math.inf, 1.0)
 NAMES = {OURS: "VIMPO"} | RIVALS
 CLAIMS = {
@@ -349,31 +350,54 @@ def value_parts(
 
 
 def credit_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
-    """C6: the implied td of single tokens; its sum that the actor uses, and PPO's, as facts."""
+    """C6: the implied td of single tokens, beside chance and beside the token's place.
+
+    GRPO's credit is constant within a response and scores one half. A signal that merely rises or
+    falls along the response does better, so td must beat that too. Facts: the sum of td that the
+    actor uses, and PPO's signals.
+    """
     auc, confidence = "AUC of finding the first wrong step by {}", study.statistics.confidence
 
-    def found(algorithm: str, signal: str) -> Found:
-        labels = ("credit", signal, "step", "auc")
-        columns = ("value", "stderr", "reason")
-        scores, errors, reasons = (probed(tables, algorithm, labels, c) for c in columns)
+    def signal(algorithm: str, name: str) -> list[Scores]:
+        labels = ("credit", name, "step", "auc")
+        return [probed(tables, algorithm, labels, c) for c in ("value", "stderr", "reason")]
+
+    def found(algorithm: str, name: str) -> Found:
+        scores, errors, reasons = signal(algorithm, name)
         keys = clean_keys(study, algorithm)
         return explained(mean(scores, keys, confidence, errors, FRACTION), scores, reasons)
 
-    limit = 0.5 + study.claims.credit_margin
-    tested = Part(
-        "C6", "credit is finer than GRPO's", auc.format("VIMPO's td"), "runs", limit, ABOVE
-    )
+    def beyond_place() -> Found:
+        ours, error, reasons = signal(OURS, "implied_td")
+        place, place_error, _ = signal(OURS, PLACE)
+        both = [key for key in ours if key in place]
+        gains = {key: ours[key] - max(place[key], 1 - place[key]) for key in both}
+        # As if the two errors were independent, which on the same rollouts is too wide at worst.
+        errors = {key: math.hypot(error[key], place_error[key]) for key in both}
+        return explained(
+            mean(gains, clean_keys(study, OURS), confidence, errors, (-1.0, 1.0)), gains, reasons
+        )
+
+    def tested(statement: str, whose: str, limit: float) -> Part:
+        return Part("C6", statement, auc.format(whose), "runs", limit, ABOVE)
+
+    chance, place = 0.5 + study.claims.credit_margin, 0.0 + study.claims.place_margin
+    beyond = "VIMPO's td, minus that of the token's place"
+    parts = [
+        (tested("credit is finer than GRPO's", "VIMPO's td", chance), found(OURS, "implied_td")),
+        (tested("it says more than the token's place", beyond, place), beyond_place()),
+    ]
     others = {
         "VIMPO's advantage (GAE of td)": (OURS, "implied_gae"),
-        "the token's place alone, in VIMPO's responses": (OURS, "position"),
+        "the token's place alone, in VIMPO's responses": (OURS, PLACE),
         "PPO's critic td": ("ppo", "critic_td"),
         "PPO's advantage (GAE)": ("ppo", "critic_gae"),
     }
     facts = [
-        (Part("C6", "other signals", auc.format(text), "runs"), found(*signal))
-        for text, signal in others.items()
+        (Part("C6", "other signals", auc.format(text), "runs"), found(*whose))
+        for text, whose in others.items()
     ]
-    return [(tested, found(OURS, "implied_td")), *facts]
+    return [*parts, *facts]
 
 
 def claim_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> list[dict]:

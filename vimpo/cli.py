@@ -133,6 +133,8 @@ def _results(command: AddCommand) -> None:
     sub = command(commands.do_aggregate, "aggregate", "Collect all runs into tidy tables.")
     sub.add_argument("--output", metavar="FOLDER", help="default: tables/ of the study")
 
+    command(commands.do_sweep, "sweep", "Compare the trials of a sweep, and choose among them.")
+
     sub = command(commands.do_plot, "plot", "Draw every figure from the tables.")
     _table_arguments(sub)
 

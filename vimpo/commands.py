@@ -158,6 +158,13 @@ def do_aggregate(options: argparse.Namespace) -> None:
     aggregate(study, _folder(options.output, study.folder / "tables"))
 
 
+def do_sweep(options: argparse.Namespace) -> None:
+    from vimpo.sweep import sweep
+
+    study = _study(options)
+    print(sweep(study, study.folder))
+
+
 def do_plot(options: argparse.Namespace) -> None:
     from vimpo.plots import draw
 

@@ -21,6 +21,9 @@ def check_before_running(study: Study) -> None:
     for objective in study.own_algorithms().values():
         read_own_file(objective.objective, objective.sha256)
     check_sources(study.task)
+    for path in study.sweeps:
+        if not local_path(path, "sweeps")[1]:
+            raise ConfigError(f"sweeps: '{path}' is not a file; allowed: a table made by `sweep`")
     check_results_folder(study)
 
 

@@ -34,6 +34,7 @@ class Probes(Strict):
     continuations: int = Field(16, ge=4, description="Monte Carlo continuations of a prefix")
     baseline_continuations: int = Field(64, ge=4, description="continuations of the bare prompt")
     credit_rollouts: int = Field(128, ge=2, description="fresh rollouts graded step by step")
+    cost_rounds: Count = Field(2, description="measurements of each algorithm's step, in turns")
     seed: Seed = 777
 
 
@@ -66,5 +67,8 @@ class Claims(Strict):
     )
     credit_margin: float = Field(
         0.05, ge=0, le=0.5, description="C6: AUC of finding the first wrong step, above 0.5 by this"
+    )
+    place_margin: float = Field(
+        0.0, ge=0, le=0.5, description="C6: and above that of the token's place alone by this"
     )
     power: float = Field(0.8, gt=0, lt=1, description="of the estimate of seeds needed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -53,6 +53,9 @@ class Study(Strict):
     runtime: Runtime = Runtime()
     cluster: Cluster = Cluster()
     plan: Planning = Planning()
+    sweeps: list[Annotated[str, Field(pattern=r"\.csv$")]] = Field(
+        [], description="tables of `sweep` that decided the settings, for the report"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -249,7 +252,8 @@ class Study(Strict):
 
     def probe_digest(self, cell: Cell) -> str:
         """Includes the betas at which values are read out of every policy."""
-        return digest([self.probes, self.cell_digest(cell), self.readout_beta(cell.algorithm)])
+        probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"})
+        return digest([probes, self.cell_digest(cell), self.readout_beta(cell.algorithm)])
 
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]

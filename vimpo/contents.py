@@ -34,6 +34,11 @@ COLUMNS = {
         *("n", "expected", "counted", "p", "p_holm", "threshold", "side", "verdict"),
         *("per_size", "needed_per_size", "reason"),
     ],
+    "sweeps": [
+        *("sweep", "objective", "trial", "axis", "at", "settings", "metric"),
+        *INTERVAL,
+        *("failed", "chosen"),
+    ],
     "provenance": ["item", "value", "count"],
 }
 TABLES = tuple(COLUMNS)
@@ -58,4 +63,5 @@ FIGURES = {
     "precision": "Scaling caveat",
     "cost": "Cost",
     "memory_projection": "Cost",
+    "sweeps": "Tuning",
 }

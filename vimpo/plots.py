@@ -8,17 +8,18 @@ byte: fixed ids, no date, text as outlines of the fonts that matplotlib brings a
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vimpo import plots_accuracy, plots_cost, plots_probes
+from vimpo import plots_accuracy, plots_cost, plots_probes, plots_sweep
 from vimpo.contents import FIGURES, PUBLISHED_TABLES
-from vimpo.plot_style import RC, styles
+from vimpo.plot_style import RC, Style, styles
 from vimpo.records import write_atomic
 from vimpo.tables import read_tables
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 PNG_DPI, SVG_DPI = 150, 72
@@ -36,22 +37,28 @@ DRAWERS: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "precision": (plots_probes.precision, ("probe_summary",)),
     "cost": (plots_cost.cost, ("measured_summary",)),
     "memory_projection": (plots_cost.memory_projection, ("memory_projection",)),
+    "sweeps": (plots_sweep.sweeps, ("sweeps",)),
 }
 
 
 def draw(tables: Path, output: Path) -> list[Path]:
     """Draw every figure as SVG and PNG into `output`; returns the paths."""
+    frames = read_tables(tables, PUBLISHED_TABLES)
+    return draw_figures(frames, FIGURES, styles(frames["summary"]["algorithm"]), Path(output))
+
+
+def draw_figures(
+    frames: Mapping[str, pd.DataFrame], names: Iterable[str], looks: dict[str, Style], output: Path
+) -> list[Path]:
+    """Draw some of the figures from the tables that they need."""
     import matplotlib as mpl
     from matplotlib.style import context
 
-    frames = read_tables(tables, PUBLISHED_TABLES)
-    looks = styles(frames["summary"]["algorithm"])
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     written = []
     # a reader's own matplotlibrc must not change a figure
     with mpl.rc_context(), context(["default", RC]):
-        for name in FIGURES:
+        for name in names:
             drawer, sources = DRAWERS[name]
             figure = drawer(*(frames[source] for source in sources), looks)
             written += _save(figure, output / name)

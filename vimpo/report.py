@@ -106,7 +106,7 @@ def report_content(
         | _accuracy(study, frames, looks)
         | _scaling(frames, looks)
         | _cost(frames, looks)
-        | _methods(study, summary, looks, templates)
+        | _methods(study, frames, looks, templates)
     )
 
 
@@ -168,7 +168,10 @@ def _cost(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
     }
 
 
-def _methods(study: Study, summary: pd.DataFrame, looks: dict[str, Style], templates: Path) -> dict:
+def _methods(
+    study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, Style], templates: Path
+) -> dict:
+    summary = frames["summary"]
     params = summary.dropna(subset=["params"]).drop_duplicates("size").set_index("size")["params"]
     return {
         "paper": report_tables.paper_results(templates / "paper_table.csv", summary, looks),
@@ -177,6 +180,7 @@ def _methods(study: Study, summary: pd.DataFrame, looks: dict[str, Style], templ
         "shared": report_tables.shared_settings(study),
         "ladder": report_tables.sizes(study, params.to_dict()),
         "tuning": report_tables.tuning(study, looks),
+        "sweeps": report_tables.sweep_table(frames["sweeps"], looks),
     }
 
 

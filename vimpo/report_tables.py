@@ -317,6 +317,23 @@ def tuning(study: Study, looks: dict[str, Style]) -> Table:
     return Table(["algorithm", "learning rate (size)", "rates tried in this study"], rows)
 
 
+def sweep_table(sweeps: pd.DataFrame, looks: dict[str, Style]) -> Table:
+    """A row a trial of the sweeps that decided the settings; a column a metric."""
+    metrics = list(dict.fromkeys(sweeps["metric"]))
+    rows = []
+    for (name, _), own in sweeps.groupby(["sweep", "trial"], sort=False):
+        first = own.iloc[0]
+        settings = f"{first['axis']} {first['at']:g}" + f", {first['settings']}" * bool(
+            first["settings"]
+        )
+        rows.append(
+            [Entry(name), algorithm_entry(first["objective"], looks), Entry(settings)]
+            + [estimate_entry(only(own, metric=metric), digits=".3f") for metric in metrics]
+            + [Entry(f"{first['failed']:g}"), Entry("chosen" if "yes" in set(own.chosen) else "")]
+        )
+    return Table(["sweep", "algorithm", "settings", *metrics, "failed runs", ""], rows)
+
+
 def _plain(value: object) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{k}: {_plain(v)}" for k, v in value.items())

@@ -30,7 +30,7 @@ NUMBERS = {
     *("params", "noise_level", "seed", "step", "window", "value", "stderr", "problems", "samples"),
     *("mean", "low", "high", "confidence", "n", "expected", "count", "round", "parameters"),
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
-    "needed_per_size",
+    *("needed_per_size", "at", "failed"),
     *OUTCOMES,
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
@@ -101,9 +101,12 @@ def empty_table(name: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """Read one of the tables. Raises ConfigError where it is missing or not what was written."""
-    path = Path(folder) / f"{name}.csv"
+def read_table(folder: Path, name: str, file: str = "") -> pd.DataFrame:
+    """Read one of the tables, from `file` if not from that of its name.
+
+    Raises ConfigError where it is missing or not what was written.
+    """
+    path = Path(folder) / (file or f"{name}.csv")
     _check_exists(path)
     content = path.read_bytes()
     try:

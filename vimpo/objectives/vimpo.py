@@ -76,6 +76,23 @@ def terminal_residual(
     return implied_td(logp, ref_logp, token_kl, mask, beta).sum(1) - (rewards - baseline)
 
 
+def scaled_beta(beta: float, tokens: float, new_tokens: float, reward_scale: float = 1.0) -> float:
+    """The beta that asks of a token at another response length what `beta` asks at `tokens`.
+
+    L_V lets the summed log-ratio reach (R - mean)/beta, so a token's share is the reward's range
+    over beta times the length. It stays where beta falls as responses lengthen and grows with the
+    rewards: beta * (tokens/new_tokens) * reward_scale, the new range of rewards over the old.
+    Lengths in tokens. The paper's 5e-4 belongs to thousands of tokens, 2e-2 to tens. A rule of
+    dimensions, not a result: report/LOG.md says how far it held. Raises ValueError unless all > 0.
+    """
+    if min(beta, tokens, new_tokens, reward_scale) <= 0:
+        raise ValueError(
+            f"beta {beta}, tokens {tokens} and {new_tokens}, reward_scale {reward_scale}: "
+            "allowed: numbers above 0"
+        )
+    return beta * tokens / new_tokens * reward_scale
+
+
 def actor_advantage(td: Tensor, mask: Tensor, lam: float, whiten: bool = True) -> Tensor:
     """A_t = GAE_lambda(sg[td]), whitened over all valid tokens. td, mask [B, T] -> [B, T].
 

@@ -124,9 +124,11 @@ def compare_costs(
     output: Path,
     *,
     steps: int = 5,
-    rounds: int = 2,
+    rounds: int | None = None,
 ) -> list[dict]:
-    """Measure each algorithm `rounds` times in turn and write `output` (CSV); returns its rows.
+    """Measure each algorithm in turn and write `output` (CSV); returns its rows.
+
+    rounds: default `probes.cost_rounds`. A measurement is the median of `steps` steps.
 
     Columns `kind, algorithm, size, round, metric, unit, value`. kind `measured`: `step_<phase>` (s,
     median over the steps of a process), `memory_peak`, `memory_floor`, `memory_above_floor`,
@@ -146,7 +148,7 @@ def compare_costs(
 
         check_devices(study.runtime)
     rows = []
-    for turn in range(1, rounds + 1):
+    for turn in range(1, (rounds or study.probes.cost_rounds) + 1):
         for algorithm in algorithms:
             rows += _measured_rows(_in_fresh_process(study, algorithm, size, steps), turn)
     if not study.sizes[size].path:

@@ -1,0 +1,61 @@
+"""The scaling rule of beta: with it, a token is asked for the same log-ratio as before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vimpo.objectives.vimpo import scaled_beta, value_loss
+
+BETA, TOKENS = 0.02, 6
+
+
+def batch(repeat: int = 1) -> dict[str, torch.Tensor]:
+    """Two groups of two; every token is there `repeat` times."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (4, TOKENS)
+    logp, ref_logp = (-torch.rand(shape, generator=generator, dtype=torch.float64) for _ in "ab")
+    token_kl = torch.rand(shape, generator=generator, dtype=torch.float64)
+    columns = {"logp": logp, "ref_logp": ref_logp, "token_kl": token_kl}
+    columns = {k: v.repeat_interleave(repeat, 1) for k, v in columns.items()}
+    return columns | {"mask": torch.ones(4, TOKENS * repeat, dtype=torch.float64)}
+
+
+def loss(
+    columns: dict, beta: float, reward_scale: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The value loss and its gradient, summed over copies of a token."""
+    rewards = reward_scale * torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    baseline = reward_scale * torch.tensor([0.5, 0.5, 1.0, 1.0], dtype=torch.float64)
+    logp = columns["logp"].clone().requires_grad_()
+    value = value_loss(**(columns | {"logp": logp}), rewards=rewards, baseline=baseline, beta=beta)
+    (gradient,) = torch.autograd.grad(value, logp)
+    return value, gradient.unflatten(1, (TOKENS, -1)).sum(2)
+
+
+@pytest.mark.parametrize("repeat", [2, 5])
+def test_responses_whose_tokens_are_repeated_keep_loss_and_gradient(repeat):
+    before = loss(batch(), BETA)
+    after = loss(batch(repeat), scaled_beta(BETA, TOKENS, TOKENS * repeat))
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("scale", [0.1, 10.0])
+def test_a_reward_in_other_units_scales_the_loss_and_nothing_else(scale):
+    """An optimiser that normalises its gradient, as AdamW does, then takes the same steps."""
+    value, gradient = loss(batch(), BETA)
+    scaled, its_gradient = loss(batch(), scaled_beta(BETA, 1, 1, scale), scale)
+    torch.testing.assert_close(scaled, scale**2 * value)
+    torch.testing.assert_close(its_gradient, scale**2 * gradient)
+
+
+def test_the_papers_beta_at_our_length_is_of_the_order_of_ours():
+    """5e-4 at one to four thousand tokens asks for 0.01 to 0.1 at some thirty."""
+    assert 0.01 < scaled_beta(5e-4, 1000, 30) < scaled_beta(5e-4, 4096, 30) < 0.1
+
+
+@pytest.mark.parametrize("bad", [(0, 1, 1), (0.1, 0, 1), (0.1, 1, -1)])
+def test_what_is_not_positive_is_refused(bad):
+    with pytest.raises(ValueError, match="allowed: numbers above 0"):
+        scaled_beta(*bad)
