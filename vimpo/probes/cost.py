@@ -30,6 +30,7 @@ MEASURED, MODEL = KINDS = ("measured", "model")
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
 MODULE = "vimpo.probes.cost"
 WARM_UP = 1  # first steps that are not counted: allocators and caches fill there
+STEPS = 5  # that are counted, of each process
 
 
 def on_one_node(study: Study) -> Study:
@@ -55,6 +56,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
 
     from vimpo.distributed import join
     from vimpo.models import parameter_count, set_up_torch
+    from vimpo.optimizer import optimizer_bytes
     from vimpo.trainer import Trainer
 
     config, base = _checked(study, algorithm, size)
@@ -65,8 +67,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
     seconds = [_timed_step(trainer, step) for step in range(WARM_UP + steps)][WARM_UP:]
     held = torch.tensor([[peak_bytes(world.device), floor]], dtype=torch.float64)
     peak, floor = map(int, max(world.gather(held).tolist()))
-    slots = [s for o in trainer.optimizers.values() for s in o.state_dict()["state"].values()]
-    moments = [t for slot in slots for t in slot.values() if t.ndim]
+    moments = optimizer_bytes(trainer.optimizers.values())
     world.leave()
     return {
         "algorithm": algorithm,
@@ -79,7 +80,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
             "peak": peak,
             "floor": floor,
             "above_floor": peak - floor,
-            "optimizer": sum(t.numel() * t.element_size() for t in moments),
+            "optimizer": moments,
         },
         "parameters": {
             "policy": parameter_count(trainer.policy),
@@ -123,7 +124,7 @@ def compare_costs(
     algorithms: Sequence[str],
     output: Path,
     *,
-    steps: int = 5,
+    steps: int = STEPS,
     rounds: int | None = None,
 ) -> list[dict]:
     """Measure each algorithm in turn and write `output` (CSV); returns its rows.
