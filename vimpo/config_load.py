@@ -57,7 +57,7 @@ class _OneOfEachKey(yaml.SafeLoader):
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds. Raises ConfigError where it is not valid, repeated keys included."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_OneOfEachKey)
+        return _OneOfEachKey(path.read_text(encoding="utf-8")).get_single_data()
     # ValueError: not UTF-8, or a date that there is not; RecursionError: thousands of brackets.
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         reason = " ".join(str(error).split())
