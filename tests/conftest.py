@@ -10,11 +10,15 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from vimpo.config import Study, load_study
+from vimpo.config import Cell, Study, load_study
+
+if TYPE_CHECKING:
+    from vimpo.trainer import Trainer
 
 TINY = {
     "study": "tiny",
@@ -81,5 +85,22 @@ def tiny_study(tiny_base, tmp_path) -> Callable[..., Study]:
         if not study.base_folder("tiny").exists():
             shutil.copytree(tiny_base, study.base_folder("tiny"))
         return study
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tiny_study) -> Callable[..., Trainer]:
+    """Makes a trainer of the tiny study; what is not named is a setting of `train`."""
+    from vimpo.trainer import Trainer
+
+    def make(
+        algorithm="vimpo", *, noise="rollout-0.25", objective=None, size=None, runtime=None, **train
+    ):
+        changes = {"algorithms": {algorithm: objective}} if objective else {}
+        changes |= {"sizes": {"tiny": size}} if size else {}
+        study = tiny_study(train=train, runtime=runtime or {}, **changes)
+        config = study.cell_config(Cell(algorithm, "tiny", noise, 1))
+        return Trainer(config, study.base_folder("tiny") / "model")
 
     return make

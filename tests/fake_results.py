@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 from vimpo.config import Cell, Study, dump_yaml, load_study
 from vimpo.contents import FIGURES
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
-from vimpo.records import write_rows
+from vimpo.probes.cost import COLUMNS as COST_COLUMNS
+from vimpo.records import write_sealed_rows
 
 PARAMETERS = {"xs": 107_000, "s": 371_000, "m": 860_000, "l": 2_900_000, "xl": 6_800_000}
 PROVENANCE = {
@@ -221,8 +223,8 @@ def write_cost(study: Study, size: str, rng: np.random.Generator, rounds: int = 
             rows += [row | {"metric": m, "unit": u, "value": v} for m, u, v in values]
         model = key | {"kind": "model", "round": 0, "unit": "bytes"}
         rows.append(model | {"metric": "memory_above_floor", "value": 9e7 + 300 * count * trained})
-    columns = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
-    write_rows(study.cost_file(size), [{c: row[c] for c in columns} for row in rows], columns)
+    rows = [{c: row[c] for c in COST_COLUMNS} for row in rows]
+    write_sealed_rows(study.cost_file(size), rows, COST_COLUMNS)
 
 
 def write_probes(
@@ -251,56 +253,76 @@ def probe_rows(study: Study, cell: Cell, rng: np.random.Generator) -> list[dict]
     grown = np.log10(PARAMETERS[cell.size] / PARAMETERS["xs"])
     skill = {"vimpo": 0.4 - 0.1 * grown, "ppo": 0.3, "grpo": 0.1}.get(objective, 0.1)
     places = ["all", *(f"{p:g}" for p in study.probes.positions)]
-    rows: list[dict] = []
+    found = [
+        *_value_rows(objective, skill, places, rng),
+        *_credit_rows(objective, skill, rng),
+        *_consistency_rows(rng),
+        *_precision_rows(rng),
+    ]
+    rows = [
+        (*labels, metric, value, stderr, 160, "1", "".join(reason))
+        for labels, metric, value, stderr, *reason in found
+    ]
+    return [dict(zip(PROBE_COLUMNS, row, strict=True)) for row in rows]
 
-    def add(labels: tuple, metric: str, value: float, stderr: float, reason: str = "") -> None:
-        found = (*labels, metric, value, stderr, 160, "1", reason)
-        rows.append(dict(zip(PROBE_COLUMNS, found, strict=True)))
 
+def _value_rows(
+    objective: str, skill: float, places: list[str], rng: np.random.Generator
+) -> Iterator[tuple]:
     predictors = {"implied": skill if objective != "ppo" else 0.1, "group_mean": 0.0}
     if objective == "ppo":
         predictors["critic"] = skill
     for place in places:
         for target, more in (("change", 0.0), ("value", 0.4)):
             for metric, value in (("spread", 0.3), ("mean_stderr", 0.08)):
-                add(("value", "truth", target, place), metric, value, 0.02)
+                yield ("value", "truth", target, place), metric, value, 0.02
             for name, level in predictors.items():
                 constant = name == "group_mean" and target == "change"
                 labels, noise = ("value", name, target, place), rng.normal(0, 0.03)
                 explained = 0.0 if constant else level + more + noise
-                add(labels, "explained_variance", explained, 0.0 if constant else 0.08)
-                add(labels, "rmse", 0.3 - 0.1 * level + noise / 5, 0.02)
+                yield labels, "explained_variance", explained, 0.0 if constant else 0.08
+                yield labels, "rmse", 0.3 - 0.1 * level + noise / 5, 0.02
                 if constant:
                     for metric in ("spearman", "slope", "explained_variance_linear", "intercept"):
-                        add(labels, metric, np.nan, np.nan, "the prediction does not vary")
-                else:
-                    for metric, value in (
-                        ("spearman", level + more),
-                        ("slope", 1.2),
-                        ("explained_variance_linear", level + more + 0.02),
-                    ):
-                        add(labels, metric, value + noise, 0.07)
-                    add(labels, "intercept", noise, 0.05)
+                        yield labels, metric, np.nan, np.nan, "the prediction does not vary"
+                    continue
+                for metric, value in (
+                    ("spearman", level + more),
+                    ("slope", 1.2),
+                    ("explained_variance_linear", level + more + 0.02),
+                ):
+                    yield labels, metric, value + noise, 0.07
+                yield labels, "intercept", noise, 0.05
+
+
+def _credit_rows(objective: str, skill: float, rng: np.random.Generator) -> Iterator[tuple]:
     signals = {"implied_td": 0.5 + skill / 2, "implied_gae": 0.5 + skill / 3, "group": 0.5}
     signals["position"] = 0.56
     if objective == "ppo":
         signals |= {"critic_td": 0.62, "critic_gae": 0.45}
     for name, auc in signals.items():
         constant, noise = name == "group", rng.normal(0, 0.02)
-        add(("credit", name, "step", "all"), "auc", auc + (not constant) * noise, 0.04)
-        add(("credit", name, "step", "all"), "top1", 0.24 + (auc - 0.5) + noise / 2, 0.05)
-        add(("credit", name, "step", "all"), "top1_chance", 0.24 + noise / 9, 0.006)
+        labels = ("credit", name, "step", "all")
+        yield labels, "auc", auc + (not constant) * noise, 0.04
+        yield labels, "top1", 0.24 + (auc - 0.5) + noise / 2, 0.05
+        yield labels, "top1_chance", 0.24 + noise / 9, 0.006
         for offset in range(-10, 11):
             dip = -2.0 * (auc - 0.5) * np.exp(-((offset - 3) ** 2) / 4)
             labels = ("credit", name, "profile", str(offset))
-            add(labels, "mean_advantage", -0.5 if constant else dip + noise, 0.05)
+            yield labels, "mean_advantage", -0.5 if constant else dip + noise, 0.05
+
+
+def _consistency_rows(rng: np.random.Generator) -> Iterator[tuple]:
     for target, metric, value in (
         ("td", "mean", rng.normal(0, 1e-5)),
         ("td", "rms", 0.003 + rng.normal(0, 1e-4)),
         ("terminal", "residual_ratio", 0.95 + rng.normal(0, 0.01)),
         ("terminal", "pearson", 0.2 + rng.normal(0, 0.02)),
     ):
-        add(("consistency", "policy", target, "all"), metric, value, abs(value) / 10)
+        yield ("consistency", "policy", target, "all"), metric, value, abs(value) / 10
+
+
+def _precision_rows(rng: np.random.Generator) -> Iterator[tuple]:
     for name, level in (("float32", 1e-5), ("bfloat16_float32_softmax", 0.1), ("bfloat16", 0.11)):
         for place, tokens in (("4", 4), ("16", 16), ("32", 32), ("all", 40)):
             drift = level * np.sqrt(tokens) * rng.uniform(0.9, 1.1)
@@ -310,5 +332,4 @@ def probe_rows(study: Study, cell: Cell, rng: np.random.Generator) -> list[dict]
                 ("implied_value", "relative_drift", 1.0),
             ):
                 labels = ("precision", name, target, place)
-                add(labels, metric, scale * drift, scale * drift / 8)
-    return rows
+                yield labels, metric, scale * drift, scale * drift / 8

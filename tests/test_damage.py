@@ -19,12 +19,24 @@ from vimpo.config import Cell, ConfigError
 from vimpo.config_types import DamagedError
 from vimpo.contents import PUBLISHED_TABLES
 from vimpo.integrity import check_model
-from vimpo.reading import IncompleteError, read_probes
-from vimpo.records import DiskFullError, is_disk_full, read_sealed, write_sealed
+from vimpo.probes.cost import COLUMNS as COST_COLUMNS
+from vimpo.reading import IncompleteError, read_measured_cost, read_probes
+from vimpo.records import (
+    DiskFullError,
+    is_disk_full,
+    read_sealed,
+    write_rows,
+    write_sealed,
+    write_sealed_rows,
+)
 from vimpo.runs import train_cell
 from vimpo.tables import read_tables
 
 CELL = Cell("ppo", "tiny", "rollout-0.25", 1)
+COST_ROWS = [
+    dict(zip(COST_COLUMNS, ("measured", "ppo", "tiny", turn, "step_total", "s", 0.5), strict=True))
+    for turn in (1, 2)
+]
 
 
 def truncated(path):
@@ -69,6 +81,7 @@ def finished(tiny_base, tmp_path_factory):
     assert main(["train", *named, *cell, "--quiet"]) == 0
     assert main(["evaluate", *named, *cell]) == main(["evaluate", *named, "--base"]) == 0
     assert main(["probe", *named, *cell]) == 0
+    write_sealed_rows(study.cost_file("tiny"), COST_ROWS, COST_COLUMNS)
     aggregate(study, study.folder / "tables")
     return study
 
@@ -142,6 +155,7 @@ COLLECTED = {
     f"{RUN}/probes.parquet": ("probe", f"{RUN}/probes.parquet"),
     f"{BASE}/manifest.json": ("pretrain", BASE),
     f"{BASE}/eval.json": ("evaluate", f"{BASE}/eval.json"),
+    "cost/tiny.csv": ("cost", "cost/tiny.csv"),
 }
 
 
@@ -193,6 +207,33 @@ def test_every_flipped_bit_of_a_sealed_file_is_noticed_or_harmless(tmp_path):
         found = {key: x for key, x in found.items() if key in value}
         assert repr(found) == repr(value), place
     assert noticed > 6 * len(content)
+
+
+def test_every_flipped_bit_and_every_cut_of_a_cost_table_is_noticed_or_harmless(study):
+    path = study.cost_file("tiny")
+    expected, content = repr(read_measured_cost(study, "tiny")), path.read_bytes()
+    flips = (
+        content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+        for place in range(len(content))
+        for bit in range(8)
+    )
+    cuts = (content[:end] for end in range(len(content)))
+    noticed = 0
+    for damaged in (*flips, *cuts):
+        path.write_bytes(damaged)
+        try:
+            found = repr(read_measured_cost(study, "tiny"))
+        except IncompleteError:
+            noticed += 1
+            continue
+        assert found == expected, damaged
+    assert noticed > 8 * len(content)
+
+
+def test_a_cost_table_of_before_there_were_seals_is_read(study):
+    expected = read_measured_cost(study, "tiny")
+    write_rows(study.cost_file("tiny"), COST_ROWS, COST_COLUMNS)
+    assert read_measured_cost(study, "tiny") == expected == COST_ROWS
 
 
 def test_provenance_of_before_there_were_seals_is_read(study):

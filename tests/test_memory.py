@@ -170,8 +170,6 @@ def test_rows_name_every_part_and_the_ratio_to_ppo():
         "reference",
         "all",
     }
-    own = memory.study_memory(study)
-    assert {r["size"] for r in own} == set(study.used_sizes())
     alone = memory.memory_rows(
         PUBLISHED[:1], {"grpo": GRPOConfig()}, Workload(1, 1, 1, 1), MIXED, "x"
     )

@@ -1,51 +1,22 @@
-"""Runs that fail: noticed at their step, kept as they were, evaluated, probed and counted."""
+"""Runs that fail: noticed at their step, and kept as they were before it."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from fake_results import small_study, write_figures, write_results
-from safetensors.torch import load_file, save_file
+from failing import ALGORITHMS, NAN, cell, collapsing, manifest_of, rows_of
+from safetensors.torch import load_file
 
-from vimpo.aggregate import aggregate
-from vimpo.algorithms import Grpo, Ppo, Vimpo, make_batch
-from vimpo.claim_parts import CONTROL
+from vimpo.algorithms import Ppo, Vimpo, make_batch
 from vimpo.config import Cell, Collapse, ConfigError, VimpoConfig, cell_digest, load_study
-from vimpo.evaluate import evaluate_checkpoint
 from vimpo.outcomes import Watch, outcome_of, steps_without_reward
-from vimpo.plots import draw
-from vimpo.probes import probe_run
-from vimpo.reading import read_probes
-from vimpo.records import checksums, read_sealed, write_sealed
-from vimpo.report import write_report
-from vimpo.runs import OUTPUTS, pretrain_base, train_cell
-from vimpo.stats import mean_interval
-from vimpo.tables import read_table
+from vimpo.runs import pretrain_base, train_cell
 from vimpo.tasks.chain import ChainProblems
 from vimpo.trainer import Trainer
 
-ALGORITHMS = {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}
 BAD_STEP = 3
-NAN = float("nan")
-
-
-def cell(algorithm, **changes):
-    fields = {"size": "tiny", "noise": "rollout-0.25", "seed": 1} | changes
-    return Cell(algorithm, **fields)
-
-
-def rows_of(folder):
-    return list(csv.DictReader((folder / "metrics.csv").open()))
-
-
-def manifest_of(folder):
-    return json.loads((folder / "manifest.json").read_text())
 
 
 # --- Rules ---------------------------------------------------------------------------------------
@@ -237,15 +208,6 @@ def test_a_base_policy_that_is_not_finite_is_an_error(tiny_study):
 
 # --- A policy that collapses ---------------------------------------------------------------------
 
-# The actor of VIMPO amplifies its own log-ratios where c_A is large.
-UNSTABLE = {"vimpo": {"objective": "vimpo", "beta": 0.02, "actor_coef": 1.0}}
-
-
-def collapsing(tiny_study, **changes):
-    train = {"steps": 60, "warmup_steps": 0, "collapse": {"steps": 3, "kl": 5}}
-    sizes = {"tiny": {"learning_rate": 0.05}}
-    return tiny_study(train=train, sizes=sizes, algorithms=UNSTABLE, **changes)
-
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_policy_that_collapses_ends_its_run(tiny_study, algorithm):
@@ -293,146 +255,6 @@ def test_an_actor_that_amplifies_itself_collapses_a_larger_model(tmp_path):
     assert float(rows[0]["accuracy"]) > 0.5
     assert len(rows) < study.train.steps
     assert float(rows[-1]["reference_kl"]) > 50
-
-
-# --- What comes after ----------------------------------------------------------------------------
-
-SMALL_PROBES = {
-    "problems": 3,
-    "continuations": 4,
-    "baseline_continuations": 4,
-    "credit_rollouts": 6,
-}
-
-
-def with_weights(folder, change):
-    """The same model folder with changed weights."""
-    for path in folder.rglob("*.safetensors"):
-        tensors = {name: change(tensor) for name, tensor in load_file(path).items()}
-        save_file(tensors, path, metadata={"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "broken"), [("vimpo", None), ("vimpo", math.inf), ("ppo", NAN)]
-)
-def test_a_failed_run_is_evaluated_and_probed_like_any_other(tiny_study, algorithm, broken):
-    """Weights that a collapse left, and the worst that there are: none of them finite."""
-    study = collapsing(tiny_study, probes=SMALL_PROBES)
-    run = cell(algorithm, noise="0")
-    folder = train_cell(study, run, quiet=True)
-    if broken is not None:
-        with_weights(folder / "model", lambda t: torch.full_like(t, broken))
-        manifest = read_sealed(folder / "manifest.json")
-        manifest["outputs"] = checksums(folder, OUTPUTS)
-        write_sealed(folder / "manifest.json", manifest)
-    report = evaluate_checkpoint(
-        folder / "model", study, folder / "eval.json", folder / "samples.jsonl.gz", digest="d"
-    )
-    assert [r["value"] for r in report["results"]] == [0, 0]
-    probe_run(study, run, folder / "probes.parquet")
-    rows = pd.DataFrame(read_probes(study, run))
-    assert set(rows["probe"]) == {"value", "credit", "consistency", "precision"}
-    assert (rows["value"].notna() | (rows["reason"] != "")).all()
-    if broken is not None:
-        implied = rows[(rows["probe"] == "consistency") & (rows["target"] == "td")]
-        assert implied["value"].isna().all()
-
-
-FAILED = {
-    Cell("vimpo", "xs", "0.25", 2): ("not_finite", 11, "the loss is not finite at step 11"),
-    Cell("grpo", "s", "0", 1): ("collapsed", 20, "no right rollout in 5 steps up to step 20"),
-}
-
-
-@pytest.fixture
-def failed_study(tmp_path):
-    """The quick grid with two failed runs, whose tables end at their step."""
-    study = small_study(tmp_path)
-    write_results(study)
-    for run, (kind, step, reason) in FAILED.items():
-        folder = study.run_folder(run)
-        manifest = manifest_of(folder)
-        manifest["outcome"] = {"kind": kind, "step": step, "reason": reason}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        metrics = pd.read_csv(folder / "metrics.csv")[: step + 1]
-        if kind == "not_finite":
-            metrics.loc[step, ["loss", "grad_norm"]] = np.nan
-        metrics.to_csv(folder / "metrics.csv", index=False)
-        scores = json.loads((folder / "eval.json").read_text())
-        for result in scores["results"]:
-            result["value"] = 0.0
-        (folder / "eval.json").write_text(json.dumps(scores))
-    aggregate(study, study.folder / "tables")
-    return study
-
-
-def table(study, name, **values):
-    frame = read_table(study.folder / "tables", name)
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
-
-
-def test_a_failed_run_is_a_result_and_not_missing(failed_study):
-    study = failed_study
-    assert table(study, "missing").empty
-    runs = table(study, "outcomes")
-    assert len(runs) == len(study.cells())
-    found = runs[runs["outcome"] != "finished"]
-    names = zip(found["algorithm"], found["size"], found["noise"], found["seed"], strict=True)
-    ends = zip(found["outcome"], found["step"], found["reason"], strict=True)
-    assert {Cell(*n): e for n, e in zip(names, ends, strict=True)} == FAILED
-    row = table(study, "outcome_summary", algorithm="vimpo", size="xs", noise="0.25").iloc[0]
-    assert (row["finished"], row["not_finite"], row["collapsed"], row["n"]) == (1, 1, 0, 2)
-    assert (row["mean"], row["expected"], row["method"]) == (0.5, 2, "Clopper-Pearson")
-    assert row["low"] < 0.02
-    assert row["high"] > 0.98
-    rate = table(
-        study,
-        "claims",
-        metric="share of GRPO's runs that failed, or end below half of the base's accuracy",
-    )
-    runs_below = sum(float(c.noise) < CONTROL for c in study.cells() if c.algorithm == "grpo")
-    assert rate["effect"].iloc[0] == 1 / runs_below
-
-
-def test_a_failed_run_enters_accuracy_with_what_it_scored(failed_study):
-    of_cell = {"algorithm": "vimpo", "size": "xs", "noise": "0.25", "metric": "sampled"}
-    runs = table(failed_study, "accuracy", **of_cell).groupby("seed")["value"].mean()
-    assert runs[2] == 0
-    row = table(failed_study, "summary", benchmark="mean", **of_cell).iloc[0]
-    assert row["n"] == 2
-    assert row["mean"] == pytest.approx(mean_interval(runs).value)
-    curve = table(failed_study, "curves_summary", algorithm="vimpo", size="xs", noise="0.25")
-    assert curve["mean"].notna().sum() == 12  # up to the step at which one of the two ended
-
-
-def test_a_gap_before_the_step_of_failure_is_still_missing(failed_study):
-    folder = failed_study.run_folder(Cell("vimpo", "xs", "0.25", 2))
-    metrics = pd.read_csv(folder / "metrics.csv")
-    metrics.loc[4, "reward"] = np.nan
-    metrics.to_csv(folder / "metrics.csv", index=False)
-    aggregate(failed_study, failed_study.folder / "tables")
-    assert table(failed_study, "missing")["reason"].tolist() == [
-        "not finite: reward at 1 of 12 steps"
-    ]
-
-
-def test_the_report_counts_failed_runs_and_names_them(failed_study):
-    folder = failed_study.folder
-    write_figures(folder / "figures")
-    write_report(failed_study, folder / "tables", folder / "figures", folder / "report.html")
-    text = (folder / "report.md").read_text()
-    assert "2 failed in training, which is a result and is counted as one" in text
-    assert "| vimpo/xs/noise-0.25/seed-2 | not finite | 11 | the loss is not finite at" in text
-    assert "| grpo/s/noise-0/seed-1 | collapsed | 20 | no right rollout" in text
-    assert "1 of 2 (collapsed: 1; share [0.01, 0.99])" in text
-    assert "0 of 2 (share [0.00, 0.84])" in text
-    assert "enters every comparison of accuracy with that number" in text
-
-
-def test_every_figure_is_drawn_of_a_study_with_failed_runs(failed_study):
-    assert len(draw(failed_study.folder / "tables", failed_study.folder / "figures")) > 0
 
 
 # --- A target of zero ----------------------------------------------------------------------------

@@ -174,6 +174,13 @@ def test_the_paper_fits_on_eight_gpus():
     assert held == {("pretrain", 1), ("cost", 8), ("train", 8), ("evaluate", 1), ("probe", 1)}
 
 
+def test_every_round_of_the_cost_measurement_is_planned():
+    no_start = {"startup_seconds": 0}
+    two, six = (Planner(changed("quick", probes={"cost_rounds": n}, plan=no_start)) for n in (2, 6))
+    shape = two.shapes["xs"]
+    assert six.cost_s("xs", shape) == pytest.approx(3 * two.cost_s("xs", shape))
+
+
 def test_cost_is_planned_on_one_node_of_several():
     one, two = shipped("paper"), changed("paper", runtime={"processes": 16, "nodes": 2})
     request = job_request(two, "cost", "qwen3-8b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from vimpo.probes.cost import (
     peak_bytes,
     resident_bytes,
 )
+from vimpo.records import read_sealed_rows
 
 
 def test_networks_moments_and_phases_are_counted(tiny_study):
@@ -89,8 +91,7 @@ def test_algorithms_take_turns_and_the_model_stands_beside(tiny_study, tmp_path,
     output = tmp_path / "cost.csv"
     rows = compare_costs(study, "tiny", ["vimpo", "ppo"], output, rounds=2)
     assert turns == ["vimpo", "ppo", "vimpo", "ppo"]
-    with output.open() as file:
-        table = list(csv.DictReader(file))
+    table = list(csv.DictReader(io.StringIO(read_sealed_rows(output))))
     assert list(table[0]) == COLUMNS
     assert len(table) == len(rows)
     totals = [(r["algorithm"], r["round"], r["value"]) for r in rows if r["metric"] == "step_total"]

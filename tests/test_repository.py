@@ -112,3 +112,14 @@ def test_the_studies_of_the_readme_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     blocks = re.findall(r"```yaml\n(study:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert [load_study(yaml.safe_load(block)).study for block in blocks] == ["mine", "rloo", "real"]
+
+
+def test_the_layout_of_the_readme_is_true_and_whole():
+    layout = (ROOT / "README.md").read_text().partition("## Layout")[2].split("```")[1]
+    listed = re.findall(r"[\w*.]+/[\w*./]*|^Snakefile", layout, re.MULTILINE)
+    found = {path: list(ROOT.glob(path)) for path in listed}
+    assert not [path for path, there in found.items() if not there]
+    covered = {p for there in found.values() for p in there}
+    modules = [p for p in (ROOT / "vimpo").rglob("*.py") if not p.name.startswith("__")]
+    assert len(modules) > 60
+    assert not [p for p in modules if not covered & {p, *p.parents}]

@@ -7,10 +7,10 @@ import statistics
 import pytest
 import torch
 
-from vimpo.config import Cell, VimpoConfig
+from vimpo.config import VimpoConfig
 from vimpo.models import Critic
 from vimpo.scoring import token_kl
-from vimpo.trainer import Trainer, micro_batches, step_seed
+from vimpo.trainer import micro_batches, step_seed
 
 NAMES = ("vimpo", "ppo", "grpo")
 VARIANTS = {
@@ -23,17 +23,6 @@ VARIANTS = {
     "grpo_kl": {"objective": "grpo", "kl_coef": 0.5},
     "grpo_naive_kl": {"objective": "grpo", "reduction": "seq-mean", "kl_coef": 0.5},
 }
-
-
-@pytest.fixture
-def make_trainer(tiny_study):
-    def make(algorithm="vimpo", noise="rollout-0.25", objective=None, **train):
-        changes = {"algorithms": {algorithm: objective}} if objective else {}
-        study = tiny_study(train=train, **changes)
-        config = study.cell_config(Cell(algorithm, "tiny", noise, 1))
-        return Trainer(config, study.base_folder("tiny") / "model")
-
-    return make
 
 
 def weights(module):

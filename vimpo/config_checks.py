@@ -75,6 +75,7 @@ def check_results_folder(study: Study) -> None:
 
 
 def setting_differences(old: Any, new: Any, place: str) -> list[str]:
+    """A line for each value that differs, by its place in nested mappings."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line

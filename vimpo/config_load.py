@@ -26,12 +26,7 @@ def load_study(source: str | Path | dict | None = None) -> Study:
         path = Path(source)
         if not path.is_file():
             raise ConfigError(f"config: '{path}' is not a file; allowed: a YAML file of a study")
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        # ValueError: not UTF-8, or a date that there is not; RecursionError: thousands of brackets.
-        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"config: '{path}' is not valid YAML: {reason}") from None
+        data = read_yaml(path) or {}
     if not isinstance(data, dict):
         raise ConfigError(f"config: {data!r} is not a mapping of fields")
     try:
@@ -40,6 +35,33 @@ def load_study(source: str | Path | dict | None = None) -> Study:
         raise ConfigError(explain(error, Study)) from None
     except RecursionError:
         raise ConfigError("config: a value holds itself; allowed: finite nesting") from None
+
+
+class _OneOfEachKey(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML's own loaders keep the last."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"{key.value[:80]!r} of line {lines[key.value]} is given again in line {line}; "
+                    "allowed: each key once"
+                )
+            lines[key.value] = line
+        return node
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. Raises ConfigError where it is not valid, repeated keys included."""
+    try:
+        return _OneOfEachKey(path.read_text(encoding="utf-8")).get_single_data()
+    # ValueError: not UTF-8, or a date that there is not; RecursionError: thousands of brackets.
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"config: '{path}' is not valid YAML: {reason}") from None
 
 
 def dump_yaml(model: BaseModel) -> str:

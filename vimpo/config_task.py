@@ -1,4 +1,4 @@
-r"""Configuration of tasks: what is trained on, and which held-out benchmarks judge it.
+"""Configuration of tasks: what is trained on, and which held-out benchmarks judge it.
 
 A task is either `chain`, generated arithmetic, or `dataset`, real problems from the hub or from
 files. Benchmarks are generated chains or, by name, real ones (MATH-500, AIME, OlympiadBench, ...).

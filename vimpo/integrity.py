@@ -21,8 +21,8 @@ def make_again(folder: Path) -> str:
 def check_model(folder: Path) -> None:
     """Raise DamagedError where `folder`/model is not what the run of this folder wrote.
 
-    Every file is read whole, about a second for a gigabyte: once a job, which lasts hours where
-    models are large, and the system keeps in memory what the job then loads.
+    Every file is read whole, once a job, which lasts hours where models are large; the system keeps
+    in memory what the job then loads.
     """
     manifest = folder / "manifest.json"
     try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vimpo.config import (
     AlgorithmConfig,
@@ -96,7 +96,9 @@ class Numbers:
 
 
 FLOAT32 = Numbers("float32", 4, 4, 4, 0, 4)
-MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)  # vimpo/optimizer.py
+MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)
+# As vimpo/optimizer.py has it: beside the gradients of a backward pass, their sum in float32.
+BFLOAT16 = replace(MIXED, gradient=2 + 4)
 LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.last_logits)
 
 
@@ -275,7 +277,7 @@ def study_workload(study: Study) -> Workload:
 
 
 def study_numbers(study: Study) -> Numbers:
-    return MIXED if study.runtime.dtype == "bfloat16" else FLOAT32
+    return BFLOAT16 if study.runtime.dtype == "bfloat16" else FLOAT32
 
 
 def memory_rows(
@@ -313,14 +315,6 @@ def memory_rows(
                 for part in [*parts, peak]
             ]
     return rows
-
-
-def study_memory(study: Study, algorithms: Iterable[str] | None = None) -> list[dict]:
-    """Rows (`memory_rows`) of the study's own ladder sizes; models with a `path` are left out."""
-    names = list(algorithms or dict.fromkeys(c.algorithm for c in study.cells()))
-    shapes = [shape_of(s, study.sizes[s]) for s in study.used_sizes() if not study.sizes[s].path]
-    chosen = {name: study.algorithms[name] for name in names}
-    return memory_rows(shapes, chosen, study_workload(study), study_numbers(study), "model")
 
 
 def projection(study: Study, algorithms: Iterable[str] = ("vimpo", "ppo", "grpo")) -> list[dict]:

@@ -7,6 +7,7 @@ a copy in float32; the network reads the copy, rounded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -62,6 +63,12 @@ class MasterAdamW(AdamW):
                 if index in state:
                     copy.copy_(state[index].pop("master"))
         super().load_state_dict(content | {"state": state})
+
+
+def optimizer_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
+    """What moments and copies take, over all processes; counters of steps are left out."""
+    slots = [s for o in optimizers for s in o.state_dict()["state"].values()]
+    return sum(t.numel() * t.element_size() for s in slots for t in s.values() if t.ndim)
 
 
 def make_optimizer(module: nn.Module, learning_rate: float, weight_decay: float) -> AdamW:

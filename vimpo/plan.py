@@ -22,13 +22,12 @@ from vimpo.beta import unusual_betas
 from vimpo.cluster import Stage, cell_request, job_request
 from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
 from vimpo.memory import Shape, Workload
-from vimpo.plan_inputs import benchmark_responses, load_device, numbers_of, shape_of
+from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
 from vimpo.probes import sampled_together
+from vimpo.probes.cost import STEPS, WARM_UP
 
 GIB = 2**30
 HOUR = 3600
-COST_PROCESSES = 2  # of each algorithm in the cost rule (vimpo/probes/cost.py: rounds)
-COST_STEPS = 6  # of each of those, warm-up included
 CHECKPOINTS = 3  # two kept and one being written (vimpo/checkpoint.py)
 
 
@@ -94,7 +93,7 @@ class Planner:
         self.study = study
         self.device = load_device(study)
         self.shapes = {size: shape_of(size, study.sizes[size]) for size in study.used_sizes()}
-        self.numbers = numbers_of(study)
+        self.numbers = memory.study_numbers(study)
         self.checkpointing = study.runtime.gradient_checkpointing
 
     @cached_property
@@ -227,8 +226,9 @@ class Planner:
     def cost_s(self, size: str, shape: Shape) -> float:
         objectives = [self.study.algorithms[a] for a in self.study.algorithms_at(size)]
         processes = job_request(self.study, "cost", size).processes
-        steps = sum(COST_STEPS * self.step_s(shape, o, processes) for o in objectives)
-        return self._started(COST_PROCESSES * steps, processes=1 + COST_PROCESSES * len(objectives))
+        turn = sum((WARM_UP + STEPS) * self.step_s(shape, o, processes) for o in objectives)
+        rounds = self.study.probes.cost_rounds
+        return self._started(rounds * turn, processes=1 + rounds * len(objectives))
 
     def _started(self, seconds: float, processes: int = 1) -> float:
         return seconds + processes * self.study.plan.startup_seconds
@@ -312,14 +312,10 @@ class Planner:
         for size, shape in self.shapes.items():
             if shape is None:
                 continue
-            kept += self.kept_bytes(shape)
-            for cell in self.study.cells():
-                if cell.size == size:
-                    kept += self.kept_bytes(shape, self.study.algorithms[cell.algorithm])
-            for algorithm in self.study.algorithms_at(size):
-                running = max(
-                    running, self.checkpoint_bytes(shape, self.study.algorithms[algorithm])
-                )
+            names = [cell.algorithm for cell in self.study.cells() if cell.size == size]
+            objectives = [self.study.algorithms[name] for name in names]
+            kept += self.kept_bytes(shape) + sum(self.kept_bytes(shape, o) for o in objectives)
+            running = max(running, *(self.checkpoint_bytes(shape, o) for o in objectives))
         return kept, running
 
     # --- warnings ---------------------------------------------------------------------------------

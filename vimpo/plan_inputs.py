@@ -22,9 +22,6 @@ PROBLEMS = {
     "amc23": 40,
     "gsm8k": 1319,
 }
-# Of weights in bfloat16: gradients of a backward pass in it, their float32 sum, and the optimiser's
-# moments and copy in float32 (vimpo/optimizer.py).
-BFLOAT16 = replace(memory.MIXED, gradient=2 + 4)
 
 
 @dataclass(frozen=True)
@@ -104,11 +101,6 @@ def _shape_of_folder(name: str, path: Path) -> Shape | None:
         )
     except KeyError:
         return None
-
-
-def numbers_of(study: Study) -> memory.Numbers:
-    """Bytes of a weight, its gradient, moments and copy."""
-    return BFLOAT16 if study.runtime.dtype == "bfloat16" else memory.FLOAT32
 
 
 def benchmark_responses(study: Study) -> int:

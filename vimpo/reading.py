@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from pathlib import Path
@@ -15,7 +16,8 @@ from vimpo.contents import OUTCOMES
 from vimpo.integrity import fault_of, make_again
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
-from vimpo.records import read_sealed
+from vimpo.probes.cost import KINDS, MEASURED
+from vimpo.records import read_sealed, read_sealed_rows
 from vimpo.summaries import metrics_of
 
 FINISHED = OUTCOMES[0]
@@ -161,9 +163,14 @@ def read_measured_cost(study: Study, size: str) -> list[dict]:
     if not path.is_file():
         raise IncompleteError(f"{path.name} is missing")
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(io.StringIO(read_sealed_rows(path)))
     except NO_TABLE as error:
         raise DamagedFileError(path, f"not a table: {error}") from None
+    except ValueError as error:
+        raise DamagedFileError(path, error) from None
     if list(frame.columns) != COST_COLUMNS:
         raise DamagedFileError(path, f"its columns are {', '.join(frame.columns)}")
+    measured = frame[frame["kind"] == MEASURED]
+    if measured.empty or measured["value"].isna().any() or not frame["kind"].isin(KINDS).all():
+        raise DamagedFileError(path, "not what was written: rows are missing, cut or of no kind")
     return frame.to_dict("records")

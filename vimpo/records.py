@@ -151,13 +151,43 @@ def write_rows(path: Path, rows: list[Mapping[str, object]], columns: list[str])
 
     Floats are written by repr, so that equal numbers give equal bytes.
     """
+    write_atomic(path, _csv(rows, columns))
+
+
+def write_sealed_rows(path: Path, rows: list[Mapping[str, object]], columns: list[str]) -> None:
+    """The same, and a first row with the checksum of all the rest: a cut leaves it standing."""
+    head, *rest = _csv(rows, columns).splitlines(keepends=True)
+    write_atomic(path, "".join([head, _sealing_row(head, "".join(rest)), *rest]))
+
+
+def read_sealed_rows(path: Path) -> str:
+    """The CSV that :func:`write_sealed_rows` wrote, less its seal; from before there were seals,
+    the whole file. Raises OSError where there is none, ValueError for another than was written.
+    """
+    head, _, rest = path.read_bytes().decode().partition("\n")
+    head += "\n"
+    if not rest.startswith(SEAL):
+        return head + rest
+    first, _, rest = rest.partition("\n")
+    if f"{first}\n" != _sealing_row(head, rest):
+        raise ValueError("not what was written: its checksum differs")
+    return head + rest
+
+
+def _csv(rows: list[Mapping[str, object]], columns: list[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(
         text, fieldnames=list(rows[0]) if rows else columns, lineterminator="\n"
     )
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+    return text.getvalue()
+
+
+def _sealing_row(head: str, rest: str) -> str:
+    """As many fields as the header has: `checksum`, the checksum, and empty ones."""
+    digest = hashlib.sha256((head + rest).encode()).hexdigest()
+    return f"{SEAL},{digest}{',' * (head.count(',') - 1)}\n"
 
 
 def sha256(path: Path) -> str:

@@ -37,6 +37,7 @@ from vimpo.config_types import DamagedError
 from vimpo.distributed import Alone, check_devices, join
 from vimpo.integrity import check_model, make_again, only_writer
 from vimpo.models import parameter_count, set_up_torch
+from vimpo.optimizer import optimizer_bytes
 from vimpo.outcomes import Outcome
 from vimpo.stopping import StoppedError, StopRequest
 
@@ -346,7 +347,6 @@ def _manifest(learner: Learner, job: Job, progress: Progress, outcome: Outcome) 
     """Provenance and cost of a finished run, over all processes that worked on it."""
     phases = {p: sum(row[f"{p}_s"] for row in progress.timing) for p in learner.phases}
     data = learner.provenance()
-    slots = [s for o in learner.optimizers.values() for s in o.state_dict()["state"].values()]
     return {
         "digest": job.digest,
         "status": "complete",
@@ -354,9 +354,7 @@ def _manifest(learner: Learner, job: Job, progress: Progress, outcome: Outcome) 
         "parameters": parameter_count(learner.policy),
         "trainable_parameters": sum(parameter_count(m, True) for m in learner.modules.values()),
         "resident_parameters": sum(parameter_count(m) for m in learner.networks()),
-        "optimizer_bytes": sum(
-            t.numel() * t.element_size() for s in slots for t in s.values() if t.ndim
-        ),
+        "optimizer_bytes": optimizer_bytes(learner.optimizers.values()),
         "processes": job.world.size,
         "peak_memory_mb": round(progress.peak_memory_mb, 1),
         "wall_s": round(progress.wall_s, 3),

@@ -70,8 +70,7 @@ def trl(results: str, threads: int, steps: int) -> dict:
     """Seconds of every step after warm-up; its rollouts are timed where they are made."""
     import torch
     from datasets import Dataset
-    from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from vimpo.models import load_policy, load_tokenizer
     from vimpo.tasks import make_task
@@ -81,7 +80,7 @@ def trl(results: str, threads: int, steps: int) -> dict:
     base = study.base_folder("s128x3") / "model"
     tokenizer = load_tokenizer(base)
     task = make_task(study.task, tokenizer)
-    per_step, size = study.train.prompts_per_step, study.train.group_size
+    per_step = study.train.prompts_per_step
     problems = [
         p for step in range(WARM_UP + steps) for p in task.training_problems(1, step, per_step)
     ]
@@ -92,26 +91,64 @@ def trl(results: str, threads: int, steps: int) -> dict:
         lengths.append(statistics.mean(map(len, completion_ids)))
         return task.rewards([problems[i] for i in number], completions)
 
-    found: list[dict] = []
-    spent = {"rollout": 0.0}
+    clock = trl_clock()
+    trainer = GRPOTrainer(
+        model=load_policy(base, study.runtime),
+        reward_funcs=reward,
+        args=trl_config(study, f"{results}/trl", steps),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[clock],
+    )
+    trainer._generate_and_score_completions = clock.timed(trainer._generate_and_score_completions)
+    trainer.train()
+    found = [
+        row | {"update": row["total"] - row["rollout"], "response_length": length}
+        for row, length in zip(clock.steps, lengths, strict=False)
+    ]
+    return {"steps": found[WARM_UP:]}
+
+
+def trl_clock():
+    """A callback that keeps the seconds of every step, and of what it was asked to time therein."""
+    from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
+        def __init__(self):
+            self.steps: list[dict] = []
+            self.start, self.rollout = None, 0.0
+
         def on_step_begin(self, args, state, control, **_):
-            spent.setdefault("start", time.perf_counter())
+            if self.start is None:
+                self.start = time.perf_counter()
 
         def on_step_end(self, args, state, control, **_):
             now = time.perf_counter()
-            total = now - spent.pop("start")
-            found.append({"total": total, "rollout": spent["rollout"]})
-            spent["start"], spent["rollout"] = now, 0.0
+            self.steps.append({"total": now - self.start, "rollout": self.rollout})
+            self.start, self.rollout = now, 0.0
 
-    rollouts = per_step * size
-    config = GRPOConfig(
-        output_dir=f"{results}/trl",
+        def timed(self, generate):
+            def call(*args, **kwargs):
+                start = time.perf_counter()
+                try:
+                    return generate(*args, **kwargs)
+                finally:
+                    self.rollout += time.perf_counter() - start
+
+            return call
+
+    return Clock()
+
+
+def trl_config(study, output: str, steps: int):
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=output,
         use_cpu=True,
         bf16=False,
-        per_device_train_batch_size=rollouts,
-        num_generations=size,
+        per_device_train_batch_size=study.rollouts_per_step,
+        num_generations=study.train.group_size,
         steps_per_generation=1,
         max_completion_length=study.train.max_response,
         max_steps=WARM_UP + steps,
@@ -128,31 +165,6 @@ def trl(results: str, threads: int, steps: int) -> dict:
         logging_strategy="no",
         shuffle_dataset=False,
     )
-    policy = load_policy(base, study.runtime)
-    trainer = GRPOTrainer(
-        model=policy,
-        reward_funcs=reward,
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        callbacks=[Clock()],
-    )
-    generate = trainer._generate_and_score_completions
-
-    def timed(*args, **kwargs):
-        start = time.perf_counter()
-        try:
-            return generate(*args, **kwargs)
-        finally:
-            spent["rollout"] += time.perf_counter() - start
-
-    trainer._generate_and_score_completions = timed
-    trainer.train()
-    steps_found = [
-        row | {"update": row["total"] - row["rollout"], "response_length": length}
-        for row, length in zip(found, lengths, strict=False)
-    ]
-    return {"steps": steps_found[WARM_UP:]}
 
 
 def matmul_rate(threads: int) -> float:

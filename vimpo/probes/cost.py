@@ -24,11 +24,13 @@ from vimpo import memory
 from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.integrity import check_model
 from vimpo.launch import launch_command, launch_environment
-from vimpo.records import peak_bytes, write_rows
+from vimpo.records import peak_bytes, write_sealed_rows
 
+MEASURED, MODEL = KINDS = ("measured", "model")
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
 MODULE = "vimpo.probes.cost"
 WARM_UP = 1  # first steps that are not counted: allocators and caches fill there
+STEPS = 5  # that are counted, of each process
 
 
 def on_one_node(study: Study) -> Study:
@@ -54,6 +56,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
 
     from vimpo.distributed import join
     from vimpo.models import parameter_count, set_up_torch
+    from vimpo.optimizer import optimizer_bytes
     from vimpo.trainer import Trainer
 
     config, base = _checked(study, algorithm, size)
@@ -64,8 +67,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
     seconds = [_timed_step(trainer, step) for step in range(WARM_UP + steps)][WARM_UP:]
     held = torch.tensor([[peak_bytes(world.device), floor]], dtype=torch.float64)
     peak, floor = map(int, max(world.gather(held).tolist()))
-    slots = [s for o in trainer.optimizers.values() for s in o.state_dict()["state"].values()]
-    moments = [t for slot in slots for t in slot.values() if t.ndim]
+    moments = optimizer_bytes(trainer.optimizers.values())
     world.leave()
     return {
         "algorithm": algorithm,
@@ -78,7 +80,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
             "peak": peak,
             "floor": floor,
             "above_floor": peak - floor,
-            "optimizer": sum(t.numel() * t.element_size() for t in moments),
+            "optimizer": moments,
         },
         "parameters": {
             "policy": parameter_count(trainer.policy),
@@ -122,7 +124,7 @@ def compare_costs(
     algorithms: Sequence[str],
     output: Path,
     *,
-    steps: int = 5,
+    steps: int = STEPS,
     rounds: int | None = None,
 ) -> list[dict]:
     """Measure each algorithm in turn and write `output` (CSV); returns its rows.
@@ -133,7 +135,7 @@ def compare_costs(
     median over the steps of a process), `memory_peak`, `memory_floor`, `memory_above_floor`,
     `optimizer` (bytes), `parameters`, `parameters_resident`, `parameters_trainable`. kind `model`
     (round 0; vimpo/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
-    `memory_ratio_to_ppo`; not for models with a `path`.
+    `memory_ratio_to_ppo`; not for models with a `path`. The first row is the checksum of the rest.
 
     Raises ConfigError for an unknown algorithm, a missing base policy and too few GPUs before
     anything runs, and RuntimeError with the last words of a measurement that failed.
@@ -152,7 +154,7 @@ def compare_costs(
             rows += _measured_rows(_in_fresh_process(study, algorithm, size, steps), turn)
     if not study.sizes[size].path:
         rows += _model_rows(study, size, algorithms)
-    write_rows(output, rows, COLUMNS)
+    write_sealed_rows(output, rows, COLUMNS)
     return rows
 
 
@@ -187,7 +189,7 @@ def _measured_rows(found: dict, turn: int) -> list[dict]:
         values.append((name if name == "optimizer" else f"memory_{name}", "bytes", value))
     for name, value in found["parameters"].items():
         values.append(("parameters" if name == "policy" else f"parameters_{name}", "1", value))
-    key = {"kind": "measured", "algorithm": found["algorithm"], "size": found["size"]}
+    key = {"kind": MEASURED, "algorithm": found["algorithm"], "size": found["size"]}
     return [key | {"round": turn, "metric": m, "unit": u, "value": v} for m, u, v in values]
 
 
@@ -202,7 +204,7 @@ def _model_rows(study: Study, size: str, algorithms: Sequence[str]) -> list[dict
         "model",
     )
     for part in plan:
-        key = {"kind": "model", "algorithm": part["algorithm"], "size": size, "round": 0}
+        key = {"kind": MODEL, "algorithm": part["algorithm"], "size": size, "round": 0}
         name = f"memory_{part['network']}_{part['part']}"
         if part["network"] == "all":
             name = "memory_above_floor"

@@ -148,9 +148,10 @@ class RealTask:
         """The problems, with the columns that the definition reads. Raises ConfigError."""
         if self._rows is None:
             stock = _load(self.spec.task)
+            source, field = self.spec.path or stock["dataset_path"], f"{self.field}.path"
             raw = read_rows(
-                self.spec.path or stock["dataset_path"],
-                f"{self.field}.path",
+                source,
+                field,
                 subset=None if self.spec.path else stock.get("dataset_name"),
                 split=self.spec.split or stock["test_split"],
             )
@@ -159,16 +160,12 @@ class RealTask:
                     f"{self.field}.limit: {self.spec.limit} is more than the {len(raw)} problems "
                     f"of the source; allowed: 1 to {len(raw)}"
                 )
-            source = self.spec.path or stock["dataset_path"]
+            names = self.spec.columns
             self._rows = [
-                {name: column(row, name, f"{self.field}.path", source) for name in self.columns}
+                {name: column(row, name, field, source) for name in names}
                 for row in raw[: self.spec.limit]
             ]
         return self._rows
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.spec.columns
 
     def gold(self, doc: dict) -> str:
         """The gold answer of a problem, as text."""

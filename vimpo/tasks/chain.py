@@ -156,11 +156,6 @@ def grade_steps(problem: Problem, response: str) -> list[Step]:
     return graded
 
 
-def first_wrong_step(problem: Problem, response: str) -> int | None:
-    """Index into :func:`grade_steps` of the first wrong step; None where all are right."""
-    return next((i for i, s in enumerate(grade_steps(problem, response)) if not s.right), None)
-
-
 class ChainProblems:
     """The task of kind `chain`; see vimpo.tasks.Task."""
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from vimpo.config_task import DatasetTask, DataSource
 from vimpo.config_types import ConfigError
+from vimpo.records import sha256
 from vimpo.tasks.noise import uniform
 from vimpo.tasks.prompts import Prompter
-from vimpo.tasks.sources import check_columns, column, file_digest, local_file, read_rows
+from vimpo.tasks.sources import check_columns, column, local_file, read_rows
 from vimpo.tasks.verifier import shared_verifier
 
 if TYPE_CHECKING:
@@ -205,5 +206,5 @@ def _text(value: object) -> str:
 def _describe(source: DataSource, index: int) -> dict:
     local = local_file(source.path, f"task.datasets[{index}].path")
     if local:
-        return {"path": source.path, "sha256": file_digest(local)}
+        return {"path": source.path, "sha256": sha256(local)}
     return {"path": source.path, "subset": source.subset, "split": source.split}

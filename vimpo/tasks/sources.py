@@ -6,7 +6,6 @@ return old rows. Every fault is a ConfigError that names the field to change.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -121,11 +120,6 @@ def column(row: dict, name: str, field: str, path: str) -> Any:
                 f"{field}: '{path}' has no column '{name}'; allowed: {', '.join(row)}"
             )
     return value
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sources(task: TaskConfig) -> None:

@@ -1,0 +1,221 @@
+"""Bad configurations: one clear error of field, value and allowed range."""
+
+from __future__ import annotations
+
+import pytest
+
+from vimpo.config import (
+    Cell,
+    ConfigError,
+    Study,
+    load_study,
+)
+
+# (what is written, what the message must name: field, value, allowed range)
+BAD = {
+    "algorithm": ({"grid": {"algorithms": ["trpo"]}}, "algorithms", "'trpo'", "vimpo_value_only"),
+    "size": ({"grid": {"sizes": ["huge"]}}, "sizes", "'huge'", "xs, s, m, l, xl"),
+    "benchmark key": (
+        {"task": {"benchmarks": {"easy": {"operators": 2, "shots": 4}}}},
+        "task.benchmarks.easy.shots",
+        "unknown key",
+        "allowed",
+    ),
+    "benchmark too large": (
+        {"task": {"largest": 2, "benchmarks": {"easy": {"operators": 2, "problems": 4}}}},
+        "task.benchmarks.easy.problems",
+        "4",
+        "1 to 3",
+    ),
+    "noise above 1": ({"grid": {"noise": [0.1, 1.5]}}, "noise.1.rate", "1.5", "[0, 1]"),
+    "noise below 0": ({"grid": {"noise": [-0.25]}}, "noise.0.rate", "-0.25", "[0, 1]"),
+    "noise not a number": ({"grid": {"noise": [float("nan")]}}, "noise.0.rate", "nan", "[0, 1]"),
+    "noise of text": ({"grid": {"noise": ["some"]}}, "noise.0.rate", "'some'", "[0, 1]"),
+    "noise of two kinds": (
+        {"grid": {"noise": [{"mode": "asymmetric", "rate": 0.2}]}},
+        "noise.0.rate",
+        "0.2",
+        "allowed: false_positive and false_negative",
+    ),
+    "group of 1 with vimpo": (
+        {"train": {"group_size": 1}, "grid": {"algorithms": ["ppo", "vimpo"]}},
+        "train.group_size",
+        "1 gives vimpo",
+        ">= 2",
+    ),
+    "group of 1 with grpo": (
+        {"train": {"group_size": 1}, "grid": {"algorithms": ["grpo_naive"]}},
+        "train.group_size",
+        "1 gives grpo_naive",
+        ">= 2",
+    ),
+    "beta of 0": ({"algorithms": {"vimpo": {"beta": 0}}}, "vimpo.beta", ": 0 ", "greater than 0"),
+    "beta below 0": ({"algorithms": {"vimpo": {"beta": -1}}}, "vimpo.beta", "-1", "than 0"),
+    "endless beta": ({"algorithms": {"vimpo": {"beta": float("inf")}}}, "beta", "inf", "finite"),
+    "endless actor coefficient": (
+        {"algorithms": {"vimpo": {"actor_coef": float("inf")}}},
+        "vimpo.actor_coef",
+        "inf",
+        "finite",
+    ),
+    "k1": (
+        {"algorithms": {"vimpo": {"kl_estimator": "k1"}}},
+        "vimpo.kl_estimator",
+        "k1 is refused, because it is the log-ratio itself",
+        "exact, k2, k3, topk",
+    ),
+    "KL estimator": (
+        {"algorithms": {"vimpo": {"kl_estimator": "k4"}}},
+        "vimpo.kl_estimator",
+        "'k4'",
+        "exact, k2, k3, topk",
+    ),
+    "no seeds": ({"grid": {"seeds": []}}, "grid.0.seeds", "[]", "at least 1"),
+    "seed below 0": ({"grid": {"seeds": [1, -2]}}, "grid.0.seeds.1", "-2", "[0, "),
+    "key of a study": ({"grids": []}, "grids", "unknown key", "allowed"),
+    "key of a section": ({"train": {"step": 3}}, "train.step", "unknown key", "allowed"),
+    "key of an algorithm": (
+        {"algorithms": {"vimpo": {"gamma": 1}}},
+        "algorithms.vimpo.gamma",
+        "unknown key",
+        "allowed",
+    ),
+    "another objective's key": (
+        {"algorithms": {"ppo": {"beta": 0.1}}},
+        "algorithms.ppo.beta",
+        "unknown key",
+        "allowed",
+    ),
+    "objective": ({"algorithms": {"new": {"objective": "trpo"}}}, "new", "'trpo'", "'grpo'"),
+    "text for a number": ({"train": {"steps": "many"}}, "train.steps", "'many'", "[1, inf)"),
+    "micro-batch": ({"train": {"micro_batch": 999}}, "train.micro_batch", "999", "1 to that"),
+    "heads": (
+        {"sizes": {"xs": {"heads": 5, "hidden": 64}}},
+        "sizes.xs.heads",
+        "5",
+        "divide hidden = 64",
+    ),
+    "odd heads": (
+        {"sizes": {"xs": {"hidden": 66, "heads": 2, "kv_heads": 2}}},
+        "sizes.xs.heads",
+        "33",
+        "even",
+    ),
+    "untrained size": ({"sizes": {"new": {}}}, "sizes.new.pretrain_steps", "0", ">= 1"),
+    "device": ({"runtime": {"device": "tpu"}}, "runtime.device", "'tpu'", "cuda"),
+    "study name": ({"study": "../up"}, "study", "'../up'", "pattern"),
+    "more prompts than problems": (
+        {
+            "task": {"largest": 2, "train_operators": [1], "benchmarks": {"a": {"operators": 8}}},
+            "train": {"prompts_per_step": 5},
+        },
+        "train.prompts_per_step",
+        "5",
+        "1 to 4",
+    ),
+    "more demonstrations than problems": (
+        {
+            "task": {
+                "largest": 9,
+                "symbols": "+",
+                "pretrain_operators": [1],
+                "benchmarks": {"a": {"operators": 8}},
+            },
+            "pretrain": {"batch_size": 41},
+        },
+        "pretrain.batch_size",
+        "41",
+        "1 to 40",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gives_one_error_of_field_value_and_range(case):
+    data, field, value, allowed = BAD[case]
+    with pytest.raises(ConfigError) as caught:
+        load_study(data)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert field in message
+    assert value in message
+    assert allowed in message
+
+
+def test_all_faults_are_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load_study({"train": {"steps": 0, "group_size": -1}, "colour": 1})
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "train.steps",
+        "train.group_size",
+        "colour",
+    ]
+
+
+def test_ppo_alone_may_have_groups_of_one():
+    study = load_study({"train": {"group_size": 1}, "grid": {"algorithms": ["ppo"]}})
+    assert study.train.group_size == 1
+    with pytest.raises(ConfigError, match=r"train\.group_size: 1 gives grpo .* allowed: >= 2"):
+        study.cell_config(Cell("grpo", "xs", "0", 1))
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (Cell("trpo", "xs", "0", 1), "algorithm: 'trpo' is unknown; allowed: vimpo"),
+        (Cell("ppo", "huge", "0", 1), "size: 'huge' is unknown; allowed: xs"),
+        (Cell("ppo", "xs", "1.5", 1), r"noise.rate: 1.5 is not allowed; .*\[0, 1\]"),
+        (Cell("ppo", "xs", "-0.5", 1), r"noise.rate: -0.5 is not allowed; .*\[0, 1\]"),
+        (Cell("ppo", "xs", "rollout--1", 1), r"noise.rate: -1.0 is not allowed; .*\[0, 1\]"),
+        (Cell("ppo", "xs", "loud", 1), r"noise: 'loud' .* allowed: a number in \[0, 1\]"),
+        (Cell("ppo", "xs", "asymmetric-0.1", 1), r"noise: 'asymmetric-0.1' .* allowed"),
+        (Cell("ppo", "xs", "0", -1), "seed: -1 is not allowed; allowed: an integer in"),
+    ],
+)
+def test_bad_cells_are_refused(cell, message):
+    with pytest.raises(ConfigError, match=message):
+        Study().cell_config(cell)
+
+
+def test_a_file_that_is_not_there_or_not_yaml_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.yaml' is not a file; allowed"):
+        load_study(tmp_path / "no.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("grid: [1, 2")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_study(broken)
+    broken.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="is not a mapping"):
+        load_study(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "first", "again"),
+    [
+        ("study: a\ntrain: {steps: 3}\n\nstudy: b\n", "study", 1, 4),
+        ("train:\n  steps: 3\n  epochs: 2\n  'steps': 4\n", "steps", 2, 4),
+        ("train: {steps: 3, steps: 3}\n", "steps", 1, 1),
+        ("grid:\n- {seeds: [1]}\n- seeds: [2]\n  seeds: [3]\n", "seeds", 3, 4),
+    ],
+)
+def test_a_key_that_is_given_twice_is_named_with_its_lines(tmp_path, text, key, first, again):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    assert str(caught.value) == (
+        f"config: '{path}' is not valid YAML: '{key}' of line {first} is given again in line "
+        f"{again}; allowed: each key once"
+    )
+
+
+def test_a_merged_mapping_may_have_its_keys_overwritten(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "sizes:\n  a: &a {pretrain_steps: 3, hidden: 32}\n"
+        "  b: &b {<<: *a, hidden: 64}\n  c: {<<: *b, hidden: 128}\n"
+    )
+    sizes = load_study(path).sizes
+    assert [sizes[name].hidden for name in "abc"] == [32, 64, 128]
+    assert sizes["c"].pretrain_steps == 3
