@@ -10,7 +10,8 @@ import pytest
 from fake_results import PARAMETERS
 from scipy import stats as st
 
-from vimpo.claim_parts import CLAIMS, Tables, area, claim_rows, lost
+from vimpo.claim_parts import CLAIMS, area, claim_rows, lost
+from vimpo.claim_scores import Tables
 from vimpo.claims import ABOVE, Found, Part, difference, judge, mean, overall, slope
 from vimpo.config import load_study
 from vimpo.contents import COLUMNS

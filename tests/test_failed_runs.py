@@ -14,7 +14,7 @@ from fake_results import small_study, write_figures, write_results
 from safetensors.torch import load_file, save_file
 
 from vimpo.aggregate import aggregate
-from vimpo.claim_parts import CONTROL
+from vimpo.claim_scores import CONTROL
 from vimpo.config import Cell
 from vimpo.evaluate import evaluate_checkpoint
 from vimpo.plots import draw

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vimpo.claim_parts import Tables, claim_rows
+from vimpo.claim_parts import claim_rows
+from vimpo.claim_scores import Tables
 from vimpo.comparisons import compare_accuracy
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.contents import COLUMNS

@@ -1,4 +1,4 @@
-"""What the claims C1 to C6 compare: numbers of single runs, and the parts made from them.
+"""What the claims C1 to C6 compare: the parts of each, made from numbers of single runs.
 
 C4, «steadier under noisy rewards», is tested as accuracy lost per unit of noise: for each seed, the
 least-squares slope of its accuracies over all flip rates p of the grid below 1/2, sign reversed.
@@ -21,11 +21,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-import pandas as pd
-
+from vimpo.claim_scores import (
+    NAMES,
+    OURS,
+    PLACE,
+    RIVALS,
+    Tables,
+    accuracies,
+    along_noise,
+    area,
+    clean_keys,
+    lost,
+    measured,
+    noise_curves,
+    noisy_runs,
+    probed,
+    rounds,
+    shared,
+)
 from vimpo.claims import (
     ABOVE,
     BELOW,
@@ -38,18 +53,14 @@ from vimpo.claims import (
     mean,
     slope,
 )
-from vimpo.config import Noise, Study
+from vimpo.config import Study
 from vimpo.contents import OUTCOMES
 from vimpo.inference import pooled_spread, share
 from vimpo.stats import not_available
-from vimpo.tables import BASE, WHOLE
+from vimpo.tables import BASE
 
-CONTROL = 0.5  # flip rate from which labels say nothing, or the opposite
 COLLAPSE = 0.5  # of the base policy's accuracy
-OURS, RIVALS = "vimpo", {"grpo": "GRPO", "ppo": "PPO"}
-PLACE = "position"  # the control of credit: the token's place in its response
 FRACTION, AT_MOST_ONE = (0.0, 1.0), (-math.inf, 1.0)
-NAMES = {OURS: "VIMPO"} | RIVALS
 CLAIMS = {
     "C1": "VIMPO reaches GRPO's accuracy",
     "C2": "VIMPO reaches the accuracy of PPO with a critic",
@@ -59,131 +70,6 @@ CLAIMS = {
     "C6": "VIMPO's credit is finer than GRPO's",
 }
 
-
-@dataclass(frozen=True)
-class Tables:
-    """What claims are made from; see vimpo/contents.py for the columns."""
-
-    accuracy: pd.DataFrame
-    probes: pd.DataFrame
-    measured_cost: pd.DataFrame
-    outcomes: pd.DataFrame
-
-
-# --- Numbers of runs -----------------------------------------------------------------------------
-
-
-def accuracies(tables: Tables, algorithm: str) -> Scores:
-    return accuracies_of(tables.accuracy, algorithm)
-
-
-def accuracies_of(frame: pd.DataFrame, algorithm: str) -> Scores:
-    """Sampled accuracy of each run, the mean over benchmarks; NaN where one of them is."""
-    frame = frame[(frame.algorithm == algorithm) & (frame.metric == "sampled")]
-    if algorithm == BASE:
-        frame = frame.assign(seed=0)
-    by_run = frame.groupby(["size", "noise", "seed"])["value"]
-    return by_run.agg(lambda values: values.mean(skipna=False)).to_dict()
-
-
-def clean_keys(study: Study, *algorithms: str) -> list[Key]:
-    """Runs on clean rewards that the grid has of each of the algorithms."""
-    return _shared(
-        [
-            [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == name]
-            for name in algorithms
-        ],
-        lambda key: Noise.parse(key[1]).level == 0,
-    )
-
-
-def _shared(keys: list[list[Key]], wanted=lambda key: True) -> list[Key]:
-    return [k for k in keys[0] if wanted(k) and all(k in other for other in keys[1:])]
-
-
-def noise_curves(study: Study, algorithm: str) -> dict[Key, dict[float, Key]]:
-    """(size, mode, seed) -> flip rate -> run, for curves of two rates below 1/2 or more."""
-    for mode in ("group", "rollout"):
-        curves: dict[Key, dict[float, Key]] = {}
-        for cell in study.cells():
-            noise = Noise.parse(cell.noise)
-            fits = noise.level == 0 or (noise.mode == mode and noise.level < CONTROL)
-            if cell.algorithm == algorithm and fits:
-                curve = curves.setdefault((cell.size, mode, cell.seed), {})
-                curve[noise.level] = (cell.size, cell.noise, cell.seed)
-        if curves := {key: curve for key, curve in curves.items() if len(curve) > 1}:
-            return curves
-    return {}
-
-
-def along_noise(study: Study, tables: Tables, algorithm: str, summary) -> Scores:
-    """summary(rates, accuracies) of each noise curve that is complete."""
-    scores, found = accuracies(tables, algorithm), {}
-    for key, curve in noise_curves(study, algorithm).items():
-        rates = sorted(curve)
-        if all(curve[rate] in scores for rate in rates):
-            values = [scores[curve[rate]] for rate in rates]
-            found[key] = float(summary(np.array(rates), np.array(values)))
-    return found
-
-
-def lost(rates: np.ndarray, values: np.ndarray) -> float:
-    """Accuracy lost per unit of noise, by least squares."""
-    x = rates - rates.mean()
-    return -(x * values).sum() / (x**2).sum()
-
-
-def area(rates: np.ndarray, values: np.ndarray) -> float:
-    """Mean accuracy along the noise curve, by trapezia."""
-    return np.trapezoid(values, rates) / np.ptp(rates)
-
-
-def probed(
-    tables: Tables, algorithm: str, labels: tuple[str, str, str, str], column: str = "value"
-) -> Scores:
-    """A number of the probes for each run. labels: probe, predictor, target, metric."""
-    frame = tables.probes
-    chosen = (frame.algorithm == algorithm) & (frame.position == WHOLE)
-    for name, label in zip(("probe", "predictor", "target", "metric"), labels, strict=True):
-        chosen &= frame[name] == label
-    rows = frame[chosen]
-    return dict(
-        zip(zip(rows["size"], rows.noise, rows.seed, strict=True), rows[column], strict=True)
-    )
-
-
-def explained(found: Found, scores: Scores, reasons: Mapping[Key, str]) -> Found:
-    """With the probe's own reason, where no run has a number and all say the same of it."""
-    said = set(reasons.values())
-    if len(said) == 1 and all(math.isnan(value) for value in scores.values()):
-        return replace(found, estimate=replace(found.estimate, reason=said.pop()))
-    return found
-
-
-def measured(tables: Tables, algorithm: str, metric: str) -> Scores:
-    """Logarithm of a measured cost, for each round of the side-by-side measurement."""
-    frame = tables.measured_cost
-    chosen = (frame.kind == "measured") & (frame.algorithm == algorithm)
-    rows = frame[chosen & (frame.metric == metric)]
-    return {
-        (size, "", turn): math.log(value) if value > 0 else math.nan
-        for size, turn, value in zip(rows["size"], rows["round"], rows.value, strict=True)
-    }
-
-
-def rounds(study: Study, tables: Tables, *algorithms: str) -> list[Key]:
-    """Measurements that there should be of each of the algorithms, at every size that has them."""
-    frame = tables.measured_cost
-    turns = sorted(set(frame.loc[frame.kind == "measured", "round"])) or [1]
-    return [
-        (size, "", turn)
-        for size in study.used_sizes()
-        if set(algorithms) <= set(study.algorithms_at(size))
-        for turn in turns
-    ]
-
-
-# --- Parts ---------------------------------------------------------------------------------------
 
 EXPLAINED = "explained_variance"
 CHANGE = "explained variance of the change of value along a response"
@@ -209,11 +95,11 @@ def accuracy_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
 
 
 def cost_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
-    """C3: step time, and the facts of memory and size."""
+    """C3: step time, and the facts of memory and size, and of what GRPO's step takes."""
 
-    def ratio(metric: str) -> Found:
-        ours, theirs = (measured(tables, name, metric) for name in (OURS, "ppo"))
-        keys = rounds(study, tables, OURS, "ppo")
+    def ratio(metric: str, rival: str = "ppo") -> Found:
+        ours, theirs = (measured(tables, name, metric) for name in (OURS, rival))
+        keys = rounds(study, tables, OURS, rival)
         return difference(ours, theirs, keys, study.statistics.confidence)
 
     def fixed(metric: str) -> Found:
@@ -223,8 +109,8 @@ def cost_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
             return replace(found, estimate=replace(found.estimate, reason=why))
         return found
 
-    def fact(statement: str) -> Part:
-        return Part("C3", statement, f"{statement}, VIMPO over PPO", "rounds", unit="ratio")
+    def fact(statement: str, rival: str = "PPO") -> Part:
+        return Part("C3", statement, f"{statement}, VIMPO over {rival}", "rounds", unit="ratio")
 
     step = Part(
         "C3",
@@ -244,6 +130,7 @@ def cost_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
         (fact("trainable parameters"), fixed("parameters_trainable")),
         (fact("resident parameters"), fixed("parameters_resident")),
         (fact("optimiser state"), fixed("optimizer")),
+        (fact("seconds a step", "GRPO"), ratio("step_total", "grpo")),
     ]
 
 
@@ -252,7 +139,7 @@ def noise_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
 
     def gap(rival: str, summary) -> Found:
         ours, theirs = (along_noise(study, tables, name, summary) for name in (OURS, rival))
-        keys = _shared([list(noise_curves(study, name)) for name in (OURS, rival)])
+        keys = shared([list(noise_curves(study, name)) for name in (OURS, rival)])
         return difference(ours, theirs, keys, study.statistics.confidence)
 
     limit, parts = 0.0 - study.claims.noise_margin, []
@@ -276,12 +163,6 @@ def noise_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
             found = _collapses(study, tables, algorithm, runs)
             parts.append((Part("C4", "collapse", text, "runs"), found))
     return parts
-
-
-def noisy_runs(study: Study, algorithm: str) -> list[Key]:
-    """Runs below the control's flip rate, clean ones among them."""
-    runs = [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == algorithm]
-    return [key for key in runs if Noise.parse(key[1]).level < CONTROL]
 
 
 def _spread(study: Study, scores: Scores, runs: list[Key]) -> Found:
@@ -347,6 +228,14 @@ def value_parts(
             (part, mean(hidden, clean_keys(study, rival), s.confidence, stderr, AT_MOST_ONE))
         )
     return parts
+
+
+def explained(found: Found, scores: Scores, reasons: Mapping[Key, str]) -> Found:
+    """With the probe's own reason, where no run has a number and all say the same of it."""
+    said = set(reasons.values())
+    if len(said) == 1 and all(math.isnan(value) for value in scores.values()):
+        return replace(found, estimate=replace(found.estimate, reason=said.pop()))
+    return found
 
 
 def credit_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:

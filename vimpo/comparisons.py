@@ -14,7 +14,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from vimpo.claim_parts import OURS, accuracies_of
+from vimpo.claim_scores import OURS, accuracies_of
 from vimpo.claims import difference
 from vimpo.config import Study
 from vimpo.inference import probability_of_improvement

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from vimpo.claim_parts import CHANGE, LOST_GAP, NAMES, OURS
+from vimpo.claim_parts import CHANGE, LOST_GAP
+from vimpo.claim_scores import NAMES, OURS
 from vimpo.claims import ABOVE, FACT, INCONCLUSIVE, SUPPORTED, TEST
 from vimpo.report_claims import part_view
 

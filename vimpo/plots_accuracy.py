@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.claim_parts import NAMES, RIVALS
+from vimpo.claim_scores import NAMES, RIVALS
 from vimpo.plot_style import (
     Style,
     add_legend,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.claim_parts import NAMES
+from vimpo.claim_scores import NAMES
 from vimpo.plot_style import (
     Style,
     add_legend,

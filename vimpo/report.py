@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from vimpo import report_claims, report_scaling, report_tables
-from vimpo.claim_parts import CONTROL
+from vimpo.claim_scores import CONTROL
 from vimpo.claims import TEST
 from vimpo.config import ConfigError, Study
 from vimpo.contents import FIGURES, PUBLISHED_TABLES

@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from vimpo.claim_parts import OURS, RIVALS
+from vimpo.claim_scores import OURS, RIVALS
 from vimpo.config import Noise
 from vimpo.plot_style import Style, noise_name, ordered_noise
 from vimpo.plots_probes import GAE, READINGS, TD, VALUES, Line

@@ -1,0 +1,139 @@
+"""Numbers of single runs that the claims C1 to C6 compare, and which runs the grid has of them.
+
+Keys are (size, noise, seed), or (size, "", round) for measurements of cost.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vimpo.claims import Key, Scores
+from vimpo.config import Noise, Study
+from vimpo.tables import BASE, WHOLE
+
+CONTROL = 0.5  # flip rate from which labels say nothing, or the opposite
+OURS, RIVALS = "vimpo", {"grpo": "GRPO", "ppo": "PPO"}
+PLACE = "position"  # the control of credit: the token's place in its response
+NAMES = {OURS: "VIMPO"} | RIVALS
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What claims are made from; see vimpo/contents.py for the columns."""
+
+    accuracy: pd.DataFrame
+    probes: pd.DataFrame
+    measured_cost: pd.DataFrame
+    outcomes: pd.DataFrame
+
+
+def accuracies(tables: Tables, algorithm: str) -> Scores:
+    return accuracies_of(tables.accuracy, algorithm)
+
+
+def accuracies_of(frame: pd.DataFrame, algorithm: str) -> Scores:
+    """Sampled accuracy of each run, the mean over benchmarks; NaN where one of them is."""
+    frame = frame[(frame.algorithm == algorithm) & (frame.metric == "sampled")]
+    if algorithm == BASE:
+        frame = frame.assign(seed=0)
+    by_run = frame.groupby(["size", "noise", "seed"])["value"]
+    return by_run.agg(lambda values: values.mean(skipna=False)).to_dict()
+
+
+def clean_keys(study: Study, *algorithms: str) -> list[Key]:
+    """Runs on clean rewards that the grid has of each of the algorithms."""
+    return shared(
+        [
+            [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == name]
+            for name in algorithms
+        ],
+        lambda key: Noise.parse(key[1]).level == 0,
+    )
+
+
+def shared(keys: list[list[Key]], wanted=lambda key: True) -> list[Key]:
+    return [k for k in keys[0] if wanted(k) and all(k in other for other in keys[1:])]
+
+
+def noise_curves(study: Study, algorithm: str) -> dict[Key, dict[float, Key]]:
+    """(size, mode, seed) -> flip rate -> run, for curves of two rates below 1/2 or more."""
+    for mode in ("group", "rollout"):
+        curves: dict[Key, dict[float, Key]] = {}
+        for cell in study.cells():
+            noise = Noise.parse(cell.noise)
+            fits = noise.level == 0 or (noise.mode == mode and noise.level < CONTROL)
+            if cell.algorithm == algorithm and fits:
+                curve = curves.setdefault((cell.size, mode, cell.seed), {})
+                curve[noise.level] = (cell.size, cell.noise, cell.seed)
+        if curves := {key: curve for key, curve in curves.items() if len(curve) > 1}:
+            return curves
+    return {}
+
+
+def along_noise(study: Study, tables: Tables, algorithm: str, summary) -> Scores:
+    """summary(rates, accuracies) of each noise curve that is complete."""
+    scores, found = accuracies(tables, algorithm), {}
+    for key, curve in noise_curves(study, algorithm).items():
+        rates = sorted(curve)
+        if all(curve[rate] in scores for rate in rates):
+            values = [scores[curve[rate]] for rate in rates]
+            found[key] = float(summary(np.array(rates), np.array(values)))
+    return found
+
+
+def lost(rates: np.ndarray, values: np.ndarray) -> float:
+    """Accuracy lost per unit of noise, by least squares."""
+    x = rates - rates.mean()
+    return -(x * values).sum() / (x**2).sum()
+
+
+def area(rates: np.ndarray, values: np.ndarray) -> float:
+    """Mean accuracy along the noise curve, by trapezia."""
+    return np.trapezoid(values, rates) / np.ptp(rates)
+
+
+def probed(
+    tables: Tables, algorithm: str, labels: tuple[str, str, str, str], column: str = "value"
+) -> Scores:
+    """A number of the probes for each run. labels: probe, predictor, target, metric."""
+    frame = tables.probes
+    chosen = (frame.algorithm == algorithm) & (frame.position == WHOLE)
+    for name, label in zip(("probe", "predictor", "target", "metric"), labels, strict=True):
+        chosen &= frame[name] == label
+    rows = frame[chosen]
+    return dict(
+        zip(zip(rows["size"], rows.noise, rows.seed, strict=True), rows[column], strict=True)
+    )
+
+
+def measured(tables: Tables, algorithm: str, metric: str) -> Scores:
+    """Logarithm of a measured cost, for each round of the side-by-side measurement."""
+    frame = tables.measured_cost
+    chosen = (frame.kind == "measured") & (frame.algorithm == algorithm)
+    rows = frame[chosen & (frame.metric == metric)]
+    return {
+        (size, "", turn): math.log(value) if value > 0 else math.nan
+        for size, turn, value in zip(rows["size"], rows["round"], rows.value, strict=True)
+    }
+
+
+def rounds(study: Study, tables: Tables, *algorithms: str) -> list[Key]:
+    """Measurements that there should be of each of the algorithms, at every size that has them."""
+    frame = tables.measured_cost
+    turns = sorted(set(frame.loc[frame.kind == "measured", "round"])) or [1]
+    return [
+        (size, "", turn)
+        for size in study.used_sizes()
+        if set(algorithms) <= set(study.algorithms_at(size))
+        for turn in turns
+    ]
+
+
+def noisy_runs(study: Study, algorithm: str) -> list[Key]:
+    """Runs below the control's flip rate, clean ones among them."""
+    runs = [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == algorithm]
+    return [key for key in runs if Noise.parse(key[1]).level < CONTROL]
