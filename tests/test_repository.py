@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -123,3 +124,18 @@ def test_the_layout_of_the_readme_is_true_and_whole():
     modules = [p for p in (ROOT / "vimpo").rglob("*.py") if not p.name.startswith("__")]
     assert len(modules) > 60
     assert not [p for p in modules if not covered & {p, *p.parents}]
+
+
+def test_the_study_has_the_settings_that_its_sweep_chose():
+    """A winner of tuning.yaml and the study's algorithm of that objective are the same."""
+    sweep, study = (load_study(ROOT / f"workflow/config/{n}.yaml") for n in ("tuning", "study"))
+    assert study.sweeps[0] == "results/published/sweeps/tuning.csv"
+    table = pd.read_csv(ROOT / study.sweeps[0])
+    chosen = table[table.chosen == "yes"].set_index("objective").trial
+    assert set(chosen.index) == {"vimpo", "ppo", "grpo"}
+    for objective, trial in chosen.items():
+        assert sweep.algorithms[trial] == study.algorithms[objective]
+    seeds = [{cell.seed for cell in either.cells()} for either in (sweep, study)]
+    assert not set.intersection(*seeds)
+    assert sweep.sizes["s"] == study.sizes["s"]
+    assert sweep.train == study.train

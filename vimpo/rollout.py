@@ -216,6 +216,29 @@ def _read_prompts(
     return cache, logits.repeat_interleave(group_size, 0)
 
 
+def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rollouts:
+    """Rollouts of these prompts without a token."""
+    shape, device = (len(prompt_ids), width), prompt_ids.device
+    return Rollouts(
+        prompt_ids,
+        prompt_mask,
+        response_ids=torch.full(shape, pad, device=device),
+        mask=torch.zeros(shape, device=device),
+        logp=torch.zeros(shape, device=device),
+        finished=torch.zeros(shape[0], dtype=torch.bool, device=device),
+    )
+
+
+def _write(
+    rollouts: Rollouts, rows: Tensor, t: int, tokens: Tensor, log_probs: Tensor, eos: int
+) -> None:
+    """Put the tokens [N] that were drawn from log_probs [N, V] at place t of N rows."""
+    rollouts.response_ids[rows, t] = tokens
+    rollouts.logp[rows, t] = log_probs.gather(1, tokens[:, None]).squeeze(1)
+    rollouts.mask[rows, t] = 1
+    rollouts.finished[rows] = tokens == eos
+
+
 @torch.no_grad()
 def sample(
     model: PreTrainedModel,
@@ -248,10 +271,7 @@ def sample(
     prompt_ids = prompt_ids.repeat_interleave(group_size, 0)
     prompt_mask = prompt_mask.repeat_interleave(group_size, 0)
 
-    response = torch.full((count, max_response), pad, device=device)
-    logp = torch.zeros(count, max_response, device=device)
-    mask = torch.zeros(count, max_response, device=device)
-    finished = torch.zeros(count, dtype=torch.bool, device=device)
+    written = _blank(prompt_ids, prompt_mask, max_response, pad)
     most = torch.tensor(limits or [max_response] * len(prompts), device=device)
     most = most.repeat_interleave(group_size)
     rows = torch.arange(count, device=device)  # of the batch that is still being decoded
@@ -259,13 +279,9 @@ def sample(
     for t in range(max_response):
         log_probs = (logits.float() / temperature).log_softmax(-1)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
-        live = ~finished[rows] & (t < most[rows])
-        written = rows[live]
-        response[written, t] = tokens[live]
-        logp[written, t] = log_probs[live].gather(1, tokens[live][:, None]).squeeze(1)
-        mask[written, t] = 1
-        finished[written] = tokens[live] == eos
-        live = ~finished[rows] & (t + 1 < most[rows])
+        live = ~written.finished[rows] & (t < most[rows])
+        _write(written, rows[live], t, tokens[live], log_probs[live], eos)
+        live = ~written.finished[rows] & (t + 1 < most[rows])
         if not live.any():
             break
         if live.float().mean() <= 1 - DROP_SHARE:
@@ -281,7 +297,5 @@ def sample(
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
-    width = t + 1
-    return Rollouts(
-        prompt_ids, prompt_mask, response[:, :width], mask[:, :width], logp[:, :width], finished
-    )
+    drawn = {n: getattr(written, n)[:, : t + 1] for n in ("response_ids", "mask", "logp")}
+    return replace(written, **drawn)
