@@ -153,7 +153,7 @@ def watchdog(folder, queue):
 
 
 def test_the_watchdog_starts_a_waiting_snakemake_again(tmp_path):
-    assert watchdog(tmp_path, "").wait(timeout=30) == 3  # the command's own exit code
+    assert watchdog(tmp_path, "").wait(timeout=120) == 3  # the command's own exit code
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["work", "work --unlock", "work"]
 

@@ -259,7 +259,10 @@ class Study(Strict):
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
         size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
         train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
-        shared = [size_fields, self.task, train, self.runtime, self.probes]
+        # At its default it is left out: measurements made before there was one stay valid.
+        usual = self.probes.cost_rounds == Probes().cost_rounds
+        probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"} if usual else None)
+        shared = [size_fields, self.task, train, self.runtime, probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:

@@ -1,6 +1,7 @@
 """VIMPO's step beside PPO's and GRPO's, and how much of the machine an update uses, by size.
 
     python tests/benchmarks/steps.py --output steps.json
+    python tests/benchmarks/steps.py --output steps_one_thread.json --threads 1 --sizes xs s m l xl
 
 Every measurement is a process of its own, and algorithms take turns. `wide` has so many parameters
 and so few tokens that weights, gradients and moments are most of its memory. Utilisation: FLOPs of

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("against_trl", "steps", "grid", "chunked_kl", "verifier")
+NAMES = ("against_trl", "steps", "steps_one_thread", "grid", "chunked_kl", "verifier")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -38,7 +38,7 @@ without padding at {floor["gflops_per_second"]:.0f} GFLOP/s, the rate of a large
 {table(head, rows)}"""
 
 
-def steps(found: dict) -> str:
+def step_table(found: dict) -> str:
     def cell(ratio: dict) -> str:
         return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
@@ -54,6 +54,10 @@ def steps(found: dict) -> str:
         for size, one in found["sizes"].items()
     ]
     head = ("size", "parameters", "VIMPO / GRPO, time", "VIMPO / PPO, time", "VIMPO / PPO, memory")
+    return table((*head, "utilisation"), rows)
+
+
+def steps(found: dict) -> str:
     first = next(iter(found["sizes"].values()))
     return f"""## The algorithms side by side
 
@@ -63,7 +67,15 @@ padding over its time and the rate of a large product. To GRPO's rollouts, forwa
 pass, VIMPO adds a forward pass of the reference, and PPO all of a critic's. `wide` has few tokens
 for its parameters: weights, gradients and moments are most of its memory.
 
-{table((*head, "utilisation"), rows)}"""
+{step_table(found)}"""
+
+
+def steps_one_thread(found: dict) -> str:
+    rate = max(one["gflops_per_second"] for one in found["sizes"].values())
+    return f"""On {found["threads"]} thread, as the suite runs cells side by side; its rate is up to
+{rate:.0f} GFLOP/s:
+
+{step_table(found)}"""
 
 
 def grid(found: dict) -> str:

@@ -137,6 +137,17 @@ def test_a_wrong_grid_is_one_clear_error_before_anything_runs(tmp_path, change, 
     assert not (tmp_path / "results").exists()
 
 
+def test_a_key_that_is_given_twice_is_refused_before_snakemake_merges_it(tmp_path):
+    path = tmp_path / "twice.yaml"
+    results = tmp_path / "results"
+    path.write_text(f"study: twice\nresults: {results}\ntrain: {{steps: 3, steps: 4}}\n")
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", str(path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "'steps'" in result.stderr + result.stdout
+    assert not results.exists()
+
+
 def test_a_failed_cell_stops_no_other_and_is_named_in_the_partial_report(copy):
     broken = copy / "tiny/runs/grpo/nano/noise-0.25/seed-1"
     other = copy / "tiny/runs/vimpo/nano/noise-0.25/seed-1"

@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from vimpo.cluster import job_request, launcher
 from vimpo.config import ConfigError, check_before_running, digest, dump_yaml, load_study
+from vimpo.config_load import read_yaml
 from vimpo.preflight import check_before_jobs
 from vimpo.records import write_atomic
 from vimpo.slurm import check_cluster, check_one_machine
@@ -16,6 +17,9 @@ from vimpo.slurm import check_cluster, check_one_machine
 gc.disable()
 
 try:
+    for path in map(Path, workflow.configfiles):
+        if path.suffix in (".yaml", ".yml"):
+            read_yaml(path)  # refuses keys that are given twice: Snakemake's own reader does not
     STUDY = load_study(dict(config))
     check_before_running(STUDY)
 except ConfigError as error:
@@ -69,6 +73,18 @@ def probe_digest(wildcards):
 
 def cost_digest(wildcards):
     return STUDY.cost_digest(wildcards.size)
+
+
+def scores_of_trials(wildcards):
+    """Scores of all runs of a sweep, once its comparison is known to be fair."""
+    # Only for that target: every other start of Snakemake does without pandas.
+    from vimpo.sweep import trials
+
+    try:
+        trials(STUDY)
+    except ConfigError as error:
+        raise WorkflowError(f"error: {error}")
+    return [f"{path}/eval.json" for path in RUNS]
 
 
 def asks(stage):

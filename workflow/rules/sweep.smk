@@ -1,22 +1,10 @@
 # A sweep's table and figure (vimpo/sweep.py): its runs need be trained and scored, not probed.
 
 
-def swept(wildcards):
-    """Scores of all trials, once the comparison is known to be fair."""
-    # Only for this target: every other start of Snakemake does without pandas.
-    from vimpo.sweep import trials
-
-    try:
-        trials(STUDY)
-    except ConfigError as error:
-        raise WorkflowError(f"error: {error}")
-    return [f"{path}/eval.json" for path in RUNS]
-
-
 rule sweep:
     input:
         study=f"{FOLDER}/config.yaml",
-        scores=swept,
+        scores=scores_of_trials,
     output:
         table=f"{FOLDER}/sweep/sweeps.csv",
         figures=expand(f"{FOLDER}/sweep/sweeps.{{suffix}}", suffix=["svg", "png"]),
