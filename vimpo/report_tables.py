@@ -326,9 +326,8 @@ def sweep_table(sweeps: pd.DataFrame, looks: dict[str, Style]) -> Table:
     rows = []
     for (name, _), own in sweeps.groupby(["sweep", "trial"], sort=False):
         first = own.iloc[0]
-        settings = f"{first['axis']} {first['at']:g}" + f", {first['settings']}" * bool(
-            first["settings"]
-        )
+        swept = f"{first['axis']} {first['at']:g}"
+        settings = ", ".join(filter(None, [swept, first["settings"]]))
         rows.append(
             [Entry(name), algorithm_entry(first["objective"], looks), Entry(settings)]
             + [estimate_entry(only(own, metric=metric), digits=".3f") for metric in metrics]

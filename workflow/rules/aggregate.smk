@@ -10,6 +10,7 @@ rule aggregate:
         runs=[f"{path}/eval.json" for path in RUNS],
         probes=[f"{path}/probes.parquet" for path in RUNS],
         costs=expand(rules.cost.output, size=SIZES),
+        sweeps=STUDY.sweeps,
     output:
         expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
     log:
