@@ -38,8 +38,7 @@ from vimpo.summaries import (
     summarise_outcomes,
     summarise_probes,
 )
-from vimpo.sweep import published_sweeps
-from vimpo.tables import BASE, WHOLE, section_digests, write_tables
+from vimpo.tables import BASE, WHOLE, read_table, section_digests, write_tables
 
 STEP_PHASES = ("rollout_s", "reference_s", "critic_s", "update_s", "total_s")
 # A gap in any of these means a broken run; other columns may be undefined at single steps.
@@ -54,6 +53,14 @@ class Collection:
         self.tables: dict[str, list[dict]] = {name: [] for name in COLUMNS}
         self.params: dict[str, float] = {}
         self.seen: dict[tuple[str, str], int] = {}
+
+    def frame(self, name: str) -> pd.DataFrame:
+        return pd.DataFrame(self.tables[name], columns=COLUMNS[name])
+
+    def numbers(self) -> Tables:
+        """What single runs scored, and measurements of cost."""
+        names = ("accuracy", "probes", "measured_cost", "outcomes")
+        return Tables(**{name: self.frame(name) for name in names})
 
     def missing(self, cell: str, stage: str, reason: object) -> None:
         self.tables["missing"].append({"cell": cell, "stage": stage, "reason": str(reason)})
@@ -198,11 +205,7 @@ def aggregate(study: Study, output: Path) -> None:
         collection.measured_cost(size)
     for cell in study.cells():
         collection.cell(cell)
-    tables = collection.tables
-
-    def frame(name: str) -> pd.DataFrame:
-        return pd.DataFrame(tables[name], columns=COLUMNS[name])
-
+    tables, frame = collection.tables, collection.frame
     tables["summary"] = summarise_accuracy(frame("accuracy"), study, collection.params)
     tables["comparisons"] = compare_accuracy(frame("accuracy"), study, collection.params)
     tables["curves_summary"] = summarise_curves(frame("curves"), study)
@@ -212,12 +215,12 @@ def aggregate(study: Study, output: Path) -> None:
     tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
     tables["measured_summary"] = summarise_measured(frame("measured_cost"), study)
     tables["memory_projection"] = projection(study)
-    tables["claims"] = claim_rows(
-        study,
-        Tables(frame("accuracy"), frame("probes"), frame("measured_cost"), frame("outcomes")),
-        collection.params,
-    )
-    tables["sweeps"] = published_sweeps(study)
+    tables["claims"] = claim_rows(study, collection.numbers(), collection.params)
+    tables["sweeps"] = [
+        row
+        for path in map(Path, study.sweeps)
+        for row in read_table(path.parent, "sweeps", path.name).to_dict("records")
+    ]
     tables["provenance"] = [
         {"item": item, "value": value, "count": count}
         for (item, value), count in sorted(collection.seen.items())

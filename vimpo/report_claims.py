@@ -57,10 +57,13 @@ def part_view(row: pd.Series) -> dict:
     }
 
 
+COUNTABLE = 100  # beyond it the estimate's own error is larger than any study
+
+
 def _needed(needed: float) -> str:
     if math.isnan(needed):
         return ""
-    return f"about {needed:.0f}" if math.isfinite(needed) else "more than ten thousand"
+    return f"about {needed:.0f}" if needed <= COUNTABLE else "more than a hundred"
 
 
 def verdicts(claims: pd.DataFrame) -> list[dict]:

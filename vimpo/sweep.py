@@ -16,35 +16,24 @@ The best of many is flattered by luck, every objective's alike. A study names it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from vimpo.config import Cell, ConfigError, PolicyUpdate, Study
+from vimpo.aggregate import Collection
+from vimpo.claim_scores import Tables, accuracies, probed
+from vimpo.claims import Scores
+from vimpo.config import ConfigError, PolicyUpdate, Study
 from vimpo.contents import OUTCOMES
 from vimpo.plots import draw_figures
-from vimpo.reading import (
-    IncompleteError,
-    read_manifest,
-    read_outcome,
-    read_probes,
-    read_scores,
-)
 from vimpo.stats import UNBOUNDED, mean_interval
 from vimpo.summaries import FRACTION, interval_columns
-from vimpo.tables import WHOLE, read_table, write_table
+from vimpo.tables import read_table, write_table
 
 TABLE = "sweeps"
 ACCURACY, VALUE = "sampled accuracy", "explained variance of the change of value"
-IMPLIED = {
-    "probe": "value",
-    "predictor": "implied",
-    "target": "change",
-    "position": WHOLE,
-    "metric": "explained_variance",
-}
+IMPLIED = ("value", "implied", "change", "explained_variance")
 
 
 # --- Trials --------------------------------------------------------------------------------------
@@ -102,24 +91,48 @@ def sweep_rows(study: Study) -> list[dict]:
     which are missing: a choice waits for all.
     """
     competitors = trials(study)
-    scores, failed = _accuracies(study)
-    values = _value_accuracies(study)
+    tables, all_probed = _collected(study)
+    failed = tables.outcomes[tables.outcomes["outcome"] != OUTCOMES[0]]["algorithm"].value_counts()
     rows = []
     for objective, names in competitors.items():
         fields = varied(study, names)
-        for metric, numbers in ((ACCURACY, scores), (VALUE, values)):
-            group = [
-                _identity(study, name, fields)
-                | {"objective": objective, "metric": metric}
-                | {"failed": sum(cell.algorithm == name for cell in failed), "chosen": ""}
-                | _over_seeds(study, name, numbers, metric)
-                for name in names
-                if numbers
+        group = [
+            _identity(study, name, fields)
+            | {"objective": objective, "metric": ACCURACY, "chosen": ""}
+            | {"failed": int(failed.get(name, 0))}
+            | _over_seeds(study, accuracies(tables, name), FRACTION)
+            for name in names
+        ]
+        max(group, key=lambda row: row["mean"])["chosen"] = "yes"  # the first of equal ones
+        rows += group
+        if all_probed:
+            rows += [
+                row
+                | {"metric": VALUE, "chosen": ""}
+                | _over_seeds(study, probed(tables, row["trial"], IMPLIED), UNBOUNDED)
+                for row in group
             ]
-            if metric == ACCURACY:
-                max(group, key=lambda row: row["mean"])["chosen"] = "yes"  # the first of equal ones
-            rows += group
     return rows
+
+
+def _collected(study: Study) -> tuple[Tables, bool]:
+    """Numbers of all runs, and whether all were probed. Raises ConfigError where a run is missing.
+
+    A run that failed in training is there like any other.
+    """
+    collection = Collection(study)
+    for cell in study.cells():
+        collection.cell(cell)
+    missing = collection.frame("missing")
+    unfinished = missing[missing["stage"].isin(["train", "evaluate"])]
+    if len(unfinished):
+        cells = unfinished["cell"].nunique()
+        first = unfinished.iloc[0]
+        raise ConfigError(
+            f"sweep: {cells} of {len(study.cells())} runs are missing, such as {first['cell']} "
+            f"({first['reason']}); allowed: a sweep whose runs are all trained and evaluated"
+        )
+    return collection.numbers(), "probe" not in set(missing["stage"])
 
 
 def _identity(study: Study, name: str, fields: list[str]) -> dict:
@@ -135,47 +148,11 @@ def _identity(study: Study, name: str, fields: list[str]) -> dict:
     }
 
 
-def _over_seeds(study: Study, name: str, numbers: Mapping[Cell, float], metric: str) -> dict:
-    own = {cell: number for cell, number in numbers.items() if cell.algorithm == name}
-    by_seed = pd.Series(list(own.values())).groupby([c.seed for c in own]).mean()
+def _over_seeds(study: Study, scores: Scores, bounds: tuple[float, float]) -> dict:
+    by_seed = pd.Series(list(scores.values())).groupby([seed for *_, seed in scores]).mean()
     confidence = study.statistics.confidence
-    bounds = FRACTION if metric == ACCURACY else UNBOUNDED
     found = mean_interval(by_seed.to_numpy(), confidence, bounds)
     return interval_columns(found, len(by_seed), confidence)
-
-
-def _accuracies(study: Study) -> tuple[dict[Cell, float], set[Cell]]:
-    """Score of every run, and which of them failed in training."""
-    scores, failed, missing = {}, set(), []
-    for cell in study.cells():
-        folder = study.run_folder(cell)
-        try:
-            manifest = read_manifest(folder, study.cell_digest(cell), cell.name)
-            rows = read_scores(folder, study)
-        except IncompleteError as reason:
-            missing.append(f"{cell.name} ({reason})")
-            continue
-        scores[cell] = float(np.mean([r["value"] for r in rows if r["metric"] == "sampled"]))
-        if read_outcome(manifest)["outcome"] != OUTCOMES[0]:
-            failed.add(cell)
-    if missing:
-        raise ConfigError(
-            f"sweep: {len(missing)} of {len(study.cells())} runs are missing, such as "
-            f"{missing[0]}; allowed: a sweep whose runs are all trained and evaluated"
-        )
-    return scores, failed
-
-
-def _value_accuracies(study: Study) -> dict[Cell, float]:
-    """Explained variance of the implied change of value of every run; empty unless all have one."""
-    found = {}
-    for cell in study.cells():
-        try:
-            rows = read_probes(study, cell)
-        except IncompleteError:
-            return {}
-        found[cell] = next(r["value"] for r in rows if all(r[k] == v for k, v in IMPLIED.items()))
-    return found
 
 
 def sweep(study: Study, folder: Path) -> Path:
@@ -184,11 +161,3 @@ def sweep(study: Study, folder: Path) -> Path:
     write_table(path, sweep_rows(study))
     draw_figures({TABLE: read_table(folder, TABLE)}, [TABLE], {}, folder)
     return path
-
-
-def published_sweeps(study: Study) -> list[dict]:
-    """Rows of all sweeps that the study names. Raises ConfigError for a file that is none."""
-    rows = []
-    for path in map(Path, study.sweeps):
-        rows += read_table(path.parent, TABLE, path.name).to_dict("records")
-    return rows

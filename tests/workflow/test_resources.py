@@ -93,6 +93,15 @@ def test_large_studies_print_their_whole_dag_in_seconds(tmp_path, name, cells, s
     assert not (tmp_path / "results").exists()
 
 
+def test_the_fast_scheduler_needs_no_flag_and_joins_other_profiles(tmp_path):
+    used = "workflow specific profile profiles/default"
+    assert used in dry_run(CONFIGS / "tiny.yaml", tmp_path / "results")
+    both = dry_run(
+        CONFIGS / "tiny.yaml", tmp_path / "results", "--profile", "workflow/profiles/local"
+    )
+    assert f"workflow/profiles/local and {used}" in both
+
+
 @pytest.mark.parametrize("profile", ["local", "slurm"])
 def test_profiles_are_valid(tmp_path, profile):
     if profile == "slurm":
