@@ -88,6 +88,9 @@ def grid(found: dict) -> str:
         [str(g["cells"]), f"{g['seconds']:.0f}", f"{g['cells_an_hour']:.0f}"]
         for g in found["grids"]
     ]
+    least, most = found["grids"][0], found["grids"][-1]
+    a_cell = (most["seconds"] - least["seconds"]) / (most["cells"] - least["cells"])
+    fixed = least["seconds"] - least["cells"] * a_cell
     return f"""## The grid
 
 Loading (and unloading) the libraries of a command, and what it would take with Python's garbage
@@ -98,6 +101,9 @@ collector on:
 The tiny study, whose cells are nearly all start-up, on {found["cores"]} cores:
 
 {table(("cells", "s", "cells an hour"), grids)}
+
+That is {a_cell:.1f} s for every further cell (training, evaluation, probes), and {fixed:.0f} s once
+a study (base policy, cost, tables, report), which few cells share.
 
 `snakemake -n` on {dry["cells"]:,} cells: {dry["seconds"]:.0f} s and {dry["peak_mb"]:.0f} MB."""
 
