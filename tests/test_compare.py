@@ -73,6 +73,35 @@ def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
         assert set(found.digits) == kinds
 
 
+def set_weights(study, checksum):
+    """What the first run's manifest says of its weights."""
+    path = study.run_folder(study.cells()[0]) / "manifest.json"
+    outputs = {"outputs": {"model/model.safetensors": checksum, "timing.csv": "never alike"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | outputs))
+
+
+@pytest.mark.parametrize("kind", ["runs", "published", "cells"])
+@pytest.mark.parametrize("weights", ["alike", "other"])
+def test_weights_count_though_they_are_committed_nowhere(old, kind, weights, tmp_path):
+    first = rerun(old, tmp_path / "first")
+    set_weights(first, "alike")
+    aggregate(first, first.folder / "tables")
+    publish(first, tmp_path / "first/published")
+    publish(first, tmp_path / "first/cells", names=CELL_TABLES)
+    new = rerun(old, tmp_path / "new")
+    set_weights(new, weights)
+    found = compare(side(first, kind), read_side(new.folder))
+    assert found.digits["files of weights and metrics"] == (1, int(weights == "other"))
+    assert found.verdict == ("byte-equal" if weights == "alike" else "statistically the same")
+
+
+def test_damaged_manifests_are_refused_by_name(old, tmp_path):
+    folder = publish(old, tmp_path)
+    (folder / "manifests.jsonl").write_text('{"run": "base/xs"')
+    with pytest.raises(ConfigError, match=r"manifests: '.*manifests.jsonl' is damaged"):
+        read_side(folder)
+
+
 def test_one_cell_against_a_published_study(old, tmp_path):
     """Its scores compare digit by digit; of curves and probes only means were published."""
     cell = Cell("ppo", "s", "0.25", 2)

@@ -1,5 +1,6 @@
 """Committed studies: figures and reports come from small tables alone, and nothing is trained."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from vimpo.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
 from vimpo.contents import FIGURES, PUBLISHED_TABLES, RAW
+from vimpo.manifests import read_manifests
 from vimpo.published import draw_published, publish
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +55,14 @@ def snakemake(folder, *arguments):
 def test_what_is_published_is_small_and_names_no_place(clone, study):
     folder = clone / "results/published/fake"
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert files == {"config.yaml", *(f"tables/{name}.csv" for name in PUBLISHED_TABLES)}
+    tables = {f"tables/{name}.csv" for name in PUBLISHED_TABLES}
+    assert files == {"config.yaml", "manifests.jsonl", *tables}
+    manifests = read_manifests(folder)
+    assert len(manifests) == 23 + 2  # runs and base policies
+    cell = study.cells()[0]
+    written = json.loads((study.run_folder(cell) / "manifest.json").read_text())
+    written.pop("checksum", None)
+    assert manifests[cell.name] == written
     assert not set(RAW) & set(PUBLISHED_TABLES)
     assert str(study.results) not in (folder / "config.yaml").read_text()
     assert not list(folder.parent.glob(".*"))

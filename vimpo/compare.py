@@ -27,6 +27,7 @@ from vimpo.config import (
     setting_differences,
 )
 from vimpo.contents import PROBED
+from vimpo.manifests import checksums, manifests_of_runs, read_manifests
 from vimpo.report import check_tables
 from vimpo.stats import NAN
 from vimpo.tables import BASE, MEAN, read_tables
@@ -86,14 +87,15 @@ def read_side(path: str | Path, config: Path | None = None) -> Side:
             "allowed: results/<study>, results/published/<study>, or --config for a folder of runs"
         )
     study = load_study(file)
+    here = study.model_copy(update={"results": str(home.parent), "study": home.name})
+    manifests = read_manifests(home) or manifests_of_runs(here)
     if tables is not None:
-        return Side(folder, study, _checked(study, tables, file), "tables")
+        return Side(folder, study, _checked(study, tables, file), "tables", manifests)
     from vimpo.aggregate import aggregate
 
-    here = study.model_copy(update={"results": str(folder.parent), "study": folder.name})
     with tempfile.TemporaryDirectory() as aside:
         aggregate(here, Path(aside))
-        return Side(folder, study, _checked(here, Path(aside), None), "runs")
+        return Side(folder, study, _checked(here, Path(aside), None), "runs", manifests)
 
 
 def _checked(study: Study, folder: Path, file: Path | None) -> dict[str, pd.DataFrame]:
@@ -191,6 +193,22 @@ def equal_digits(a: Side, b: Side, cells: list[Cell], probes: bool) -> dict[str,
     return found
 
 
+def equal_files(a: Side, b: Side, cells: list[Cell]) -> dict[str, tuple[int, int]]:
+    """Of weights and metrics that both sides have checksums of: how many, and how many differ."""
+    names = [*(f"{BASE}/{size}" for size in {c.size for c in cells}), *(c.name for c in cells)]
+    sides = [
+        {
+            (n, file): value
+            for n in names
+            for file, value in checksums(side.manifests.get(n, {})).items()
+        }
+        for side in (a, b)
+    ]
+    both = sides[0].keys() & sides[1].keys()
+    unequal = sum(sides[0][file] != sides[1][file] for file in both)
+    return {"files of weights and metrics": (len(both), unequal)} if both else {}
+
+
 def _of_groups(frame: pd.DataFrame, groups: Iterable[tuple]) -> pd.DataFrame:
     chosen = set(groups)
     return frame[[tuple(g) in chosen for g in frame[GROUP].to_numpy()]]
@@ -211,7 +229,7 @@ def compare(a: Side, b: Side) -> Comparison:
     ]
     notes.insert(0, f"{len(cells)} cell{'s' * (len(cells) > 1)} in common, {', '.join(left_out)}")
     rows = compare_scores(a, b, cells, probes)
-    digits = equal_digits(a, b, cells, probes)
+    digits = equal_digits(a, b, cells, probes) | equal_files(a, b, cells)
     found = _agreement(rows)
     same = not any(unequal for _, unequal in digits.values())
     verdict = "different" if found.different else "statistically the same"

@@ -30,12 +30,13 @@ ROW = [
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two results: its study, its tables, and what was read."""
+    """One of the two results: its study, its tables, what was read, and manifests by run."""
 
     path: Path
     study: Study
     tables: dict[str, pd.DataFrame]
     source: str
+    manifests: dict[str, dict]
 
     @functools.cached_property
     def seeds(self) -> dict[tuple, set[float]]:

@@ -23,7 +23,7 @@ def describe(a: Side, b: Side, found: Comparison) -> str:
     lines += _columns(_table(found.rows))
     lines += ["", "to the last digit:"]
     lines += [
-        f"  {name}: {'all' if not unequal else count - unequal} of {count} numbers equal"
+        f"  {name}: {'all' if not unequal else count - unequal} of {count} equal"
         for name, (count, unequal) in found.digits.items()
     ]
     if found.machine:

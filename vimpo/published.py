@@ -1,8 +1,9 @@
-"""Committed studies: results/published/<study>/ holds the resolved configuration and small tables.
+"""Committed studies: results/published/<study>/ holds the resolved configuration, manifests and
+small tables.
 
 Figures and report are made from these alone, without runs, models or torch, on any machine:
 
-    python -m vimpo publish --config FILE     copy a study's configuration and tables there
+    python -m vimpo publish --config FILE     copy configuration, manifests and tables there
     snakemake --cores 1 figures               draw every published study again, and rewrite the
                                               README's sections that say what was found
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.contents import PUBLISHED_TABLES
+from vimpo.manifests import manifests_of_runs, write_manifests
 from vimpo.plots import draw
 from vimpo.readme import write_readme
 from vimpo.records import write_atomic
@@ -30,7 +32,7 @@ def publish(
     config: Path | None = None,
     names: Iterable[str] = PUBLISHED_TABLES,
 ) -> Path:
-    """Copy configuration and tables of a study, finished or in part, to `folder`/<study>.
+    """Copy configuration, manifests and tables of a study, finished or in part, to `folder`.
 
     names: PUBLISHED_TABLES, of which figures and reports are made, or CELL_TABLES. What was there
     before is replaced as a whole. Raises ConfigError, and writes nothing, where there are no tables
@@ -44,11 +46,13 @@ def publish(
             "whose tables `summarize` made of what is there"
         )
     check_tables(study, read_tables(tables, PUBLISHED_TABLES), config)
+    manifests = manifests_of_runs(study)
     target = folder / study.study
     aside = folder / f".{study.study}.new"
     shutil.rmtree(aside, ignore_errors=True)
     for name in names:
         write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
+    write_manifests(aside, manifests)
     # where the runs lay is nobody's business elsewhere
     here = study.model_copy(update={"results": "results"})
     write_atomic(aside / "config.yaml", dump_yaml(here))

@@ -1,0 +1,69 @@
+"""The manifests of a study's runs: how each ended, on what, and checksums of what it left.
+
+Committed as one file of a line a run, they say of a re-run, whose weights are committed nowhere,
+whether it left the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vimpo.config import ConfigError, Study
+from vimpo.reading import IncompleteError, read_manifest
+from vimpo.records import write_atomic
+from vimpo.tables import BASE
+
+FILE = "manifests.jsonl"
+
+
+def manifests_of_runs(study: Study) -> dict[str, dict]:
+    """Name -> manifest of each complete run and base policy.
+
+    Raises ConfigError for one of another configuration.
+    """
+    sources = [
+        (f"{BASE}/{size}", study.base_folder(size), study.base_digest(size))
+        for size in study.used_sizes()
+    ]
+    sources += [
+        (cell.name, study.run_folder(cell), study.cell_digest(cell)) for cell in study.cells()
+    ]
+    found = {}
+    for name, folder, digest in sources:
+        try:
+            found[name] = read_manifest(folder, digest, name)
+        except IncompleteError:
+            continue
+    return found
+
+
+def write_manifests(folder: Path, manifests: dict[str, dict]) -> None:
+    lines = [json.dumps({"run": name} | manifest) for name, manifest in manifests.items()]
+    write_atomic(folder / FILE, "".join(f"{line}\n" for line in lines))
+
+
+def read_manifests(folder: Path) -> dict[str, dict]:
+    """What :func:`write_manifests` wrote; nothing of a folder from before there was such a file.
+
+    Raises ConfigError where it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    try:
+        manifests = [json.loads(line) for line in path.read_text().splitlines()]
+        return {manifest.pop("run"): manifest for manifest in manifests}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"manifests: '{path}' is damaged: {error!r}; allowed: what `publish` wrote"
+        ) from None
+
+
+def checksums(manifest: dict) -> dict[str, str]:
+    """sha256 of a run's weights and metrics, by file: of all that says whether it is the same."""
+    return {
+        name: value
+        for name, value in manifest.get("outputs", {}).items()
+        if name == "metrics.csv" or name.endswith(".safetensors")
+    }
