@@ -1,9 +1,11 @@
 # The validated study, and what the rules share. Nothing is computed before the study is sound.
 
 import gc
+import inspect
 import re
 from pathlib import Path
 
+from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 
 from vimpo.cluster import job_request, launcher
@@ -55,22 +57,33 @@ wildcard_constraints:
 # such reason; Snakemake does not compare parameters that are derived from `threads`.
 
 
+def known(function):
+    """With its parameters at hand, which Snakemake would find out again several times for every job."""
+    overwrite_function_params(function, inspect.signature(function).parameters)
+    return function
+
+
+@known
 def merged_study(wildcards, threads):
     return str(MERGED)
 
 
+@known
 def base_digest(wildcards):
     return STUDY.base_digest(wildcards.size)
 
 
+@known
 def cell_digest(wildcards):
     return STUDY.cell_digest(CELLS[RUN.format(**wildcards)])
 
 
+@known
 def probe_digest(wildcards):
     return STUDY.probe_digest(CELLS[RUN.format(**wildcards)])
 
 
+@known
 def cost_digest(wildcards):
     return STUDY.cost_digest(wildcards.size)
 
@@ -99,10 +112,10 @@ def asks(stage):
         values = {size: getattr(request, field) or "" for size, request in requests.items()}
         first = values[SIZES[0]]
         alike = all(value == first for value in values.values())
-        return first if alike else lambda wildcards: values[wildcards.size]
+        return first if alike else known(lambda wildcards: values[wildcards.size])
 
     resources = {
-        "mem_mb": lambda wildcards, attempt: attempt * requests[wildcards.size].memory_mb,
+        "mem_mb": known(lambda wildcards, attempt: attempt * requests[wildcards.size].memory_mb),
         "runtime": of_size("minutes"),
         # Empty: the cluster's default partition.
         "slurm_partition": of_size("partition"),
