@@ -10,7 +10,7 @@ import pytest
 from fake_results import PARAMETERS
 from scipy import stats as st
 
-from vimpo.claim_parts import CLAIMS, area, claim_rows, lost
+from vimpo.claim_parts import CLAIMS, SHAPES, area, claim_rows, lost
 from vimpo.claim_scores import Tables
 from vimpo.claims import ABOVE, Found, Part, difference, judge, mean, overall, slope
 from vimpo.config import load_study
@@ -45,6 +45,8 @@ def tables_of(
         accuracy += [key | shared | {"benchmark": b, "value": score} for b in ("easy", "hard")]
         found = {
             ("value", "implied", "change", "explained_variance"): value + drop * grown,
+            ("value", "implied", "change", "explained_variance_linear"): value + 0.2,
+            ("value", "implied", "change", "spearman"): value + 0.3,
             ("value", "critic", "change", "explained_variance"): value - 0.3,
             ("credit", "implied_td", "step", "auc"): auc,
             ("credit", "position", "step", "auc"): place,
@@ -332,6 +334,16 @@ def test_ratios_of_the_design_are_facts_without_an_interval():
     row = facts.loc["trainable parameters, VIMPO over PPO"]
     assert (row.effect, row.kind, row.verdict) == (pytest.approx(0.5), "fact", "")
     assert row.reason == "it follows from the design: nothing varies"
+
+
+def test_a_value_that_is_only_badly_scaled_is_a_fact_of_c5():
+    study = a_study()
+    found = claims(study, tables_of(study, np.random.default_rng(0), value=0.1))
+    facts = found[(found.claim == "C5") & (found.kind == "fact")].set_index("statement")
+    for statement, centre in zip(SHAPES, (0.3, 0.4), strict=True):
+        row = facts.loc[statement]
+        assert row.effect == pytest.approx(centre, abs=0.01)
+        assert (row.n, row.verdict, row.low < row.effect < row.high) == (10, "", True)
 
 
 def test_the_error_over_shared_problems_does_not_average_out():

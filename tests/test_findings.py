@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from vimpo.claim_parts import SHAPES
 from vimpo.claims import INCONCLUSIVE, REFUTED, SUPPORTED
 from vimpo.findings import AUC, findings, short_claims, view
 from vimpo.readme import STUDIES
@@ -128,6 +129,19 @@ def test_the_implied_value_is_held_against_its_mark_and_the_critic(claims, own, 
     assert "It explains 0.01 of the variance" in body
     assert "That is 0.08 more than PPO's critic" in body
     assert "GRPO 0.00 (-0.30 to 0.30; 4 runs)" in body
+
+
+def test_scale_and_order_of_the_implied_value_are_said_beside_its_accuracy(claims):
+    hidden = claims[claims["statement"] == "a value hidden in GRPO's policy"]
+    rows = [
+        hidden.assign(statement=statement, metric=f"{statement}, VIMPO's", effect=effect)
+        for statement, effect in zip(SHAPES, (0.37, 0.31), strict=True)
+    ]
+    _, _, body = said(pd.concat([claims, *rows]), "value")
+    assert (
+        " Of the implied value: explained variance after the best rescaling 0.37 (-0.30 to 0.30; "
+        "4 runs), rank correlation with the truth 0.31 (-0.30 to 0.30; 4 runs)." in body
+    )
 
 
 def test_size_and_cost_are_answered_either_way(claims):

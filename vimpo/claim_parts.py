@@ -73,6 +73,11 @@ CLAIMS = {
 
 EXPLAINED = "explained_variance"
 CHANGE = "explained variance of the change of value along a response"
+# What an explained variance hides: a value that is right but for its scale, or right in its order.
+SHAPES = {
+    "explained variance after the best rescaling": "explained_variance_linear",
+    "rank correlation with the truth": "spearman",
+}
 ACCURACY_GAP = "sampled accuracy, VIMPO minus {}, clean rewards"
 LOST_GAP = "accuracy lost per unit of noise, VIMPO minus {}"
 
@@ -196,11 +201,16 @@ def _failed(tables: Tables, algorithm: str) -> set[Key]:
 def value_parts(
     study: Study, tables: Tables, params: Mapping[str, float]
 ) -> list[tuple[Part, Found]]:
-    """C5: accuracy of the implied value, its change with size, and PPO's critic beside it."""
+    """C5: accuracy of the implied value, its change with size, and PPO's critic beside it.
+
+    Facts: what is left when its scale is set right, its order, and values in other policies.
+    """
     c, s = study.claims, study.statistics
 
-    def scores(algorithm: str, predictor: str, column: str = "value") -> Scores:
-        return probed(tables, algorithm, ("value", predictor, "change", EXPLAINED), column)
+    def scores(
+        algorithm: str, predictor: str, column: str = "value", metric: str = EXPLAINED
+    ) -> Scores:
+        return probed(tables, algorithm, ("value", predictor, "change", metric), column)
 
     implied, errors = scores(OURS, "implied"), scores(OURS, "implied", "stderr")
     keys = clean_keys(study, OURS)
@@ -221,6 +231,10 @@ def value_parts(
             ),
         ),
     ]
+    for statement, metric in SHAPES.items():
+        own, stderr = (scores(OURS, "implied", column, metric) for column in ("value", "stderr"))
+        part = Part("C5", statement, f"{statement}, VIMPO's implied change of value", "runs")
+        parts.append((part, mean(own, keys, s.confidence, stderr, AT_MOST_ONE)))
     for rival, name in RIVALS.items():
         hidden, stderr = scores(rival, "implied"), scores(rival, "implied", "stderr")
         part = Part("C5", f"a value hidden in {name}'s policy", f"{CHANGE}, {name}", "runs")

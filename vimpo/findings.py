@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from vimpo.claim_parts import CHANGE, LOST_GAP
+from vimpo.claim_parts import CHANGE, LOST_GAP, SHAPES
 from vimpo.claim_scores import NAMES, OURS
 from vimpo.claims import ABOVE, FACT, INCONCLUSIVE, SUPPORTED, TEST
 from vimpo.report_claims import part_view
@@ -38,6 +38,7 @@ FACTS = {
     "spread between seeds": "spread",
     "collapse": "collapse",
     "other signals": "signal",
+    **dict.fromkeys(SHAPES, "shape"),
 }
 
 
