@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vimpo.archive import FOLDER as ARCHIVE
+from vimpo.archive import write_archive
 from vimpo.claim_parts import claim_rows
 from vimpo.claim_scores import Tables
 from vimpo.comparisons import compare_accuracy
@@ -61,6 +63,12 @@ class Collection:
         """What single runs scored, and measurements of cost."""
         names = ("accuracy", "probes", "measured_cost", "outcomes")
         return Tables(**{name: self.frame(name) for name in names})
+
+    def provenance(self) -> list[dict]:
+        return [
+            {"item": item, "value": value, "count": count}
+            for (item, value), count in sorted(self.seen.items())
+        ]
 
     def missing(self, cell: str, stage: str, reason: object) -> None:
         self.tables["missing"].append({"cell": cell, "stage": stage, "reason": str(reason)})
@@ -195,7 +203,7 @@ class Collection:
 
 
 def aggregate(study: Study, output: Path) -> None:
-    """Write every table of `study` into `output`.
+    """Write every table of `study` into `output`, and the rows of single runs into its cells/.
 
     Raises ConfigError where a run was made by another configuration; nothing is written then.
     """
@@ -212,7 +220,6 @@ def aggregate(study: Study, output: Path) -> None:
     tables["outcome_summary"] = summarise_outcomes(frame("outcomes"), study)
     tables["cost_summary"] = summarise_cost(frame("cost"), study)
     tables["probe_summary"] = summarise_probes(frame("probes"), study)
-    tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
     tables["measured_summary"] = summarise_measured(frame("measured_cost"), study)
     tables["memory_projection"] = projection(study)
     tables["claims"] = claim_rows(study, collection.numbers(), collection.params)
@@ -222,9 +229,11 @@ def aggregate(study: Study, output: Path) -> None:
         for row in read_table(path.parent, "sweeps", path.name).to_dict("records")
     ]
     tables["provenance"] = [
-        {"item": item, "value": value, "count": count}
-        for (item, value), count in sorted(collection.seen.items())
-    ] + _digests(study)
+        *collection.provenance(),
+        *_digests(study),
+        *write_archive(Path(output) / ARCHIVE, tables),
+    ]
+    tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
     write_tables(Path(output), tables)
 
 

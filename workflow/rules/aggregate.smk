@@ -1,6 +1,6 @@
 # Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
 
-from vimpo.contents import TABLES
+from vimpo.contents import ARCHIVED, TABLES
 
 
 rule aggregate:
@@ -12,7 +12,8 @@ rule aggregate:
         costs=expand(rules.cost.output, size=SIZES),
         sweeps=STUDY.sweeps,
     output:
-        expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+        tables=expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+        cells=expand(f"{FOLDER}/tables/cells/{{table}}.parquet", table=ARCHIVED),
     log:
         f"{FOLDER}/logs/aggregate.log",
     benchmark:
