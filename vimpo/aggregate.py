@@ -20,6 +20,8 @@ from vimpo.claim_scores import Tables
 from vimpo.comparisons import compare_accuracy
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.contents import COLUMNS
+from vimpo.continued import taken_over
+from vimpo.manifests import BASE_WEIGHTS, weights
 from vimpo.memory import projection
 from vimpo.reading import (
     IncompleteError,
@@ -48,12 +50,14 @@ ALWAYS_FINITE = ("accuracy", "reward", "loss", "grad_norm")
 
 
 class Collection:
-    """Rows of all tables, filled run by run."""
+    """Rows of all tables, filled run by run: from its folder, or as a published study has them."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.taken = taken_over(study)
         self.tables: dict[str, list[dict]] = {name: [] for name in COLUMNS}
         self.params: dict[str, float] = {}
+        self.base_weights: dict[str, str | None] = {}
         self.seen: dict[tuple[str, str], int] = {}
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -76,23 +80,28 @@ class Collection:
     def base(self, size: str) -> None:
         folder, name = self.study.base_folder(size), f"{BASE}/{size}"
         key = labels(BASE, size, "0")
+        taken = self.taken.manifests.get(name)
         try:
-            manifest = read_manifest(folder, self.study.base_digest(size), name)
+            manifest = taken or read_manifest(folder, self.study.base_digest(size), name)
         except IncompleteError as reason:
             self.missing(name, "pretrain", reason)
             return
         self.params[size] = manifest.get("parameters", math.nan)
+        self.base_weights[size] = weights(manifest)
         key["params"] = self.params[size]
-        self._provenance(manifest)
+        self._provenance(manifest, size, self.base_weights[size])
+        if taken:
+            self._take_over(name)
+            return
         self._costs(key, manifest, None)
         self._evaluation(folder, name, key)
 
     def cell(self, cell: Cell) -> None:
         folder = self.study.run_folder(cell)
-        key = labels(cell.algorithm, cell.size, cell.noise) | {"seed": cell.seed}
+        taken = self.taken.manifests.get(cell.name)
         try:
-            manifest = read_manifest(folder, self.study.cell_digest(cell), cell.name)
-            metrics = read_csv(folder / "metrics.csv", manifest)
+            manifest = taken or read_manifest(folder, self.study.cell_digest(cell), cell.name)
+            metrics = None if taken else read_csv(folder / "metrics.csv", manifest)
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
             return
@@ -102,8 +111,21 @@ class Collection:
                 f"results: '{cell.name}' has {params} parameters, other runs of size '{cell.size}' "
                 f"have {self.params[cell.size]}; allowed: one model a size"
             )
-        key["params"] = params
-        self._provenance(manifest)
+        started = manifest.get(BASE_WEIGHTS) if taken else self.base_weights.get(cell.size)
+        self._provenance(manifest, cell.size, started)
+        if taken:
+            self._take_over(cell.name)
+        else:
+            self._run(cell, folder, manifest, metrics)
+
+    def _take_over(self, name: str) -> None:
+        for table, rows in self.taken.rows[name].items():
+            self.tables[table] += rows
+
+    def _run(self, cell: Cell, folder: Path, manifest: dict, metrics: pd.DataFrame) -> None:
+        """What a complete run left in its folder."""
+        key = labels(cell.algorithm, cell.size, cell.noise) | {"seed": cell.seed}
+        key["params"] = self.params[cell.size]
         outcome = read_outcome(manifest)
         self.tables["outcomes"].append(key | outcome)
         self._curves(key, metrics, cell.name, outcome)
@@ -117,6 +139,9 @@ class Collection:
         self.tables["probes"] += [key | row for row in probes]
 
     def measured_cost(self, size: str) -> None:
+        if size in self.taken.sizes:
+            self._take_over(f"cost/{size}")
+            return
         try:
             self.tables["measured_cost"] += read_measured_cost(self.study, size)
         except IncompleteError as reason:
@@ -186,8 +211,9 @@ class Collection:
             return {}
         return {p: float(timing[p].median()) for p in STEP_PHASES if p in timing}
 
-    def _provenance(self, manifest: dict) -> None:
-        facts = {"git_commit": manifest.get("git_commit")}
+    def _provenance(self, manifest: dict, size: str, started: str | None) -> None:
+        """started: weights of the base policy; those of several sittings should be the same."""
+        facts = {"git_commit": manifest.get("git_commit"), f"{BASE_WEIGHTS}.{size}": started}
         for group in ("versions", "hardware"):
             value = manifest.get(group)
             if isinstance(value, dict):

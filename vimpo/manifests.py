@@ -6,22 +6,28 @@ whether it left the same.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-from vimpo.config import ConfigError, Study
+from vimpo.config import Cell, ConfigError, Study
+from vimpo.continued import taken_over
 from vimpo.reading import IncompleteError, read_manifest
 from vimpo.records import write_atomic
 from vimpo.tables import BASE
 
 FILE = "manifests.jsonl"
+BASE_WEIGHTS = "base_weights"  # of a run: from which weights it started
 
 
 def manifests_of_runs(study: Study) -> dict[str, dict]:
-    """Name -> manifest of each complete run and base policy.
+    """Name -> manifest of each complete run and base policy, in the order of the grid.
 
-    Raises ConfigError for one of another configuration.
+    Of a study that continues another, those that it takes over stand among them. Raises ConfigError
+    for one of another configuration.
     """
+    taken = taken_over(study).manifests
     sources = [
         (f"{BASE}/{size}", study.base_folder(size), study.base_digest(size))
         for size in study.used_sizes()
@@ -32,10 +38,33 @@ def manifests_of_runs(study: Study) -> dict[str, dict]:
     found = {}
     for name, folder, digest in sources:
         try:
-            found[name] = read_manifest(folder, digest, name)
+            found[name] = taken.get(name) or read_manifest(folder, digest, name)
         except IncompleteError:
             continue
+    # Those taken over started elsewhere, from a base policy that may be another one.
+    here = [cell for cell in study.cells() if cell.name not in taken]
+    return with_base_weights(here, found)
+
+
+def with_base_weights(cells: Iterable[Cell], manifests: dict[str, dict]) -> dict[str, dict]:
+    """The manifests, those of `cells` with the weights of the base policy among them, if known.
+
+    What a manifest says of that itself, as one that was taken over before, stands.
+    """
+    found = dict(manifests)
+    for cell in cells:
+        started = weights(manifests.get(f"{BASE}/{cell.size}", {}))
+        if cell.name in found and started:
+            found[cell.name] = {BASE_WEIGHTS: started} | found[cell.name]
     return found
+
+
+def weights(manifest: dict) -> str | None:
+    """sha256 of a run's weights; of several files, that of their checksums."""
+    found = {k: v for k, v in checksums(manifest).items() if k.startswith("model/model")}
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def write_manifests(folder: Path, manifests: dict[str, dict]) -> None:

@@ -62,8 +62,8 @@ def publish(
         file = f"{CELLS}/{name}.parquet"
         write_atomic(aside / file, (tables / file).read_bytes())
     write_manifests(aside, manifests)
-    # where the runs lay is nobody's business elsewhere
-    here = study.model_copy(update={"results": "results"})
+    # where the runs lay, and which were taken over, is nobody's business elsewhere
+    here = study.model_copy(update={"results": "results", "continues": None})
     write_atomic(aside / "config.yaml", dump_yaml(here))
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
