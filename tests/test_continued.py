@@ -99,6 +99,9 @@ def test_a_study_of_two_sittings_is_that_of_one(whole, tmp_path):
     assert not taken_over(study).sizes  # its base policies are here
     aggregate(study, study.folder / "tables")
     assert_equal_files(study.folder / "tables", whole.folder / "tables")
+    # by the study's own file, which may well not say what was continued
+    plain = study.model_copy(update={"continues": None})
+    assert publish(plain, tmp_path / "published") == place
     assert publish(study, tmp_path / "published") == place
     assert_equal_files(place, publish(whole, tmp_path / "expected"))
     assert load_study(place / "config.yaml").continues is None

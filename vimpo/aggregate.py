@@ -21,7 +21,7 @@ from vimpo.comparisons import compare_accuracy
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.contents import COLUMNS
 from vimpo.continued import taken_over
-from vimpo.manifests import BASE_WEIGHTS, weights
+from vimpo.manifests import BASE_WEIGHTS, weights, write_manifests
 from vimpo.memory import projection
 from vimpo.reading import (
     IncompleteError,
@@ -57,7 +57,7 @@ class Collection:
         self.taken = taken_over(study)
         self.tables: dict[str, list[dict]] = {name: [] for name in COLUMNS}
         self.params: dict[str, float] = {}
-        self.base_weights: dict[str, str | None] = {}
+        self.manifests: dict[str, dict] = {}
         self.seen: dict[tuple[str, str], int] = {}
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -87,9 +87,10 @@ class Collection:
             self.missing(name, "pretrain", reason)
             return
         self.params[size] = manifest.get("parameters", math.nan)
-        self.base_weights[size] = weights(manifest)
+        self.manifests[name] = manifest
         key["params"] = self.params[size]
-        self._provenance(manifest, size, self.base_weights[size])
+        self._provenance(manifest)
+        self._saw(f"{BASE_WEIGHTS}.{size}", weights(manifest))
         if taken:
             self._take_over(name)
             return
@@ -111,8 +112,12 @@ class Collection:
                 f"results: '{cell.name}' has {params} parameters, other runs of size '{cell.size}' "
                 f"have {self.params[cell.size]}; allowed: one model a size"
             )
-        started = manifest.get(BASE_WEIGHTS) if taken else self.base_weights.get(cell.size)
-        self._provenance(manifest, cell.size, started)
+        if not taken and (started := weights(self.manifests.get(f"{BASE}/{cell.size}", {}))):
+            manifest[BASE_WEIGHTS] = started
+        self.manifests[cell.name] = manifest
+        self._provenance(manifest)
+        # One that was taken over may have started from another base policy than those here.
+        self._saw(f"{BASE_WEIGHTS}.{cell.size}", manifest.get(BASE_WEIGHTS))
         if taken:
             self._take_over(cell.name)
         else:
@@ -211,18 +216,19 @@ class Collection:
             return {}
         return {p: float(timing[p].median()) for p in STEP_PHASES if p in timing}
 
-    def _provenance(self, manifest: dict, size: str, started: str | None) -> None:
-        """started: weights of the base policy; those of several sittings should be the same."""
-        facts = {"git_commit": manifest.get("git_commit"), f"{BASE_WEIGHTS}.{size}": started}
+    def _provenance(self, manifest: dict) -> None:
+        self._saw("git_commit", manifest.get("git_commit"))
         for group in ("versions", "hardware"):
             value = manifest.get(group)
             if isinstance(value, dict):
-                facts |= {f"{group}.{k}": v for k, v in value.items() if v is not None}
-            elif value is not None:
-                facts[group] = value
-        for item, value in facts.items():
-            if value is not None:
-                self.seen[item, str(value)] = self.seen.get((item, str(value)), 0) + 1
+                for name, part in value.items():
+                    self._saw(f"{group}.{name}", part)
+            else:
+                self._saw(group, value)
+
+    def _saw(self, item: str, value: object) -> None:
+        if value is not None:
+            self.seen[item, str(value)] = self.seen.get((item, str(value)), 0) + 1
 
 
 # --- Whole study ---------------------------------------------------------------------------------
@@ -258,6 +264,7 @@ def aggregate(study: Study, output: Path) -> None:
         *collection.provenance(),
         *_digests(study),
         *write_archive(Path(output) / ARCHIVE, tables),
+        *write_manifests(Path(output) / ARCHIVE, collection.manifests),
     ]
     tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
     write_tables(Path(output), tables)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from vimpo.agreement import Agreement, agreement
+from vimpo.archive import FOLDER as CELLS
 from vimpo.archive import archived_frames
 from vimpo.compare_scores import GROUP, Side, compare_scores
 from vimpo.config import (
@@ -29,7 +30,7 @@ from vimpo.config import (
     setting_differences,
 )
 from vimpo.contents import PROBED
-from vimpo.manifests import checksums, manifests_of_runs, read_manifests
+from vimpo.manifests import checksums, read_manifests
 from vimpo.stats import NAN
 from vimpo.tables import BASE, MEAN, WHOLE, check_tables, read_tables
 
@@ -90,13 +91,14 @@ def read_side(path: str | Path, config: Path | None = None) -> Side:
         )
     study = load_study(file)
     here = study.model_copy(update={"results": str(home.parent), "study": home.name})
-    manifests = read_manifests(home) or manifests_of_runs(here)
     if tables is not None:
+        manifests = read_manifests(home) or read_manifests(tables / CELLS)
         return Side(folder, study, _checked(study, tables, file), "tables", manifests)
     from vimpo.aggregate import aggregate
 
     with tempfile.TemporaryDirectory() as aside:
         aggregate(here, Path(aside))
+        manifests = read_manifests(Path(aside) / CELLS)
         return Side(folder, study, _checked(here, Path(aside), None), "runs", manifests)
 
 
@@ -283,4 +285,4 @@ def _medians(side: Side) -> pd.Series:
     return frame.groupby(["algorithm", "size", "metric"])[value].median()
 
 
-_OWN = ("configuration.", "study.", "table.")
+_OWN = ("configuration.", "study.", "table.", "cells.")

@@ -6,7 +6,7 @@ evaluation are equal. Where that holds of all cells of a size, and of its cost, 
 its cost are taken over as well; any other size has its base policy made here, because weights are
 not published. What was run here is never taken over.
 
-Snakemake plans no jobs for it, `aggregate` takes its rows, and `publish` its manifest.
+Snakemake plans no jobs for it, `aggregate` takes its rows and its manifest.
 """
 
 from __future__ import annotations
@@ -98,14 +98,14 @@ def _whole(published: Study, folder: Path) -> dict[str, dict]:
     """
     # Only here: where nothing is continued, Snakemake starts without pandas.
     from vimpo.archive import FOLDER, check_archive
-    from vimpo.manifests import read_manifests, with_base_weights
+    from vimpo.manifests import check_manifests, read_manifests
     from vimpo.tables import check_tables, read_tables
 
     tables = read_tables(folder / "tables", ("accuracy", "summary", "missing"))
     check_tables(published, tables, folder / "config.yaml")
     check_archive(folder / FOLDER, tables["provenance"])
-    found = with_base_weights(published.cells(), read_manifests(folder))
-    found |= {f"cost/{size}": {} for size in published.used_sizes()}
+    check_manifests(folder, tables["provenance"])
+    found = read_manifests(folder) | {f"cost/{size}": {} for size in published.used_sizes()}
     missing = set(tables["missing"]["cell"])
     return {name: manifest for name, manifest in found.items() if name not in missing}
 

@@ -1,62 +1,24 @@
 """The manifests of a study's runs: how each ended, on what, and checksums of what it left.
 
-Committed as one file of a line a run, they say of a re-run, whose weights are committed nowhere,
-whether it left the same.
+Kept as one file of a line a run, they say of a re-run, whose weights are committed nowhere, whether
+it left the same. `aggregate` writes it with the rows of single runs, `publish` copies it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
-from vimpo.config import Cell, ConfigError, Study
-from vimpo.continued import taken_over
-from vimpo.reading import IncompleteError, read_manifest
-from vimpo.records import write_atomic
-from vimpo.tables import BASE
+import pandas as pd
+
+from vimpo.config_types import ConfigError, DamagedError
+from vimpo.records import sha256, write_atomic
 
 FILE = "manifests.jsonl"
-BASE_WEIGHTS = "base_weights"  # of a run: from which weights it started
-
-
-def manifests_of_runs(study: Study) -> dict[str, dict]:
-    """Name -> manifest of each complete run and base policy, in the order of the grid.
-
-    Of a study that continues another, those that it takes over stand among them. Raises ConfigError
-    for one of another configuration.
-    """
-    taken = taken_over(study).manifests
-    sources = [
-        (f"{BASE}/{size}", study.base_folder(size), study.base_digest(size))
-        for size in study.used_sizes()
-    ]
-    sources += [
-        (cell.name, study.run_folder(cell), study.cell_digest(cell)) for cell in study.cells()
-    ]
-    found = {}
-    for name, folder, digest in sources:
-        try:
-            found[name] = taken.get(name) or read_manifest(folder, digest, name)
-        except IncompleteError:
-            continue
-    # Those taken over started elsewhere, from a base policy that may be another one.
-    here = [cell for cell in study.cells() if cell.name not in taken]
-    return with_base_weights(here, found)
-
-
-def with_base_weights(cells: Iterable[Cell], manifests: dict[str, dict]) -> dict[str, dict]:
-    """The manifests, those of `cells` with the weights of the base policy among them, if known.
-
-    What a manifest says of that itself, as one that was taken over before, stands.
-    """
-    found = dict(manifests)
-    for cell in cells:
-        started = weights(manifests.get(f"{BASE}/{cell.size}", {}))
-        if cell.name in found and started:
-            found[cell.name] = {BASE_WEIGHTS: started} | found[cell.name]
-    return found
+CHECKSUM = "cells.manifests"  # provenance: sha256 of the file
+BASE_WEIGHTS = "base_weights"  # of a run: from which weights it started, if that is known
+ALLOWED = "allowed: the file that `aggregate` wrote with the tables"
 
 
 def weights(manifest: dict) -> str | None:
@@ -67,9 +29,23 @@ def weights(manifest: dict) -> str | None:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifests(folder: Path, manifests: dict[str, dict]) -> None:
+def write_manifests(folder: Path, manifests: dict[str, dict]) -> list[dict]:
+    """Write them by name of run; returns the row of `provenance` that vouches for the file."""
     lines = [json.dumps({"run": name} | manifest) for name, manifest in manifests.items()]
     write_atomic(folder / FILE, "".join(f"{line}\n" for line in lines))
+    return [{"item": CHECKSUM, "value": sha256(folder / FILE), "count": 1}]
+
+
+def check_manifests(folder: Path, provenance: pd.DataFrame) -> None:
+    """Raise ConfigError where there is no file, DamagedError where it is not what was written."""
+    path = folder / FILE
+    if not path.is_file():
+        raise ConfigError(f"manifests: '{path}' is not a file; {ALLOWED}")
+    if sha256(path) != provenance.set_index("item")["value"].get(CHECKSUM):
+        raise DamagedError(
+            f"manifests: '{path}' is damaged, or of other tables: its checksum is not that of "
+            f"provenance.csv; {ALLOWED}"
+        )
 
 
 def read_manifests(folder: Path) -> dict[str, dict]:
@@ -84,9 +60,7 @@ def read_manifests(folder: Path) -> dict[str, dict]:
         manifests = [json.loads(line) for line in path.read_text().splitlines()]
         return {manifest.pop("run"): manifest for manifest in manifests}
     except (ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"manifests: '{path}' is damaged: {error!r}; allowed: what `publish` wrote"
-        ) from None
+        raise ConfigError(f"manifests: '{path}' is damaged: {error!r}; {ALLOWED}") from None
 
 
 def checksums(manifest: dict) -> dict[str, str]:

@@ -19,7 +19,8 @@ from vimpo.archive import FOLDER as CELLS
 from vimpo.archive import check_archive
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.contents import ARCHIVED, PUBLISHED_TABLES
-from vimpo.manifests import manifests_of_runs, write_manifests
+from vimpo.manifests import FILE as MANIFESTS
+from vimpo.manifests import check_manifests
 from vimpo.plots import draw
 from vimpo.readme import write_readme
 from vimpo.records import write_atomic
@@ -52,7 +53,7 @@ def publish(
     frames = read_tables(tables, PUBLISHED_TABLES)
     check_tables(study, frames, config)
     check_archive(tables / CELLS, frames["provenance"])
-    manifests = manifests_of_runs(study)
+    check_manifests(tables / CELLS, frames["provenance"])
     target = folder / study.study
     aside = folder / f".{study.study}.new"
     shutil.rmtree(aside, ignore_errors=True)
@@ -61,7 +62,7 @@ def publish(
     for name in ARCHIVED if "curves" not in names else ():
         file = f"{CELLS}/{name}.parquet"
         write_atomic(aside / file, (tables / file).read_bytes())
-    write_manifests(aside, manifests)
+    write_atomic(aside / MANIFESTS, (tables / CELLS / MANIFESTS).read_bytes())
     # where the runs lay, and which were taken over, is nobody's business elsewhere
     here = study.model_copy(update={"results": "results", "continues": None})
     write_atomic(aside / "config.yaml", dump_yaml(here))

@@ -14,6 +14,7 @@ rule aggregate:
     output:
         tables=expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
         cells=expand(f"{FOLDER}/tables/cells/{{table}}.parquet", table=ARCHIVED),
+        manifests=f"{FOLDER}/tables/cells/manifests.jsonl",
     log:
         f"{FOLDER}/logs/aggregate.log",
     benchmark:
