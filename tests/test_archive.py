@@ -82,6 +82,19 @@ def test_three_hundred_cells_fit_into_a_repository(study, published):
     assert size / len(study.cells()) * 300 < 2e6
 
 
+def test_changed_manifests_are_not_published(study, tmp_path):
+    copy = small_study(tmp_path)
+    shutil.copytree(study.folder / "tables", copy.folder / "tables")
+    path = copy.folder / "tables/cells/manifests.jsonl"
+    path.write_text(path.read_text().replace("2.13.0", "2.13.1", 1))
+    with pytest.raises(DamagedError, match=r"manifests: '.*manifests\.jsonl' is damaged"):
+        publish(copy, tmp_path / "published")
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"manifests: '.*manifests\.jsonl' is not a file"):
+        publish(copy, tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "lost", "none"])
 def test_what_is_not_what_was_written_is_not_published(study, tmp_path, damage):
     copy = small_study(tmp_path)
