@@ -52,5 +52,5 @@ onsuccess:
 
 onerror:
     # What is complete is still worth reading: the cells that are missing are named in it.
-    if any(Path(path, "manifest.json").exists() for path in RUNS):
+    if TAKEN_OVER.cells or any(Path(path, "manifest.json").exists() for path in RUNS):
         shell("python -m vimpo summarize --config {MERGED} || true")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from fake_results import small_study, write_probes, write_results
@@ -25,11 +27,16 @@ GRID = {"sizes": ["xs", "s"], "noise": [0.25], "seeds": [1, 2]}
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
-    """A finished study, and its published folders: summaries, and single cells."""
+    """A finished study, and its published folders.
+
+    published: summaries, and rows of single cells; means: from before there were such rows; cells:
+    tables of single cells.
+    """
     study = small_study(tmp_path_factory.mktemp("old"), grid=GRID)
     write_results(study, seed=1)
     aggregate(study, study.folder / "tables")
     publish(study, Path(study.results) / "published")
+    shutil.rmtree(publish(study, Path(study.results) / "means") / "cells")
     publish(study, Path(study.results) / "cells", names=CELL_TABLES)
     return study
 
@@ -55,7 +62,7 @@ def change_scores(study, cells, by, metrics=("sampled", "greedy")):
         path.write_text(json.dumps(report))
 
 
-@pytest.mark.parametrize("kind", ["runs", "published", "cells"])
+@pytest.mark.parametrize("kind", ["runs", "published", "means", "cells"])
 def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
     """Whatever A is, and though B lies elsewhere and was not aggregated."""
     new = rerun(old, tmp_path)
@@ -67,10 +74,35 @@ def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
     kinds = {"accuracy", "curves", "probes"}
     assert set(found.rows["kind"]) == kinds
     assert (found.rows["number"] == "mean sampled").sum() == len(old.cells()) + 2
-    if kind == "published":
+    if kind == "means":
         assert set(found.digits) == {"accuracy", "curves_summary", "probe_summary"}
     else:
         assert set(found.digits) == kinds
+    # every position of the probes, where both sides have them
+    rows = [row for cell in old.cells() for row in probes_of(old, cell).to_pylist()]
+    whole = sum(row["position"] == "all" for row in rows)
+    counts = {"means": 0, "cells": whole}
+    assert found.digits.get("probes", (0, 0))[0] == counts.get(kind, len(rows)) != 2 * whole
+
+
+def probes_of(study, cell):
+    return pq.read_table(study.run_folder(cell) / "probes.parquet")
+
+
+def change_probe(study, cell):
+    """One number of one position."""
+    table = probes_of(study, cell)
+    rows = table.to_pylist()
+    next(row for row in rows if row["position"] != "all")["value"] += 1e-6
+    changed = pa.Table.from_pylist(rows, schema=table.schema)
+    pq.write_table(changed, study.run_folder(cell) / "probes.parquet")
+
+
+def change_curve(study, cell):
+    path = study.run_folder(cell) / "metrics.csv"
+    metrics = pd.read_csv(path)
+    metrics.loc[4, "entropy"] += 1e-6
+    metrics.to_csv(path, index=False)
 
 
 def set_weights(study, checksum):
@@ -102,15 +134,24 @@ def test_damaged_manifests_are_refused_by_name(old, tmp_path):
         read_side(folder)
 
 
-def test_one_cell_against_a_published_study(old, tmp_path):
-    """Its scores compare digit by digit; of curves and probes only means were published."""
+@pytest.mark.parametrize("kind", ["published", "means"])
+def test_one_cell_against_a_published_study(old, kind, tmp_path):
+    """All of it compares digit by digit, but curves and probes of which means alone are there."""
     cell = Cell("ppo", "s", "0.25", 2)
     new = rerun(old, tmp_path)
     for other in set(new.cells()) - {cell}:
         shutil.rmtree(new.run_folder(other))
-    found = compare(side(old, "published"), read_side(new.folder))
+    found = compare(side(old, kind), read_side(new.folder))
     assert found.notes[0] == "1 cell in common, 11 only in A, 11 only in B"
     assert found.verdict == "byte-equal"
+    if kind == "published":
+        assert set(found.rows["judgement"]) == {"equal"}
+        assert set(found.digits) == {"accuracy", "curves", "probes"}
+        change_probe(new, cell)
+        change_curve(new, cell)
+        changed = compare(side(old, kind), read_side(new.folder)).digits
+        assert [changed[name][1] for name in ("accuracy", "curves", "probes")] == [0, 1, 1]
+        return
     accuracy = found.rows[found.rows["kind"] == "accuracy"]
     assert accuracy["equal"].all()
     assert set(accuracy["algorithm"]) == {"base", "ppo"}
@@ -152,10 +193,7 @@ def test_one_changed_digit_anywhere_is_not_byte_equal(old, tmp_path, part):
     if part == "accuracy":
         change_scores(new, [cell], 1e-6, ("greedy",))
     elif part == "curves":
-        path = new.run_folder(cell) / "metrics.csv"
-        metrics = pd.read_csv(path)
-        metrics.loc[4, "entropy"] += 1e-6
-        metrics.to_csv(path, index=False)
+        change_curve(new, cell)
     else:
         rows = {("critic", "slope"): 0.0, ("implied", "slope"): 1.0}
         write_probes(new, cell, np.random.default_rng(0), rows)
@@ -227,6 +265,17 @@ def test_the_command_prints_writes_and_returns_the_verdict(old, tmp_path, capsys
     assert written["verdict"] == "different"
     assert written["agreement"]["outside"] > written["agreement"]["allowed"]
     assert len(written["rows"]) == len(rows)
+
+
+def test_damaged_rows_of_single_cells_are_refused_by_name(old, tmp_path):
+    folder = publish(old, tmp_path)
+    path = folder / "cells/curves.parquet"
+    path.write_bytes(path.read_bytes()[:-9] + b"damage!!!")
+    with pytest.raises(ConfigError, match=r"cells: '.*cells/curves\.parquet' is damaged"):
+        read_side(folder)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"cells: '.*cells/curves\.parquet' is not a file"):
+        read_side(folder)
 
 
 def test_bad_input_is_one_error(old, tmp_path, capsys):

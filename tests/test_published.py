@@ -14,7 +14,7 @@ from fake_results import small_study, write_results
 from vimpo.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
-from vimpo.contents import FIGURES, PUBLISHED_TABLES, RAW
+from vimpo.contents import ARCHIVED, FIGURES, PUBLISHED_TABLES, RAW
 from vimpo.manifests import read_manifests
 from vimpo.published import draw_published, publish
 
@@ -56,7 +56,8 @@ def test_what_is_published_is_small_and_names_no_place(clone, study):
     folder = clone / "results/published/fake"
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     tables = {f"tables/{name}.csv" for name in PUBLISHED_TABLES}
-    assert files == {"config.yaml", "manifests.jsonl", *tables}
+    cells = {f"cells/{name}.parquet" for name in ARCHIVED}
+    assert files == {"config.yaml", "manifests.jsonl", *tables, *cells}
     manifests = read_manifests(folder)
     assert len(manifests) == 23 + 2  # runs and base policies
     cell = study.cells()[0]

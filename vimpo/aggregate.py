@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vimpo.archive import FOLDER as ARCHIVE
+from vimpo.archive import write_archive
 from vimpo.claim_parts import claim_rows
 from vimpo.claim_scores import Tables
 from vimpo.comparisons import compare_accuracy
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.contents import COLUMNS
+from vimpo.continued import taken_over
+from vimpo.manifests import BASE_WEIGHTS, weights, write_manifests
 from vimpo.memory import projection
 from vimpo.reading import (
     IncompleteError,
@@ -46,12 +50,14 @@ ALWAYS_FINITE = ("accuracy", "reward", "loss", "grad_norm")
 
 
 class Collection:
-    """Rows of all tables, filled run by run."""
+    """Rows of all tables, filled run by run: from its folder, or as a published study has them."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
+        self.taken = taken_over(study)
         self.tables: dict[str, list[dict]] = {name: [] for name in COLUMNS}
         self.params: dict[str, float] = {}
+        self.manifests: dict[str, dict] = {}
         self.seen: dict[tuple[str, str], int] = {}
 
     def frame(self, name: str) -> pd.DataFrame:
@@ -62,29 +68,41 @@ class Collection:
         names = ("accuracy", "probes", "measured_cost", "outcomes")
         return Tables(**{name: self.frame(name) for name in names})
 
+    def provenance(self) -> list[dict]:
+        return [
+            {"item": item, "value": value, "count": count}
+            for (item, value), count in sorted(self.seen.items())
+        ]
+
     def missing(self, cell: str, stage: str, reason: object) -> None:
         self.tables["missing"].append({"cell": cell, "stage": stage, "reason": str(reason)})
 
     def base(self, size: str) -> None:
         folder, name = self.study.base_folder(size), f"{BASE}/{size}"
         key = labels(BASE, size, "0")
+        taken = self.taken.manifests.get(name)
         try:
-            manifest = read_manifest(folder, self.study.base_digest(size), name)
+            manifest = taken or read_manifest(folder, self.study.base_digest(size), name)
         except IncompleteError as reason:
             self.missing(name, "pretrain", reason)
             return
         self.params[size] = manifest.get("parameters", math.nan)
+        self.manifests[name] = manifest
         key["params"] = self.params[size]
         self._provenance(manifest)
+        self._saw(f"{BASE_WEIGHTS}.{size}", weights(manifest))
+        if taken:
+            self._take_over(name)
+            return
         self._costs(key, manifest, None)
         self._evaluation(folder, name, key)
 
     def cell(self, cell: Cell) -> None:
         folder = self.study.run_folder(cell)
-        key = labels(cell.algorithm, cell.size, cell.noise) | {"seed": cell.seed}
+        taken = self.taken.manifests.get(cell.name)
         try:
-            manifest = read_manifest(folder, self.study.cell_digest(cell), cell.name)
-            metrics = read_csv(folder / "metrics.csv", manifest)
+            manifest = taken or read_manifest(folder, self.study.cell_digest(cell), cell.name)
+            metrics = None if taken else read_csv(folder / "metrics.csv", manifest)
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
             return
@@ -94,8 +112,25 @@ class Collection:
                 f"results: '{cell.name}' has {params} parameters, other runs of size '{cell.size}' "
                 f"have {self.params[cell.size]}; allowed: one model a size"
             )
-        key["params"] = params
+        if not taken and (started := weights(self.manifests.get(f"{BASE}/{cell.size}", {}))):
+            manifest[BASE_WEIGHTS] = started
+        self.manifests[cell.name] = manifest
         self._provenance(manifest)
+        # One that was taken over may have started from another base policy than those here.
+        self._saw(f"{BASE_WEIGHTS}.{cell.size}", manifest.get(BASE_WEIGHTS))
+        if taken:
+            self._take_over(cell.name)
+        else:
+            self._run(cell, folder, manifest, metrics)
+
+    def _take_over(self, name: str) -> None:
+        for table, rows in self.taken.rows[name].items():
+            self.tables[table] += rows
+
+    def _run(self, cell: Cell, folder: Path, manifest: dict, metrics: pd.DataFrame) -> None:
+        """What a complete run left in its folder."""
+        key = labels(cell.algorithm, cell.size, cell.noise) | {"seed": cell.seed}
+        key["params"] = self.params[cell.size]
         outcome = read_outcome(manifest)
         self.tables["outcomes"].append(key | outcome)
         self._curves(key, metrics, cell.name, outcome)
@@ -109,6 +144,9 @@ class Collection:
         self.tables["probes"] += [key | row for row in probes]
 
     def measured_cost(self, size: str) -> None:
+        if size in self.taken.sizes:
+            self._take_over(f"cost/{size}")
+            return
         try:
             self.tables["measured_cost"] += read_measured_cost(self.study, size)
         except IncompleteError as reason:
@@ -179,23 +217,25 @@ class Collection:
         return {p: float(timing[p].median()) for p in STEP_PHASES if p in timing}
 
     def _provenance(self, manifest: dict) -> None:
-        facts = {"git_commit": manifest.get("git_commit")}
+        self._saw("git_commit", manifest.get("git_commit"))
         for group in ("versions", "hardware"):
             value = manifest.get(group)
             if isinstance(value, dict):
-                facts |= {f"{group}.{k}": v for k, v in value.items() if v is not None}
-            elif value is not None:
-                facts[group] = value
-        for item, value in facts.items():
-            if value is not None:
-                self.seen[item, str(value)] = self.seen.get((item, str(value)), 0) + 1
+                for name, part in value.items():
+                    self._saw(f"{group}.{name}", part)
+            else:
+                self._saw(group, value)
+
+    def _saw(self, item: str, value: object) -> None:
+        if value is not None:
+            self.seen[item, str(value)] = self.seen.get((item, str(value)), 0) + 1
 
 
 # --- Whole study ---------------------------------------------------------------------------------
 
 
 def aggregate(study: Study, output: Path) -> None:
-    """Write every table of `study` into `output`.
+    """Write every table of `study` into `output`, and the rows of single runs into its cells/.
 
     Raises ConfigError where a run was made by another configuration; nothing is written then.
     """
@@ -212,7 +252,6 @@ def aggregate(study: Study, output: Path) -> None:
     tables["outcome_summary"] = summarise_outcomes(frame("outcomes"), study)
     tables["cost_summary"] = summarise_cost(frame("cost"), study)
     tables["probe_summary"] = summarise_probes(frame("probes"), study)
-    tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
     tables["measured_summary"] = summarise_measured(frame("measured_cost"), study)
     tables["memory_projection"] = projection(study)
     tables["claims"] = claim_rows(study, collection.numbers(), collection.params)
@@ -222,9 +261,12 @@ def aggregate(study: Study, output: Path) -> None:
         for row in read_table(path.parent, "sweeps", path.name).to_dict("records")
     ]
     tables["provenance"] = [
-        {"item": item, "value": value, "count": count}
-        for (item, value), count in sorted(collection.seen.items())
-    ] + _digests(study)
+        *collection.provenance(),
+        *_digests(study),
+        *write_archive(Path(output) / ARCHIVE, tables),
+        *write_manifests(Path(output) / ARCHIVE, collection.manifests),
+    ]
+    tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
     write_tables(Path(output), tables)
 
 

@@ -149,7 +149,9 @@ def _results(command: AddCommand) -> None:
     )
 
     sub = command(
-        commands.do_publish, "publish", "Copy a study's tables to results/published/<study>."
+        commands.do_publish,
+        "publish",
+        "Copy a study's tables and rows of single runs to results/published/<study>.",
     )
     sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
     sub.add_argument(

@@ -1,9 +1,10 @@
 """Two results of one study held against each other: is a re-run what was published?
 
 A side is a results folder (its tables, or its runs where they were not aggregated) or a published
-one. Cells that both have, and that were made by one configuration, are compared: to the last digit,
-and by the yardsticks of vimpo/agreement.py. Timings and memory belong to the machine and are
-reported apart, as is the precision probe, which measures the machine's arithmetic.
+one, with rows of single runs in cells/ or, from before there were any, with means alone. Cells that
+both have, and that were made by one configuration, are compared: to the last digit, and by the
+yardsticks of vimpo/agreement.py. Timings and memory belong to the machine and are reported apart,
+as is the precision probe, which measures the machine's arithmetic.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from vimpo.agreement import Agreement, agreement
+from vimpo.archive import FOLDER as CELLS
+from vimpo.archive import archived_frames
 from vimpo.compare_scores import GROUP, Side, compare_scores
 from vimpo.config import (
     NO_RESULT,
@@ -27,10 +30,9 @@ from vimpo.config import (
     setting_differences,
 )
 from vimpo.contents import PROBED
-from vimpo.manifests import checksums, manifests_of_runs, read_manifests
-from vimpo.report import check_tables
+from vimpo.manifests import checksums, read_manifests
 from vimpo.stats import NAN
-from vimpo.tables import BASE, MEAN, read_tables
+from vimpo.tables import BASE, MEAN, WHOLE, check_tables, read_tables
 
 TABLES = (
     "accuracy",
@@ -42,6 +44,7 @@ TABLES = (
     "cost",
     "cost_summary",
 )
+SINGLE_RUNS = ("curves", "probes", "cost")
 MACHINE_COSTS = ("step_total", "peak_memory_mb")
 # What of each table is one number: its key, and where it stands.
 KEYS = {
@@ -88,13 +91,14 @@ def read_side(path: str | Path, config: Path | None = None) -> Side:
         )
     study = load_study(file)
     here = study.model_copy(update={"results": str(home.parent), "study": home.name})
-    manifests = read_manifests(home) or manifests_of_runs(here)
     if tables is not None:
+        manifests = read_manifests(home) or read_manifests(tables / CELLS)
         return Side(folder, study, _checked(study, tables, file), "tables", manifests)
     from vimpo.aggregate import aggregate
 
     with tempfile.TemporaryDirectory() as aside:
         aggregate(here, Path(aside))
+        manifests = read_manifests(Path(aside) / CELLS)
         return Side(folder, study, _checked(here, Path(aside), None), "runs", manifests)
 
 
@@ -103,7 +107,7 @@ def _checked(study: Study, folder: Path, file: Path | None) -> dict[str, pd.Data
     frames = read_tables(folder, [*names, "accuracy", "missing"])
     empty = {"summary": pd.DataFrame({"confidence": pd.Series(dtype=float)})}
     check_tables(study, empty | frames, file)
-    return frames
+    return frames | archived_frames(folder, SINGLE_RUNS)
 
 
 # --- Configurations ------------------------------------------------------------------------------
@@ -176,7 +180,7 @@ def equal_digits(a: Side, b: Side, cells: list[Cell], probes: bool) -> dict[str,
             continue
         if raw != name and raw in a.tables and raw in b.tables:
             continue  # the single cells say it already
-        sides = [_of_groups(s.tables[name], groups if raw == name else whole) for s in (a, b)]
+        sides = [_of_groups(f, groups if raw == name else whole) for f in _alike(name, a, b)]
         columns = [*key, value]
         x, y = (
             s[columns].assign(**{c: s[c].fillna(-1) for c in key if c == "seed"}) for s in sides
@@ -207,6 +211,14 @@ def equal_files(a: Side, b: Side, cells: list[Cell]) -> dict[str, tuple[int, int
     both = sides[0].keys() & sides[1].keys()
     unequal = sum(sides[0][file] != sides[1][file] for file in both)
     return {"files of weights and metrics": (len(both), unequal)} if both else {}
+
+
+def _alike(name: str, a: Side, b: Side) -> list[pd.DataFrame]:
+    """A table of both sides; of probes, CSV has whole responses alone, and cells/ all positions."""
+    frames = [side.tables[name] for side in (a, b)]
+    if name == "probes" and any(set(frame["position"]) == {WHOLE} for frame in frames):
+        return [frame[frame["position"] == WHOLE] for frame in frames]
+    return frames
 
 
 def _of_groups(frame: pd.DataFrame, groups: Iterable[tuple]) -> pd.DataFrame:
@@ -273,4 +285,4 @@ def _medians(side: Side) -> pd.Series:
     return frame.groupby(["algorithm", "size", "metric"])[value].median()
 
 
-_OWN = ("configuration.", "study.", "table.")
+_OWN = ("configuration.", "study.", "table.", "cells.")

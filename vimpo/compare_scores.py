@@ -110,6 +110,7 @@ def _curves(side: Side, found: dict) -> None:
 def _probes(side: Side, found: dict) -> None:
     if "probes" in side.tables:
         frame = side.tables["probes"]
+        frame = frame[frame["position"] == WHOLE]
         df = side.study.probes.problems - 1
         for row in frame.itertuples():
             if row.probe not in MACHINE_PROBES:

@@ -23,6 +23,7 @@ from vimpo.config_algorithms import (
 from vimpo.config_cells import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config_checks import (
     check_before_running,
+    check_continued,
     check_model_path,
     check_results_folder,
     setting_differences,
@@ -71,6 +72,7 @@ __all__ = [
     "VimpoConfig",
     "cell_digest",
     "check_before_running",
+    "check_continued",
     "check_model_path",
     "check_results_folder",
     "digest",

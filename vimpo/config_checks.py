@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vimpo.config_load import load_study
@@ -24,7 +25,24 @@ def check_before_running(study: Study) -> None:
     for path in study.sweeps:
         if not local_path(path, "sweeps")[1]:
             raise ConfigError(f"sweeps: '{path}' is not a file; allowed: a table made by `sweep`")
+    if study.continues is not None:
+        check_continued(study)
     check_results_folder(study)
+
+
+def check_continued(study: Study) -> Path:
+    """Folder of the published study that this one continues.
+
+    Raises ConfigError where it is not one, or has no rows of single runs.
+    """
+    folder, _ = local_path(study.continues, "continues")
+    for name in ("config.yaml", "manifests.jsonl", "tables/provenance.csv", "cells"):
+        if not (folder / name).exists():
+            raise ConfigError(
+                f"continues: '{folder}' has no {name}; allowed: a folder with rows of single runs, "
+                "as `publish` writes it, such as results/published/study"
+            )
+    return folder
 
 
 def check_model_path(path: str, field: str = "path") -> None:

@@ -56,6 +56,11 @@ class Study(Strict):
     sweeps: list[Annotated[str, Field(pattern=r"\.csv$")]] = Field(
         [], description="tables of `sweep` that decided the settings, for the report"
     )
+    continues: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of a published study, whose finished cells are taken over",
+    )
 
     @model_validator(mode="before")
     @classmethod

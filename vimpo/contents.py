@@ -46,6 +46,9 @@ TABLES = tuple(COLUMNS)
 RAW = ("curves", "cost", "probes", "measured_cost")
 # What figures and report are made from: results/published/<study>/tables holds these.
 PUBLISHED_TABLES = tuple(name for name in TABLES if name not in RAW)
+# Rows of single runs that are kept beside the tables as Parquet, at full precision and with every
+# position of the probes: what all other tables were computed from.
+ARCHIVED = ("accuracy", "outcomes", "curves", "cost", "probes", "measured_cost")
 # What `compare` asks of single runs: a reference that is small and is not drawn.
 CELL_TABLES = ("accuracy", "curves", "cost", "missing", "probes", "provenance")
 

@@ -1,46 +1,51 @@
 """The manifests of a study's runs: how each ended, on what, and checksums of what it left.
 
-Committed as one file of a line a run, they say of a re-run, whose weights are committed nowhere,
-whether it left the same.
+Kept as one file of a line a run, they say of a re-run, whose weights are committed nowhere, whether
+it left the same. `aggregate` writes it with the rows of single runs, `publish` copies it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
-from vimpo.config import ConfigError, Study
-from vimpo.reading import IncompleteError, read_manifest
-from vimpo.records import write_atomic
-from vimpo.tables import BASE
+import pandas as pd
+
+from vimpo.config_types import ConfigError, DamagedError
+from vimpo.records import sha256, write_atomic
 
 FILE = "manifests.jsonl"
+CHECKSUM = "cells.manifests"  # provenance: sha256 of the file
+BASE_WEIGHTS = "base_weights"  # of a run: from which weights it started, if that is known
+ALLOWED = "allowed: the file that `aggregate` wrote with the tables"
 
 
-def manifests_of_runs(study: Study) -> dict[str, dict]:
-    """Name -> manifest of each complete run and base policy.
-
-    Raises ConfigError for one of another configuration.
-    """
-    sources = [
-        (f"{BASE}/{size}", study.base_folder(size), study.base_digest(size))
-        for size in study.used_sizes()
-    ]
-    sources += [
-        (cell.name, study.run_folder(cell), study.cell_digest(cell)) for cell in study.cells()
-    ]
-    found = {}
-    for name, folder, digest in sources:
-        try:
-            found[name] = read_manifest(folder, digest, name)
-        except IncompleteError:
-            continue
-    return found
+def weights(manifest: dict) -> str | None:
+    """sha256 of a run's weights; of several files, that of their checksums."""
+    found = {k: v for k, v in checksums(manifest).items() if k.startswith("model/model")}
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def write_manifests(folder: Path, manifests: dict[str, dict]) -> None:
+def write_manifests(folder: Path, manifests: dict[str, dict]) -> list[dict]:
+    """Write them by name of run; returns the row of `provenance` that vouches for the file."""
     lines = [json.dumps({"run": name} | manifest) for name, manifest in manifests.items()]
     write_atomic(folder / FILE, "".join(f"{line}\n" for line in lines))
+    return [{"item": CHECKSUM, "value": sha256(folder / FILE), "count": 1}]
+
+
+def check_manifests(folder: Path, provenance: pd.DataFrame) -> None:
+    """Raise ConfigError where there is no file, DamagedError where it is not what was written."""
+    path = folder / FILE
+    if not path.is_file():
+        raise ConfigError(f"manifests: '{path}' is not a file; {ALLOWED}")
+    if sha256(path) != provenance.set_index("item")["value"].get(CHECKSUM):
+        raise DamagedError(
+            f"manifests: '{path}' is damaged, or of other tables: its checksum is not that of "
+            f"provenance.csv; {ALLOWED}"
+        )
 
 
 def read_manifests(folder: Path) -> dict[str, dict]:
@@ -55,9 +60,7 @@ def read_manifests(folder: Path) -> dict[str, dict]:
         manifests = [json.loads(line) for line in path.read_text().splitlines()]
         return {manifest.pop("run"): manifest for manifest in manifests}
     except (ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"manifests: '{path}' is damaged: {error!r}; allowed: what `publish` wrote"
-        ) from None
+        raise ConfigError(f"manifests: '{path}' is damaged: {error!r}; {ALLOWED}") from None
 
 
 def checksums(manifest: dict) -> dict[str, str]:

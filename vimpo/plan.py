@@ -13,6 +13,7 @@ Every assumption is a field of `plan` (vimpo/config_plan.py) or vimpo/devices.cs
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from vimpo import memory
 from vimpo.beta import unusual_betas
 from vimpo.cluster import Stage, cell_request, job_request
 from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
+from vimpo.continued import taken_over
 from vimpo.memory import Shape, Workload
 from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
 from vimpo.probes import sampled_together
@@ -87,12 +89,17 @@ def critic_passes(split: bool, epochs: int, checkpointing: bool) -> float:
 
 
 class Planner:
-    """Estimates of one study; every method says what one job of it takes."""
+    """Estimates of one study, less what it takes over; every method says what one job of it takes.
+
+    cells: those that remain to be run; left: shapes of the sizes that do, as far as known.
+    """
 
     def __init__(self, study: Study) -> None:
-        self.study = study
+        self.study, self.taken = study, taken_over(study)
         self.device = load_device(study)
         self.shapes = {size: shape_of(size, study.sizes[size]) for size in study.used_sizes()}
+        self.left = {k: s for k, s in self.shapes.items() if s and k not in self.taken.sizes}
+        self.cells = [cell for cell in study.cells() if cell not in self.taken.cells]
         self.numbers = memory.study_numbers(study)
         self.checkpointing = study.runtime.gradient_checkpointing
 
@@ -238,15 +245,13 @@ class Planner:
     def jobs(self) -> list[Job]:
         """Every job that computes, but for models of unknown shape."""
         found = []
-        for size, shape in self.shapes.items():
-            if shape is None:
-                continue
+        for size, shape in self.left.items():
             found.append(self._job("pretrain", size, "", 1, self.pretrain_s(size, shape)))
             found.append(self._job("evaluate", size, "base", 1, self.evaluate_s(shape)))
             found.append(self._job("cost", size, "", 1, self.cost_s(size, shape)))
-            for algorithm in self.study.algorithms_at(size):
+            counts = Counter(cell.algorithm for cell in self.cells if cell.size == size)
+            for algorithm, count in counts.items():
                 objective = self.study.algorithms[algorithm]
-                count = sum((c.size, c.algorithm) == (size, algorithm) for c in self.study.cells())
                 times = {
                     "train": self.train_s(shape, objective),
                     "evaluate": self.evaluate_s(shape),
@@ -309,13 +314,11 @@ class Planner:
     def disk(self) -> tuple[int, int]:
         """Bytes that a finished study keeps, and that its largest cell holds while it runs."""
         kept, running = 0, 0
-        for size, shape in self.shapes.items():
-            if shape is None:
-                continue
-            names = [cell.algorithm for cell in self.study.cells() if cell.size == size]
+        for size, shape in self.left.items():
+            names = [cell.algorithm for cell in self.cells if cell.size == size]
             objectives = [self.study.algorithms[name] for name in names]
             kept += self.kept_bytes(shape) + sum(self.kept_bytes(shape, o) for o in objectives)
-            running = max(running, *(self.checkpoint_bytes(shape, o) for o in objectives))
+            running = max([running, *(self.checkpoint_bytes(shape, o) for o in objectives)])
         return kept, running
 
     # --- warnings ---------------------------------------------------------------------------------

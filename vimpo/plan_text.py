@@ -85,7 +85,17 @@ def _heading(planner: Planner) -> str:
         each = f"{runtime.processes} processes a training job ({runtime.sharding}, "
         each += f"{plural(runtime.nodes, 'node')})"
     cells_over = f"{plural(len(cells), 'cell')} over {over}"
-    return f"Study {study.study}: {cells_over}; {each}, on {planner.device.name}"
+    heading = f"Study {study.study}: {cells_over}; {each}, on {planner.device.name}"
+    if study.continues is None:
+        return heading
+    taken, left = (
+        plural(len(cells) - len(planner.cells), "cell"),
+        plural(len(planner.cells), "cell"),
+    )
+    return (
+        f"{heading}\nTaken over from {study.continues}: {taken}; what follows counts the {left} "
+        "that remain"
+    )
 
 
 def _memory(planner: Planner) -> str:
@@ -142,7 +152,7 @@ def _hours(planner: Planner, jobs: Iterable[Job]) -> str:
 
 def _submitted(planner: Planner) -> str:
     """Jobs that a scheduler sees."""
-    cells, sizes = len(planner.study.cells()), len(planner.shapes)
+    cells, sizes = len(planner.cells), len(planner.shapes) - len(planner.taken.sizes)
     one = planner.study.cluster.one_job_a_cell
     submitted = 3 * sizes + cells * (1 if one else 3)  # pretrain, cost and evaluate a base
     return f"a scheduler gets {plural(submitted, 'job')}, {'one' if one else 'three'} a cell"

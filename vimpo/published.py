@@ -1,7 +1,8 @@
-"""Committed studies: results/published/<study>/ holds the resolved configuration, manifests and
-small tables.
+"""Committed studies: results/published/<study>/ holds the resolved configuration, manifests, small
+tables, and rows of single runs.
 
-Figures and report are made from these alone, without runs, models or torch, on any machine:
+Figures and report are made from configuration and tables alone, without runs, models or torch, on
+any machine; other analyses and further sittings of the study start from the rows in cells/:
 
     python -m vimpo publish --config FILE     copy configuration, manifests and tables there
     snakemake --cores 1 figures               draw every published study again, and rewrite the
@@ -11,17 +12,20 @@ Figures and report are made from these alone, without runs, models or torch, on 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
+from vimpo.archive import FOLDER as CELLS
+from vimpo.archive import check_archive
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
-from vimpo.contents import PUBLISHED_TABLES
-from vimpo.manifests import manifests_of_runs, write_manifests
+from vimpo.contents import ARCHIVED, PUBLISHED_TABLES
+from vimpo.manifests import FILE as MANIFESTS
+from vimpo.manifests import check_manifests
 from vimpo.plots import draw
 from vimpo.readme import write_readme
 from vimpo.records import write_atomic
-from vimpo.report import check_tables, write_report
-from vimpo.tables import read_tables
+from vimpo.report import write_report
+from vimpo.tables import check_tables, read_tables
 
 FOLDER = Path("results/published")
 
@@ -30,13 +34,14 @@ def publish(
     study: Study,
     folder: Path = FOLDER,
     config: Path | None = None,
-    names: Iterable[str] = PUBLISHED_TABLES,
+    names: Collection[str] = PUBLISHED_TABLES,
 ) -> Path:
     """Copy configuration, manifests and tables of a study, finished or in part, to `folder`.
 
-    names: PUBLISHED_TABLES, of which figures and reports are made, or CELL_TABLES. What was there
-    before is replaced as a whole. Raises ConfigError, and writes nothing, where there are no tables
-    or where they are not of this configuration.
+    names: PUBLISHED_TABLES, of which figures and reports are made, and rows of single runs beside
+    them; or CELL_TABLES, which hold such rows themselves. What was there before is replaced as a
+    whole. Raises ConfigError, and writes nothing, where there are no tables or where they are not
+    of this configuration, or damaged.
     """
     candidates = [study.folder / "tables", study.folder / "partial" / "tables"]
     tables = next((t for t in candidates if (t / "provenance.csv").is_file()), None)
@@ -45,16 +50,21 @@ def publish(
             f"publish: '{study.folder}' has no tables; allowed: a study that is finished, or one "
             "whose tables `summarize` made of what is there"
         )
-    check_tables(study, read_tables(tables, PUBLISHED_TABLES), config)
-    manifests = manifests_of_runs(study)
+    frames = read_tables(tables, PUBLISHED_TABLES)
+    check_tables(study, frames, config)
+    check_archive(tables / CELLS, frames["provenance"])
+    check_manifests(tables / CELLS, frames["provenance"])
     target = folder / study.study
     aside = folder / f".{study.study}.new"
     shutil.rmtree(aside, ignore_errors=True)
     for name in names:
         write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
-    write_manifests(aside, manifests)
-    # where the runs lay is nobody's business elsewhere
-    here = study.model_copy(update={"results": "results"})
+    for name in ARCHIVED if "curves" not in names else ():
+        file = f"{CELLS}/{name}.parquet"
+        write_atomic(aside / file, (tables / file).read_bytes())
+    write_atomic(aside / MANIFESTS, (tables / CELLS / MANIFESTS).read_bytes())
+    # where the runs lay, and which were taken over, is nobody's business elsewhere
+    here = study.model_copy(update={"results": "results", "continues": None})
     write_atomic(aside / "config.yaml", dump_yaml(here))
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import yaml
 
 from vimpo import report_claims, report_scaling, report_tables
 from vimpo.claim_scores import CONTROL
@@ -26,7 +25,7 @@ from vimpo.plot_style import Style, noise_name, ordered_noise, short_count, styl
 from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
 from vimpo.records import write_atomic
 from vimpo.report_scaling import gap_table, iqm_table
-from vimpo.tables import ALL_SIZES, BASE, SECTION, read_tables, section_digests
+from vimpo.tables import ALL_SIZES, check_tables, read_tables
 
 if TYPE_CHECKING:
     import jinja2
@@ -215,55 +214,6 @@ def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict
             for name, paper, ours in setup.rows
         },
     }
-
-
-def check_tables(study: Study, frames: dict[str, pd.DataFrame], config: Path | None = None) -> None:
-    """Refuse tables of another study: every cell must be in the grid, and accounted for.
-
-    Raises ConfigError that names the first cells, or the sections of the study, at fault.
-    """
-    accuracy, summary = frames["accuracy"], frames["summary"]
-    runs = accuracy[accuracy["algorithm"] != BASE].drop_duplicates(
-        ["algorithm", "size", "noise", "seed"]
-    )
-    found = {
-        f"{r.algorithm}/{r.size}/noise-{r.noise}/seed-{int(r.seed)}"
-        for r in runs[["algorithm", "size", "noise", "seed"]].itertuples()
-    }
-    cells = {cell.name for cell in study.cells()}
-    absent = cells - found - set(frames["missing"]["cell"])
-    faults = {
-        "not in the grid": sorted(found - cells),
-        "neither in accuracy.csv nor in missing.csv": sorted(absent),
-        "benchmarks not in the study": sorted(
-            set(accuracy["benchmark"]) - set(study.task.benchmarks)
-        ),
-    }
-    if wrong := set(summary["confidence"].dropna()) - {study.statistics.confidence}:
-        faults["intervals of another confidence"] = sorted(map(str, wrong))
-    faults["other settings than those"] = _other_sections(study, frames["provenance"], config)
-    for fault, names in faults.items():
-        if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-            raise ConfigError(
-                f"tables: {shown}: {fault} of study '{study.study}'; "
-                "allowed: tables that `aggregate` made from this configuration"
-            )
-
-
-def _other_sections(study: Study, provenance: pd.DataFrame, config: Path | None) -> list[str]:
-    """Sections of the study that are not those which the tables were made from."""
-    texts = [study.model_dump(mode="json")]
-    if config is not None:
-        texts.append(yaml.safe_load(Path(config).read_text()) or {})
-    known = [section_digests(text) for text in texts]
-    recorded = provenance.set_index("item")["value"]
-    recorded = recorded[recorded.index.str.startswith(SECTION)]
-    return [
-        item.removeprefix(SECTION)
-        for item, value in recorded.items()
-        if all(digests.get(item) != value for digests in known)
-    ]
 
 
 def _data_uri(path: Path) -> str:

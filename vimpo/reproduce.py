@@ -25,7 +25,7 @@ def reproduce(reference: Path, folder: Path = FOLDER, cells: Sequence[str] | Non
     Raises ConfigError for a reference that cannot be read, and cells that it does not have.
     """
     a = read_side(reference)
-    study = chosen(a.study, cells).model_copy(update={"results": str(folder)})
+    study = chosen(a.study, cells).model_copy(update={"results": str(folder), "continues": None})
     verdict = study.folder / "comparison.json"
     if verdict.exists():
         shutil.rmtree(study.folder)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
-from vimpo.config import ConfigError, digest
+from vimpo.config import ConfigError, Study, digest
 from vimpo.config_types import DamagedError
 from vimpo.contents import COLUMNS, OUTCOMES
 from vimpo.records import sha256, write_atomic
@@ -38,6 +39,8 @@ DIGEST = "table."  # provenance: sha256 of a table
 CHECKSUM = 64  # digits
 SEAL = DIGEST + "provenance"
 SECTION = "study."  # provenance: digest of a section of the study
+# Where results lie, and what spares their making, decides none of them.
+NO_SETTING = ("results", "continues")
 
 
 def write_table(path: Path, rows: Iterable[dict]) -> None:
@@ -124,6 +127,19 @@ def read_table(folder: Path, name: str, file: str = "") -> pd.DataFrame:
     return frame
 
 
+def ten_digits(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows at full precision as :func:`read_table` has them, once they were written."""
+    found = {}
+    for name, column in frame.items():
+        if pd.api.types.is_float_dtype(column):
+            found[name] = [float(f"{x:.10g}") for x in column]
+        elif name in NUMBERS:
+            found[name] = column.astype(float)
+        else:
+            found[name] = column.fillna("")
+    return pd.DataFrame(found, columns=frame.columns)
+
+
 def _check_exists(path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"tables: '{path}' is not a file; {AGAIN}")
@@ -138,5 +154,56 @@ def _check_seal(path: Path, content: bytes) -> None:
 
 
 def section_digests(study: dict) -> dict[str, str]:
-    """Digest of each section of a resolved study. Where its results lie is no setting."""
-    return {SECTION + name: digest(value) for name, value in study.items() if name != "results"}
+    """Digest of each section of a resolved study that is a setting."""
+    return {
+        SECTION + name: digest(value) for name, value in study.items() if name not in NO_SETTING
+    }
+
+
+def check_tables(study: Study, frames: dict[str, pd.DataFrame], config: Path | None = None) -> None:
+    """Refuse tables of another study: every cell must be in the grid, and accounted for.
+
+    Raises ConfigError that names the first cells, or the sections of the study, at fault.
+    """
+    accuracy, summary = frames["accuracy"], frames["summary"]
+    runs = accuracy[accuracy["algorithm"] != BASE].drop_duplicates(
+        ["algorithm", "size", "noise", "seed"]
+    )
+    found = {
+        f"{r.algorithm}/{r.size}/noise-{r.noise}/seed-{int(r.seed)}"
+        for r in runs[["algorithm", "size", "noise", "seed"]].itertuples()
+    }
+    cells = {cell.name for cell in study.cells()}
+    absent = cells - found - set(frames["missing"]["cell"])
+    faults = {
+        "not in the grid": sorted(found - cells),
+        "neither in accuracy.csv nor in missing.csv": sorted(absent),
+        "benchmarks not in the study": sorted(
+            set(accuracy["benchmark"]) - set(study.task.benchmarks)
+        ),
+    }
+    if wrong := set(summary["confidence"].dropna()) - {study.statistics.confidence}:
+        faults["intervals of another confidence"] = sorted(map(str, wrong))
+    faults["other settings than those"] = _other_sections(study, frames["provenance"], config)
+    for fault, names in faults.items():
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            raise ConfigError(
+                f"tables: {shown}: {fault} of study '{study.study}'; "
+                "allowed: tables that `aggregate` made from this configuration"
+            )
+
+
+def _other_sections(study: Study, provenance: pd.DataFrame, config: Path | None) -> list[str]:
+    """Sections of the study that are not those which the tables were made from."""
+    texts = [study.model_dump(mode="json")]
+    if config is not None:
+        texts.append(yaml.safe_load(Path(config).read_text()) or {})
+    known = [section_digests(text) for text in texts]
+    recorded = provenance.set_index("item")["value"]
+    recorded = recorded[recorded.index.str.startswith(SECTION)]
+    return [
+        item.removeprefix(SECTION)
+        for item, value in recorded.items()
+        if all(digests.get(item) != value for digests in known)
+    ]

@@ -1,18 +1,20 @@
 # Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
 
-from vimpo.contents import TABLES
+from vimpo.contents import ARCHIVED, TABLES
 
 
 rule aggregate:
     input:
         study=f"{FOLDER}/config.yaml",
-        base=expand(rules.evaluate_base.output.scores, size=SIZES),
+        base=expand(rules.evaluate_base.output.scores, size=MADE_SIZES),
         runs=[f"{path}/eval.json" for path in RUNS],
         probes=[f"{path}/probes.parquet" for path in RUNS],
-        costs=expand(rules.cost.output, size=SIZES),
+        costs=expand(rules.cost.output, size=MADE_SIZES),
         sweeps=STUDY.sweeps,
     output:
-        expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+        tables=expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
+        cells=expand(f"{FOLDER}/tables/cells/{{table}}.parquet", table=ARCHIVED),
+        manifests=f"{FOLDER}/tables/cells/manifests.jsonl",
     log:
         f"{FOLDER}/logs/aggregate.log",
     benchmark:
@@ -24,6 +26,7 @@ rule aggregate:
         runtime=20,
     params:
         study=merged_study,
+        taken_over=TAKEN_OVER.digest,
     shell:
         "python -m vimpo aggregate --config {params.study} > {log} 2>&1"
 

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from vimpo.cluster import job_request, launcher
 from vimpo.config import ConfigError, check_before_running, digest, dump_yaml, load_study
 from vimpo.config_load import read_yaml
+from vimpo.continued import taken_over
 from vimpo.preflight import check_before_jobs
 from vimpo.records import write_atomic
 from vimpo.slurm import check_cluster, check_one_machine
@@ -24,6 +25,7 @@ try:
             read_yaml(path)  # refuses keys that are given twice: Snakemake's own reader does not
     STUDY = load_study(dict(config))
     check_before_running(STUDY)
+    TAKEN_OVER = taken_over(STUDY)
 except ConfigError as error:
     raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
@@ -35,8 +37,10 @@ if not MERGED.exists():
     write_atomic(MERGED, dump_yaml(STUDY))
 
 CELLS = {cell.name: cell for cell in STUDY.cells()}
-RUNS = [f"{FOLDER}/runs/{name}" for name in CELLS]
+# What is taken over from a published study has no jobs here.
+RUNS = [f"{FOLDER}/runs/{name}" for name, cell in CELLS.items() if cell not in TAKEN_OVER.cells]
 SIZES = STUDY.used_sizes()
+MADE_SIZES = [size for size in SIZES if size not in TAKEN_OVER.sizes]
 RUN = "{algorithm}/{size}/noise-{noise}/seed-{seed}"
 
 

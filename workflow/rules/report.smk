@@ -6,7 +6,7 @@ from vimpo.contents import FIGURES, PUBLISHED_TABLES
 rule draw:
     input:
         study=f"{FOLDER}/config.yaml",
-        tables=rules.aggregate.output,
+        tables=rules.aggregate.output.tables,
     output:
         [
             report(
@@ -36,7 +36,7 @@ rule draw:
 rule report:
     input:
         study=f"{FOLDER}/config.yaml",
-        tables=rules.aggregate.output,
+        tables=rules.aggregate.output.tables,
         figures=rules.draw.output,
     output:
         html=report(f"{FOLDER}/report.html", caption="../../report/report.rst", category="Report"),

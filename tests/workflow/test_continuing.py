@@ -1,0 +1,102 @@
+"""The DAG of a study that continues a published one: no job makes what is there."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_results import small_study, write_results
+
+from vimpo.aggregate import aggregate
+from vimpo.config import Cell
+from vimpo.published import publish
+
+ROOT = Path(__file__).parents[2]
+GRID = {"algorithms": ["vimpo", "ppo", "grpo"], "noise": [0.25], "seeds": [1]}
+JOBS = ("pretrain", "evaluate_base", "cost", "train", "evaluate", "probe")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A finished study, aggregated and published below its results."""
+    study = small_study(tmp_path_factory.mktemp("one"), grid=GRID)
+    write_results(study)
+    aggregate(study, study.folder / "tables")
+    publish(study, Path(study.results) / "published")
+    return study
+
+
+def snakemake(study, folder, *arguments, **changes):
+    """The workflow of this checkout, at work in another folder on a changed study."""
+    config = study.model_dump(mode="json") | {"results": "results"} | changes
+    (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(folder), "--cores", "1", "--nolock", *arguments]
+    command += ["--configfile", str(folder / "study.yaml")]
+    command += ["--config", f"continues={study.results}/published/fake"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def jobs(result):
+    """(rule, its wildcards) -> how many, of all jobs of a dry run that compute."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    found, rule = Counter(), None
+    for line in map(str.strip, (result.stdout + result.stderr).splitlines()):
+        if line.startswith(("rule ", "localrule ")):
+            rule = line.split()[1].rstrip(":")
+        if line.startswith("wildcards: ") and rule in JOBS:
+            found[rule, line.removeprefix("wildcards: ")] += 1
+    return found
+
+
+def test_a_study_that_is_all_there_is_aggregated_and_nothing_else(study, tmp_path):
+    assert not jobs(snakemake(study, tmp_path, "--dry-run"))
+    done = snakemake(study, tmp_path, "aggregate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("accuracy", "claims", "probe_summary", "missing", "provenance"):
+        file = f"tables/{name}.csv"
+        assert (tmp_path / "results/fake" / file).read_bytes() == (study.folder / file).read_bytes()
+    again = snakemake(study, tmp_path, "--dry-run", "aggregate")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_only_what_is_new_has_jobs(study, tmp_path):
+    """Another seed at one size: its base policy is made, and none of the other size."""
+    small, grown = GRID | {"sizes": ["s"]}, GRID | {"sizes": ["xs"], "seeds": [1, 2]}
+    found = jobs(snakemake(study, tmp_path, "--dry-run", grid=[small, grown]))
+    cells = {f"algorithm={a}, size=xs, noise=0.25, seed=2" for a in GRID["algorithms"]}
+    expected = {(rule, cell) for rule in ("train", "evaluate", "probe") for cell in cells}
+    expected |= {(rule, "size=xs") for rule in ("pretrain", "evaluate_base", "cost")}
+    assert found == dict.fromkeys(expected, 1)
+
+
+def test_a_run_that_is_here_is_gone_on_with(study, tmp_path):
+    """It was trained here, so its scores and probes are made here too."""
+    cell = Cell("ppo", "s", "0.25", 1)
+    here = study.model_copy(update={"results": str(tmp_path / "results")})
+    shutil.copytree(study.base_folder("s"), here.base_folder("s"))
+    shutil.copytree(study.run_folder(cell), here.run_folder(cell))
+    (here.run_folder(cell) / "eval.json").unlink()
+    found = jobs(snakemake(study, tmp_path, "--dry-run"))
+    assert {words for rule, words in found if rule == "evaluate"} == {
+        "algorithm=ppo, size=s, noise=0.25, seed=1"
+    }
+    assert not [words for _, words in found if "size=xs" in words or "algorithm=grpo" in words]
+
+
+def test_a_damaged_file_is_one_error_before_anything_runs(study, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(study.results) / "published/fake", copy / "published/fake")
+    path = copy / "published/fake/cells/probes.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    damaged = study.model_copy(update={"results": str(copy)})
+    result = snakemake(damaged, tmp_path)
+    assert result.returncode != 0
+    assert f"error: cells: '{path}' is damaged" in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "results").exists()

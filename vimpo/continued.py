@@ -1,0 +1,127 @@
+"""A study that goes on with a published one: what is not run again, but taken over from there.
+
+A cell is taken over where the published study has it whole (trained, evaluated and probed, with
+nothing in missing.csv) and of one configuration: its digest, that of its probes and that of the
+evaluation are equal. Where that holds of all cells of a size, and of its cost, its base policy and
+its cost are taken over as well; any other size has its base policy made here, because weights are
+not published. What was run here is never taken over.
+
+Snakemake plans no jobs for it, `aggregate` takes its rows and its manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from vimpo.config import Cell, Study, check_continued, digest, load_study
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """Cells, sizes whose base policy and cost are taken over, and manifests by name of run."""
+
+    folder: Path = Path()
+    cells: frozenset[Cell] = frozenset()
+    sizes: frozenset[str] = frozenset()
+    manifests: dict[str, dict] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Of all that is taken over: where it changes, tables are made again."""
+        return digest(self.manifests)
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, list[dict]]]:
+        """Name of run, of base policy or of cost -> table -> rows.
+
+        Raises DamagedError where they cannot be read.
+        """
+        from vimpo.archive import FOLDER, archived_rows
+        from vimpo.contents import ARCHIVED
+
+        costs = {f"cost/{size}" for size in self.sizes}
+        found = {name: {} for name in (*self.manifests, *costs)}
+        for table in ARCHIVED:
+            for row in archived_rows(self.folder / FOLDER, table):
+                if (name := _name(table, row)) in found:
+                    found[name].setdefault(table, []).append(row)
+        return found
+
+
+def _name(table: str, row: dict) -> str:
+    if table == "measured_cost":
+        return f"cost/{row['size']}"
+    if "seed" not in row:
+        return f"{row['algorithm']}/{row['size']}"  # a base policy
+    return Cell(row["algorithm"], row["size"], row["noise"], row["seed"]).name
+
+
+def taken_over(study: Study) -> TakenOver:
+    """What `study` takes over from the published study that it continues: nothing without one.
+
+    Raises ConfigError for a folder that is not a published study, and one that names the file where
+    any of it is missing, damaged or of another study.
+    """
+    if study.continues is None:
+        return TakenOver()
+    folder = check_continued(study)
+    published = load_study(folder / "config.yaml")
+    manifests = _whole(published, folder)
+    evaluated_alike = study.evaluation_digest() == published.evaluation_digest()
+    theirs = set(published.cells() if evaluated_alike else ())
+    cells = [
+        cell
+        for cell in study.cells()
+        if cell in theirs
+        and manifests.get(cell.name, {}).get("digest") == study.cell_digest(cell)
+        and study.cell_digest(cell) == published.cell_digest(cell)
+        and study.probe_digest(cell) == published.probe_digest(cell)
+        and not _is_here(study.run_folder(cell))
+    ]
+    left = {cell.size for cell in set(study.cells()) - set(cells)}
+    sizes = [
+        size
+        for size in study.used_sizes()
+        if size not in left and _base_and_cost_alike(study, published, size, manifests)
+    ]
+    names = [*(f"base/{size}" for size in sizes), *(cell.name for cell in cells)]
+    taken = {name: manifests[name] for name in names}
+    return TakenOver(folder, frozenset(cells), frozenset(sizes), taken)
+
+
+def _whole(published: Study, folder: Path) -> dict[str, dict]:
+    """Manifests of all that the published study has, less what its missing.csv names.
+
+    An empty one stands for the cost of a size. Every file is compared with its checksum.
+    """
+    # Only here: where nothing is continued, Snakemake starts without pandas.
+    from vimpo.archive import FOLDER, check_archive
+    from vimpo.manifests import check_manifests, read_manifests
+    from vimpo.tables import check_tables, read_tables
+
+    tables = read_tables(folder / "tables", ("accuracy", "summary", "missing"))
+    check_tables(published, tables, folder / "config.yaml")
+    check_archive(folder / FOLDER, tables["provenance"])
+    check_manifests(folder, tables["provenance"])
+    found = read_manifests(folder) | {f"cost/{size}": {} for size in published.used_sizes()}
+    missing = set(tables["missing"]["cell"])
+    return {name: manifest for name, manifest in found.items() if name not in missing}
+
+
+def _base_and_cost_alike(
+    study: Study, published: Study, size: str, manifests: dict[str, dict]
+) -> bool:
+    """Has the published study both, of one configuration, and was neither made here?"""
+    return (
+        manifests.get(f"base/{size}", {}).get("digest") == study.base_digest(size)
+        and f"cost/{size}" in manifests
+        and study.cost_digest(size) == published.cost_digest(size)
+        and not _is_here(study.base_folder(size))
+        and not study.cost_file(size).is_file()
+    )
+
+
+def _is_here(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()
