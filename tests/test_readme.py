@@ -18,6 +18,10 @@ EMPTY = "\n".join(
 )
 
 
+def studies(root):
+    return published.published(root / "results/published")
+
+
 def section(text, name):
     return text.partition(START.format(name))[2].partition(END.format(name))[0]
 
@@ -34,7 +38,7 @@ def copy(tmp_path):
 
 
 def test_the_sections_say_what_the_published_tables_say():
-    made = rewritten(README, ROOT / "results/published", ROOT)
+    made = rewritten(README, studies(ROOT), ROOT)
     assert made == README, "run: snakemake --cores 1 figures"
 
 
@@ -54,7 +58,7 @@ def test_the_first_screen_holds_figure_table_and_both_commands():
 
 
 def test_only_what_stands_between_the_marks_is_replaced(copy):
-    path = write_readme(copy / "results/published", copy)
+    path = write_readme(studies(copy), copy)
     text = path.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nend")
@@ -62,12 +66,12 @@ def test_only_what_stands_between_the_marks_is_replaced(copy):
     assert "| C1 VIMPO matches GRPO | " in section(text, "headline")
     assert "](results/published/quick/figures/headline.png)" in section(text, "headline")
     assert "35.9" in section(text, "paper")
-    assert rewritten(text, copy / "results/published", copy) == text
+    assert rewritten(text, studies(copy), copy) == text
 
 
 def test_numbers_come_from_the_tables(copy):
     tables = copy / "results/published/quick/tables"
-    before = section(rewritten(EMPTY, copy / "results/published", copy), "paper")
+    before = section(rewritten(EMPTY, studies(copy), copy), "paper")
     summary = read_table(tables, "summary").query("benchmark == 'mean' and metric == 'sampled'")
     row = summary[(summary.algorithm == "grpo") & (summary["size"] == "all")].iloc[0]
     assert f"{100 * row['mean']:.1f} ([" in before
@@ -80,23 +84,27 @@ def test_numbers_come_from_the_tables(copy):
         if not row.startswith(("table.summary,", "table.provenance,"))
     ]
     provenance.write_text("".join([*rows, f"table.summary,{sha256(path)},1\n"]))
-    assert "| 12.3 ([" in section(rewritten(EMPTY, copy / "results/published", copy), "paper")
+    assert "| 12.3 ([" in section(rewritten(EMPTY, studies(copy), copy), "paper")
 
 
 def test_the_larger_study_speaks_where_it_is_published(copy):
     folder = copy / "results/published"
     shutil.copytree(folder / "quick", folder / "study")
-    made = rewritten(EMPTY, folder, copy)
-    assert "results/published/study/figures/headline.png" in made
-    assert "published/quick" not in made
+    made = rewritten(EMPTY, studies(copy), copy)
+    assert "results/published/study/figures/headline.png" in section(made, "headline")
+    assert "published/quick" not in section(made, "headline") + section(made, "paper")
+    other = section(made, "others")
+    assert "[Study “quick”](results/published/quick/report.md)" in other
+    assert "24 of 24 runs complete" in " ".join(other.split())
+    assert "*Is VIMPO better than GRPO here?* Open." in " ".join(other.split())
+    assert "published/study" not in other
 
 
-def test_a_readme_without_marks_or_studies_stays_as_it_is(copy, tmp_path):
-    folder = copy / "results/published"
-    assert rewritten("mine\n", folder, copy) == "mine\n"
-    assert rewritten(EMPTY, tmp_path / "nothing", copy) == EMPTY
+def test_a_readme_without_marks_or_studies_stays_as_it_is(copy):
+    assert rewritten("mine\n", studies(copy), copy) == "mine\n"
+    assert rewritten(EMPTY, [], copy) == EMPTY
     (copy / "README.md").unlink()
-    assert write_readme(folder, copy) is None
+    assert write_readme(studies(copy), copy) is None
     assert not (copy / "README.md").exists()
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from vimpo.config import load_study, study_schema
+from vimpo.config import Study, load_study, study_schema
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
@@ -124,6 +124,18 @@ def test_the_layout_of_the_readme_is_true_and_whole():
     modules = [p for p in (ROOT / "vimpo").rglob("*.py") if not p.name.startswith("__")]
     assert len(modules) > 60
     assert not [p for p in modules if not covered & {p, *p.parents}]
+
+
+def test_one_size_in_full_is_that_size_of_the_study():
+    """What is published of one is taken over by the other."""
+    one, study = (load_study(ROOT / f"workflow/config/{n}.yaml") for n in ("one_size", "study"))
+    cells = [cell for cell in study.cells() if cell.size == "s"]
+    assert set(one.cells()) == set(cells)
+    for made in (Study.cell_digest, Study.probe_digest):
+        assert [made(one, cell) for cell in cells] == [made(study, cell) for cell in cells]
+    assert one.evaluation_digest() == study.evaluation_digest()
+    for made in (Study.base_digest, Study.cost_digest):
+        assert made(one, "s") == made(study, "s")
 
 
 def test_the_study_has_the_settings_that_its_sweep_chose():

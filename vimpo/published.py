@@ -93,5 +93,5 @@ def draw_published(folder: Path = FOLDER) -> list[Path]:
         draw(path / "tables", path / "figures")
         write_report(study, path / "tables", path / "figures", path / "report.html", config=config)
         reports.append(path / "report.html")
-    readme = write_readme(folder, folder.resolve().parent.parent)
+    readme = write_readme(studies, folder.resolve().parent.parent)
     return [*reports, readme] if readme else reports

@@ -6,7 +6,8 @@ A section stands between two comments, and only there is anything replaced:
     ...
     <!-- end of headline -->
 
-Its template is `report/readme_<section>.md.j2`, over the content of the report.
+Its template is `report/readme_<section>.md.j2`, over the content of a report: that of the study
+which the README opens with, or, for `others`, of each of the rest.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from __future__ import annotations
 import os
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from vimpo.config import load_study
 from vimpo.records import write_atomic
 from vimpo.report import report_content, template_environment
 
-SECTIONS = ("headline", "paper")
+SECTIONS = ("headline", "paper", "others")
 # The studies that a README may open with, the best first.
 STUDIES = ("study", "quick")
 START, END = "<!-- {}: made by `snakemake --cores 1 figures` -->", "<!-- end of {} -->"
@@ -28,27 +30,32 @@ WIDTH = 100
 KEPT = {"break_long_words": False, "break_on_hyphens": False}
 
 
-def rewritten(text: str, published: Path, root: Path) -> str:
+def rewritten(text: str, studies: Sequence[Path], root: Path) -> str:
     """The text of a README in `root` with its sections made anew; unchanged where there are none.
 
-    published: the folder of published studies. Of those that a README opens with, the first that is
-    there speaks.
+    studies: folders of published studies. Of those that a README opens with, the first that is
+    there speaks; the section of the others has a part for each.
     """
-    studies = [Path(published) / name for name in STUDIES]
-    study = next((path for path in studies if (path / "config.yaml").is_file()), None)
-    if study is None or not any(START.format(name) in text for name in SECTIONS):
+    first = next((path for name in STUDIES for path in studies if path.name == name), None)
+    if first is None or not any(START.format(name) in text for name in SECTIONS):
         return text
-    config, environment = study / "config.yaml", template_environment()
-    folder = Path(os.path.relpath(study, root)).as_posix()
-    content = report_content(load_study(config), study / "tables", config=config)
+    environment, content = template_environment(), {p: _content(p, root) for p in studies}
+    speakers = {"others": [path for path in studies if path != first]}
     for name in SECTIONS:
         template = environment.get_template(f"readme_{name}.md.j2")
-        made = wrapped(template.render(content | {"folder": folder}))
+        parts = [template.render(content[path]) for path in speakers.get(name, [first])]
         start, end = START.format(name), END.format(name)
         pattern = re.escape(start) + ".*?" + re.escape(end)
-        section = f"{start}\n\n{made}\n\n{end}"
+        section = "\n\n".join([start, *map(wrapped, parts), end])
         text = re.sub(pattern, lambda _, section=section: section, text, flags=re.DOTALL)
     return text
+
+
+def _content(study: Path, root: Path) -> dict:
+    """What the report of a published study says, and where it is from the README's place."""
+    config = study / "config.yaml"
+    content = report_content(load_study(config), study / "tables", config=config)
+    return content | {"folder": Path(os.path.relpath(study, root)).as_posix()}
 
 
 def wrapped(text: str) -> str:
@@ -60,12 +67,12 @@ def wrapped(text: str) -> str:
     )
 
 
-def write_readme(published: Path, root: Path) -> Path | None:
+def write_readme(studies: Sequence[Path], root: Path) -> Path | None:
     """Write the sections of the README in `root`, where there is one."""
     path = Path(root) / "README.md"
     if not path.is_file():
         return None
     text = path.read_text()
-    if (made := rewritten(text, published, root)) != text:
+    if (made := rewritten(text, studies, root)) != text:
         write_atomic(path, made)
     return path
