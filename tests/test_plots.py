@@ -135,13 +135,35 @@ def widest(tmp_path_factory):
     return study.folder / "tables"
 
 
-@pytest.mark.parametrize("grid", ["small", "wide"])
+@pytest.fixture(scope="module")
+def narrowest(tmp_path_factory):
+    """Tables of one size, with as many algorithms and noise of two modes at different levels."""
+    names = ["vimpo", "ppo", "grpo", "vimpo_value_only", "grpo_naive"]
+    blocks = [
+        {"algorithms": names, "sizes": ["xs"], "noise": noise, "noise_mode": mode}
+        for mode, noise in (("group", [0, 0.1, 0.4]), ("rollout", [0.25]))
+    ]
+    study = small_study(tmp_path_factory.mktemp("narrowest"), grid=blocks)
+    write_results(study)
+    aggregate(study, study.folder / "tables")
+    return study.folder / "tables"
+
+
+def test_panels_that_share_an_axis_have_the_noise_levels_of_all(narrowest):
+    summary = read_table(narrowest, "summary")
+    figure = plots.DRAWERS["accuracy_vs_noise"][0](summary, styles(summary["algorithm"]))
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        assert axes.get_xticks().tolist() == [0, 0.1, 0.25, 0.4]
+
+
+@pytest.mark.parametrize("grid", ["small", "widest", "narrowest"])
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_curves"])
 def test_nothing_overlaps_or_leaves_the_figure(grid, name, drawn, request):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.style import context
 
-    tables = drawn[0] if grid == "small" else request.getfixturevalue("widest")
+    tables = drawn[0] if grid == "small" else request.getfixturevalue(grid)
     looks = styles(read_table(tables, "summary")["algorithm"])
     drawer, sources = plots.DRAWERS[name]
     with context(["default", RC]):

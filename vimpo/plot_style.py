@@ -42,9 +42,11 @@ SPARE = [
     ("#B8A800", "*", (0, (3, 1, 1, 1, 1, 1))),
     ("#8C510A", "h", (0, (8, 1, 1, 1))),
 ]
+LETTER = 8  # points
+HANDLE, SPACING = 2.8, 1.3  # of a legend, in letters
 RC = {
     "font.family": "DejaVu Sans",
-    "font.size": 8,
+    "font.size": LETTER,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "axes.spines.top": False,
@@ -92,20 +94,28 @@ def panel_grid(
 
 
 def add_legend(figure: Figure, handles: Sequence, columns: int = 0) -> None:
-    """Legend above the panels; `columns`: at most so many, for long labels."""
+    """Legend above the panels, no wider than the figure; `columns`: at most so many."""
     if not handles:
         return
     rows = -(-len(handles) // (columns or max(4, int(figure.get_figwidth() / 1.6))))
     columns = -(-len(handles) // rows)
+    while columns > 1 and _legend_width(handles, columns) > figure.get_figwidth():
+        columns -= 1
     # matplotlib fills column by column; readers go row by row
     ordered = [h for start in range(columns) for h in handles[start::columns]]
     figure.legend(
         handles=ordered,
         loc="outside upper center",
         ncols=columns,
-        handlelength=2.8,
-        columnspacing=1.3,
+        handlelength=HANDLE,
+        columnspacing=SPACING,
     )
+
+
+def _legend_width(handles: Sequence, columns: int) -> float:
+    """About how many inches it takes, rather more: letters are half as wide as they are high."""
+    longest = [max(len(h.get_label()) for h in handles[c::columns]) for c in range(columns)]
+    return LETTER / 72 * sum(HANDLE + SPACING + 1 + 0.6 * n for n in longest)
 
 
 def line_handles(looks: dict[str, Style], shown: Iterable[str], markers: bool = True) -> list:

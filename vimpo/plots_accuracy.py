@@ -139,6 +139,7 @@ def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     sizes = [s for s in dict.fromkeys(frame["size"]) if s != ALL_SIZES]
     sizes += [ALL_SIZES] if len(sizes) > 1 else []
     figure, panels = panel_grid(len(modes), len(sizes), sharex=True, sharey=True, height=2.4)
+    ticks = np.sort(runs["noise_level"].unique())  # of all panels: they share the axis
     for (i, mode), (j, size) in itertools.product(enumerate(modes), enumerate(sizes)):
         axes = panels[i, j]
         part = noise_curve(runs[runs["size"] == size], mode)
@@ -152,7 +153,7 @@ def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         draw_base_line(axes, base, looks)
         if mode != "asymmetric":
             _expected_lines(axes, part, base, looks)
-        axes.set_xticks(levels, [f"{level:g}" for level in levels])
+        axes.set_xticks(ticks, [f"{level:g}" for level in ticks])
         unit = "run" if size == ALL_SIZES else "seed"
         title = size_name(frame, size) + (f" · {mode} noise" if len(modes) > 1 else "")
         axes.set_title(f"{title}\n{count_note(part, looks, unit)}")
