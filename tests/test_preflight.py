@@ -184,6 +184,7 @@ def test_snakemake_says_that_gpus_are_missing_before_any_job(tmp_path):
 def test_snakemake_says_that_a_partition_is_unknown_before_any_job(tmp_path):
     pytest.importorskip("snakemake_executor_plugin_slurm")
     answers = {
+        "squeue": "",  # without it the plugin refuses to start
         "sinfo": "main*|up|infinite|2|16|64000|(null)",
         "scontrol": "AccountingStorageType   = accounting_storage/none\nMinJobAge = 300 sec",
     }
