@@ -15,8 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vimpo.config_types import ConfigError, DamagedError
+from vimpo.config_types import DamagedError
 from vimpo.contents import ARCHIVED, COLUMNS
+from vimpo.manifests import ALLOWED, check_vouched
 from vimpo.records import sha256, write_atomic
 from vimpo.tables import read_table, ten_digits
 
@@ -28,7 +29,6 @@ TYPES = dict.fromkeys(COUNTS, pa.int64()) | dict.fromkeys(MEASURES, pa.float64()
 # The bytes of a float are regrouped, which is what zstd needs to find them alike. The hardest level
 # takes less than a second for a study of hundreds of runs.
 ZSTD = {"compression": "zstd", "compression_level": 19, "write_page_checksum": True}
-ALLOWED = "allowed: the file that `aggregate` wrote with the tables"
 
 
 def write_archive(folder: Path, tables: dict[str, list[dict]]) -> list[dict]:
@@ -55,20 +55,9 @@ def _without_gaps(row: dict) -> dict:
 
 
 def check_archive(folder: Path, provenance: pd.DataFrame) -> None:
-    """Are the files what `provenance` vouches for? Raises ConfigError that names the first not so.
-
-    DamagedError where it is there and other than was written.
-    """
-    known = provenance.set_index("item")["value"].to_dict()
+    """Raise as :func:`~vimpo.manifests.check_vouched` where a file is not what was written."""
     for name in ARCHIVED:
-        path = _file(folder, name)
-        if not path.is_file():
-            raise ConfigError(f"cells: '{path}' is not a file; {ALLOWED}")
-        if sha256(path) != known.get(CHECKSUM + name):
-            raise DamagedError(
-                f"cells: '{path}' is damaged, or of other tables: its checksum is not that of "
-                f"provenance.csv; {ALLOWED}"
-            )
+        check_vouched("cells", _file(folder, name), CHECKSUM + name, provenance)
 
 
 def read_archive(folder: Path, name: str) -> pa.Table:

@@ -37,13 +37,20 @@ def write_manifests(folder: Path, manifests: dict[str, dict]) -> list[dict]:
 
 
 def check_manifests(folder: Path, provenance: pd.DataFrame) -> None:
-    """Raise ConfigError where there is no file, DamagedError where it is not what was written."""
-    path = folder / FILE
+    """Raise as :func:`check_vouched` where the file is not what was written."""
+    check_vouched("manifests", folder / FILE, CHECKSUM, provenance)
+
+
+def check_vouched(field: str, path: Path, item: str, provenance: pd.DataFrame) -> None:
+    """Is `path` the file whose checksum is `provenance`'s `item`?
+
+    Raises ConfigError that names `field` where there is no file, DamagedError where it is another.
+    """
     if not path.is_file():
-        raise ConfigError(f"manifests: '{path}' is not a file; {ALLOWED}")
-    if sha256(path) != provenance.set_index("item")["value"].get(CHECKSUM):
+        raise ConfigError(f"{field}: '{path}' is not a file; {ALLOWED}")
+    if sha256(path) != provenance.set_index("item")["value"].get(item):
         raise DamagedError(
-            f"manifests: '{path}' is damaged, or of other tables: its checksum is not that of "
+            f"{field}: '{path}' is damaged, or of other tables: its checksum is not that of "
             f"provenance.csv; {ALLOWED}"
         )
 
