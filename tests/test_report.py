@@ -12,7 +12,7 @@ from vimpo.config import Cell, ConfigError, dump_yaml, load_study
 from vimpo.contents import FIGURES
 from vimpo.report import TEMPLATES, report_content, write_report
 from vimpo.report_tables import Table
-from vimpo.tables import read_table
+from vimpo.tables import read_table, write_table
 
 LOST = Cell("ppo", "s", "0.25", 1)
 
@@ -100,6 +100,37 @@ def test_every_hyperparameter_of_the_algorithms_used_is_printed(written):
     assert [entry.text for entry in beta[1:]] == ["0.02", "–", "–"]
     shared = {row[0].text for row in content["shared"].rows}
     assert {f"train.{key}" for key in written.train.model_dump()} <= shared
+
+
+def test_a_sweep_of_one_algorithm_is_called_a_map_that_decided_nothing(written, tmp_path):
+    rows = [
+        {"sweep": sweep, "objective": objective, "trial": trial, "axis": "beta", "at": at}
+        | {"settings": "", "metric": "sampled accuracy", "failed": 0, "chosen": chosen}
+        | {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 2, "expected": 2, "confidence": 0.95}
+        for sweep, objective, trial, at, chosen in (
+            ("tuning", "vimpo", "vimpo_1", 0.02, "yes"),
+            ("tuning", "ppo", "ppo_1", 0.02, "yes"),
+            ("stability", "vimpo", "vimpo_1", 0.02, ""),
+            ("stability", "vimpo", "vimpo_2", 0.5, "yes"),
+        )
+    ]
+    tables, figures = tmp_path / "tables", tmp_path / "figures"
+    named = tmp_path / "sweeps.csv"
+    write_table(named, rows)
+    study = written.model_copy(update={"sweeps": [str(named)]})
+    aggregate(study, tables)
+    shutil.copytree(written.folder / "figures", figures)
+    shutil.copy(next(figures.glob("*.svg")), figures / "sweeps.svg")
+    write_report(study, tables, figures, tmp_path / "report.html")
+    text = " ".join(Page((tmp_path / "report.html").read_text()).words)
+    assert "A sweep of a single algorithm (stability) maps where it is stable" in text
+    marked = [[entry.text for entry in row] for row in report_content(study, tables)["sweeps"].rows]
+    assert [(row[0], row[-1]) for row in marked] == [
+        ("tuning", "best"),
+        ("tuning", "best"),
+        ("stability", ""),
+        ("stability", "best"),
+    ]
 
 
 def test_tuning_budget_counts_learning_rates():

@@ -54,7 +54,7 @@ class Study(Strict):
     cluster: Cluster = Cluster()
     plan: Planning = Planning()
     sweeps: list[Annotated[str, Field(pattern=r"\.csv$")]] = Field(
-        [], description="tables of `sweep` that decided the settings, for the report"
+        [], description="tables of `sweep` for the report: what decided the settings, and maps"
     )
     continues: str | None = Field(
         None,

@@ -30,7 +30,7 @@ AXES = {"lr_scale": "learning rate over that of the size", "beta": r"$\beta$"}
 def sweeps(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     """A row of panels a sweep, a panel an objective and metric, a line its other settings.
 
-    A ring marks the trial that was chosen, a cross one with failed runs.
+    A ring marks the best trial, a cross one with failed runs.
     """
     names = list(dict.fromkeys(table["sweep"])) or ["?"]
     groups = {

@@ -195,7 +195,14 @@ def _methods(
         "ladder": report_tables.sizes(study, params.to_dict()),
         "tuning": report_tables.tuning(study, looks),
         "sweeps": report_tables.sweep_table(frames["sweeps"], looks),
+        "maps": _single_sweeps(frames["sweeps"]),
     }
+
+
+def _single_sweeps(sweeps: pd.DataFrame) -> list[str]:
+    """Sweeps of one objective: there was nothing to be fair to, so they chose nothing."""
+    objectives = sweeps.groupby("sweep", sort=False)["objective"].nunique()
+    return list(objectives.index[objectives == 1])
 
 
 def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict:

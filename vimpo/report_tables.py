@@ -321,7 +321,7 @@ def tuning(study: Study, looks: dict[str, Style]) -> Table:
 
 
 def sweep_table(sweeps: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """A row a trial of the sweeps that decided the settings; a column a metric."""
+    """A row a trial of the sweeps that a study names; a column a metric."""
     metrics = list(dict.fromkeys(sweeps["metric"]))
     rows = []
     for (name, _), own in sweeps.groupby(["sweep", "trial"], sort=False):
@@ -331,7 +331,7 @@ def sweep_table(sweeps: pd.DataFrame, looks: dict[str, Style]) -> Table:
         rows.append(
             [Entry(name), algorithm_entry(first["objective"], looks), Entry(settings)]
             + [estimate_entry(only(own, metric=metric), digits=".3f") for metric in metrics]
-            + [Entry(f"{first['failed']:g}"), Entry("chosen" if "yes" in set(own.chosen) else "")]
+            + [Entry(f"{first['failed']:g}"), Entry("best" if "yes" in set(own.chosen) else "")]
         )
     return Table(["sweep", "algorithm", "settings", *metrics, "failed runs", ""], rows)
 
