@@ -102,7 +102,7 @@ def test_every_hyperparameter_of_the_algorithms_used_is_printed(written):
     assert {f"train.{key}" for key in written.train.model_dump()} <= shared
 
 
-def test_a_sweep_of_one_algorithm_is_called_a_map_that_decided_nothing(written, tmp_path):
+def test_a_sweep_of_one_algorithm_is_called_a_map(written, tmp_path):
     rows = [
         {"sweep": sweep, "objective": objective, "trial": trial, "axis": "beta", "at": at}
         | {"settings": "", "metric": "sampled accuracy", "failed": 0, "chosen": chosen}

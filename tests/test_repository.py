@@ -151,3 +151,20 @@ def test_the_study_has_the_settings_that_its_sweep_chose():
     assert not set.intersection(*seeds)
     assert sweep.sizes["s"] == study.sizes["s"]
     assert sweep.train == study.train
+
+
+def test_the_study_of_a_large_beta_is_that_of_the_map():
+    """VIMPO's settings are the best of stability.yaml; all else is the study's."""
+    names = ("stability", "study", "large_beta")
+    stability, study, large = (load_study(ROOT / f"workflow/config/{n}.yaml") for n in names)
+    table = pd.read_csv(ROOT / "results/published/sweeps/stability.csv")
+    assert set(table.trial) == set(stability.grid[0].algorithms)
+    (best,) = table[table.chosen == "yes"].trial
+    assert stability.algorithms[best] == large.algorithms["vimpo"]
+    assert set(large.cells()) <= set(study.cells())
+    assert not {c.seed for c in stability.cells()} & {c.seed for c in large.cells()}
+    for cell in large.cells():
+        same = large.cell_digest(cell) == study.cell_digest(cell)
+        assert same == (cell.algorithm != "vimpo")
+    assert large.evaluation_digest() == study.evaluation_digest()
+    assert large.probes == study.probes

@@ -200,7 +200,7 @@ def _methods(
 
 
 def _single_sweeps(sweeps: pd.DataFrame) -> list[str]:
-    """Sweeps of one objective: there was nothing to be fair to, so they chose nothing."""
+    """Sweeps of one objective: maps of it, because no other had the same chance."""
     objectives = sweeps.groupby("sweep", sort=False)["objective"].nunique()
     return list(objectives.index[objectives == 1])
 
