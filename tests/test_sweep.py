@@ -12,6 +12,7 @@ from fake_results import write_results
 from vimpo.aggregate import aggregate
 from vimpo.config import ConfigError, load_study
 from vimpo.config_checks import check_before_running
+from vimpo.plots_sweep import sweeps
 from vimpo.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_rows, trials, varied
 from vimpo.tables import read_table
 
@@ -130,6 +131,15 @@ def test_table_and_figure_are_written_and_a_study_takes_them_over(finished, tmp_
     aggregate(study, tmp_path / "tables")
     taken = read_table(tmp_path / "tables", "sweeps")
     pd.testing.assert_frame_equal(taken, table)
+
+
+def test_a_collapsed_trial_flattens_no_other(finished, tmp_path):
+    table = read_table(sweep(finished, tmp_path).parent, "sweeps")
+    table.loc[(table.trial == "vimpo_1") & (table.metric == VALUE), "mean"] = -40
+    panels = {axes.get_ylabel(): axes for axes in sweeps(table, {}).axes}
+    low, high = panels[VALUE].get_ylim()
+    assert -2 < low < -1
+    assert high < 2
 
 
 def test_a_sweep_that_is_not_there_is_named_before_anything_runs(tmp_path):
