@@ -217,9 +217,14 @@ def limit_to_means(
     *landmarks: float,
     bounds: tuple[float, float] = (-np.inf, np.inf),
     least: float = 0.1,
+    floor: float = -np.inf,
 ) -> None:
-    """A y axis that shows all means and landmarks; intervals of two seeds may reach beyond it."""
-    shown = np.array([*means.dropna(), *landmarks])
+    """A y axis that shows all means and landmarks; intervals of two seeds may reach beyond it.
+
+    Means below `floor` may lie beyond it too: the explained variance of a collapsed policy can be
+    any way below zero, and would flatten the rest.
+    """
+    shown = np.array([*means.dropna().clip(lower=floor), *landmarks])
     if len(shown):
         margin = 0.25 * max(np.ptp(shown), least)
         axes.set_ylim(max(bounds[0], shown.min() - margin), min(bounds[1], shown.max() + margin))

@@ -93,7 +93,7 @@ def _value(axes: Axes, probes: pd.DataFrame, looks: dict[str, Style]) -> None:
     draw_lines(axes, shown, lines, looks, "params")
     known = shown.dropna(subset=["params"]).drop_duplicates("size").sort_values("params")
     size_axis(axes, known.set_index("size")["params"])
-    limit_to_means(axes, shown["mean"].clip(lower=-1.0), 0.0, 1.0)
+    limit_to_means(axes, shown["mean"], 0.0, 1.0, floor=-1.0)
     axes.set_title("Implied value and critic")
     axes.set_xlabel("parameters of the policy")
     axes.set_ylabel("explained change of value")

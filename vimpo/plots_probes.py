@@ -150,7 +150,7 @@ def value_accuracy(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         _ceiling(axes, part)
         size_axis(axes, _ladder(frame))
         shown = pd.concat([line.rows(part) for line in VALUES])["mean"]
-        limit_to_means(axes, shown.clip(lower=-1.5), 0.0, 1.0 if i == 0 else 0.5)
+        limit_to_means(axes, shown, 0.0, 1.0 if i == 0 else 0.5, floor=-1.5)
         if i == 0:
             axes.set_title(f"{targets[target]}\n{_note(part, VALUES, looks)}")
         if j == 0:
@@ -193,7 +193,7 @@ def value_by_position(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     for i, metric in enumerate(rows):
         shown = frame.loc[frame["metric"] == metric, "mean"]
         bounds = (-np.inf, np.inf) if i == 0 else (0.0, np.inf)
-        limit_to_means(panels[i, 0], shown.clip(lower=-1.5), 0.0, bounds=bounds, least=0.2)
+        limit_to_means(panels[i, 0], shown, 0.0, bounds=bounds, least=0.2, floor=-1.5)
     figure.supxlabel(
         f"length of the prefix, share of the response (bars: {interval_name(frame)})", fontsize=8
     )

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPREAD = 0.03  # of the axis: how far the markers of one place are moved apart
-# Explained variance of a collapsed policy may lie any way below zero, and would flatten the rest.
-WORST = -1.0
 AXES = {"lr_scale": "learning rate over that of the size", "beta": r"$\beta$"}
 
 
@@ -62,7 +60,7 @@ def _align(row: np.ndarray, groups: list) -> None:
         shared = [axes for axes, (key, _) in zip(row, groups, strict=False) if key[1] == metric]
         means = pd.concat([own["mean"] for key, own in groups if key[1] == metric])
         for axes in shared:
-            limit_to_means(axes, means.dropna().clip(lower=WORST))
+            limit_to_means(axes, means, floor=-1.0)
 
 
 def _panel(axes: Axes, own: pd.DataFrame) -> None:
