@@ -149,6 +149,31 @@ def narrowest(tmp_path_factory):
     return study.folder / "tables"
 
 
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory):
+    """Tables of three sizes, with variants and noise at one of them, so no mean over sizes."""
+    main, variants = ["vimpo", "ppo", "grpo"], ["vimpo_value_only", "vimpo_k3", "grpo_naive"]
+    blocks = [
+        {"algorithms": main, "sizes": ["xs", "s", "m"], "noise": [0]},
+        {"algorithms": main + variants, "sizes": ["xs"], "noise": [0, 0.25]},
+    ]
+    study = small_study(
+        tmp_path_factory.mktemp("ablated"),
+        grid=blocks,
+        algorithms={"vimpo_k3": {"objective": "vimpo", "kl_estimator": "k3"}},
+    )
+    write_results(study)
+    aggregate(study, study.folder / "tables")
+    return study.folder / "tables"
+
+
+def test_what_has_no_mean_over_sizes_is_not_counted_there(ablated):
+    summary = read_table(ablated, "summary")
+    figure = plots.DRAWERS["accuracy_vs_noise"][0](summary, styles(summary["algorithm"]))
+    assert figure.axes[0].get_title().endswith("n = 2 seeds")
+    assert figure.axes[-1].get_title().endswith("n = 6 runs")
+
+
 def test_panels_that_share_an_axis_have_the_noise_levels_of_all(narrowest):
     summary = read_table(narrowest, "summary")
     figure = plots.DRAWERS["accuracy_vs_noise"][0](summary, styles(summary["algorithm"]))
@@ -157,7 +182,7 @@ def test_panels_that_share_an_axis_have_the_noise_levels_of_all(narrowest):
         assert axes.get_xticks().tolist() == [0, 0.1, 0.25, 0.4]
 
 
-@pytest.mark.parametrize("grid", ["small", "widest", "narrowest"])
+@pytest.mark.parametrize("grid", ["small", "widest", "narrowest", "ablated"])
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_curves"])
 def test_nothing_overlaps_or_leaves_the_figure(grid, name, drawn, request):
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -134,6 +134,7 @@ def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     frame = _sampled(summary)
     frame = frame[frame["benchmark"] == MEAN]
     runs = frame[frame["algorithm"] != BASE]
+    drawn = runs.dropna(subset=["mean"])
     noisy = runs[runs["noise_level"] > 0]
     modes = list(dict.fromkeys(noisy["noise_mode"])) or ["group"]
     sizes = [s for s in dict.fromkeys(frame["size"]) if s != ALL_SIZES]
@@ -142,7 +143,7 @@ def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     ticks = np.sort(runs["noise_level"].unique())  # of all panels: they share the axis
     for (i, mode), (j, size) in itertools.product(enumerate(modes), enumerate(sizes)):
         axes = panels[i, j]
-        part = noise_curve(runs[runs["size"] == size], mode)
+        part = noise_curve(drawn[drawn["size"] == size], mode)
         levels = np.sort(part["noise_level"].unique())
         names = [n for n in looks if n in set(part["algorithm"])]
         for name, offset in zip(names, dodged(len(names), levels), strict=True):
@@ -157,7 +158,7 @@ def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         unit = "run" if size == ALL_SIZES else "seed"
         title = size_name(frame, size) + (f" · {mode} noise" if len(modes) > 1 else "")
         axes.set_title(f"{title}\n{count_note(part, looks, unit)}")
-        if part["mean"].notna().sum() == 0:
+        if part.empty:
             mark_empty(axes)
     figure.supxlabel("share of training rewards flipped", fontsize=8)
     figure.supylabel(_mean_label(frame), fontsize=8)
@@ -180,11 +181,11 @@ def _expected_lines(
     expected policy gradient of a centred reward shrinks by it, vanishes at p = 1/2 and turns
     around above ("Rate or Fate?", PMLR 306).
     """
-    levels = np.linspace(0, part["noise_level"].max(), 50)
-    if not base["mean"].notna().any() or levels[-1] == 0:
+    if not base["mean"].notna().any() or not (part["noise_level"] > 0).any():
         return
+    levels = np.linspace(0, part["noise_level"].max(), 50)
     start = base["mean"].iloc[0]
-    clean = part[(part["noise_level"] == 0) & part["mean"].notna()]
+    clean = part[part["noise_level"] == 0]
     clean = clean[clean["algorithm"].isin(NAMES)]
     for name, gain in zip(clean["algorithm"], clean["mean"] - start, strict=True):
         line = start + gain * (1 - 2 * levels)
