@@ -177,13 +177,26 @@ def test_a_part_that_no_phrase_knows_is_said_in_the_words_of_the_table(claims):
     assert [row[0] for row in short_claims(findings(frame))][-1:] == ["C6 more than a coin"]
 
 
+def test_a_row_of_the_short_table_says_its_verdict_once(claims):
+    split = claims.copy()
+    split.loc[(split["claim"] == "C5") & (split["kind"] == "test"), "verdict"] = (
+        "refuted",
+        "supported",
+        "inconclusive",
+    )
+    rows = [row for row in short_claims(findings(split)) if row[0].startswith("C5")]
+    assert len(rows) == 3
+    for row in rows:
+        assert not re.search("refuted|supported|inconclusive", row[2])
+
+
 def test_zero_has_no_sign_and_one_unit_no_plural(claims):
     row = claims[claims["metric"].str.startswith(GAP)].iloc[0]
     tiny = view(pd.concat([row.drop(["effect", "n"]), pd.Series({"effect": -1e-5, "n": 1})]))
     assert tiny["value"] == "0.0 points"
-    assert tiny["evidence"].endswith("1 of 4 pairs")
+    assert tiny["interval_and_n"].endswith("1 of 4 pairs")
     one = view(row.replace({4: 1}))
-    assert one["evidence"].endswith("; 1 pair")
+    assert one["interval_and_n"].endswith("; 1 pair")
 
 
 @pytest.mark.parametrize(

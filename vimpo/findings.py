@@ -110,6 +110,8 @@ def view(row: pd.Series) -> dict:
     around = f"{low} to {high}" + (scale.unit if scale.unit == PERCENT.unit else "")
     bounded = math.isfinite(row["low"])
     fixed = not bounded and row["kind"] == FACT and "design" in row["reason"]
+    # a number that follows from the design has neither
+    interval_and_n = "" if fixed else f"{around if bounded else 'no interval'}; {n}"
     limit, above = row["threshold"], row["side"] == ABOVE
     return part | {
         "role": role,
@@ -118,8 +120,8 @@ def view(row: pd.Series) -> dict:
         "of": scale.of,
         "amount": _text(abs(row["effect"]), scale, False) + scale.unit,
         "positive": row["effect"] > 0,
-        # a number that follows from the design has neither interval nor n
-        "evidence": "" if fixed else f"{around if bounded else 'no interval'}; {n}",
+        "interval_and_n": interval_and_n,
+        "evidence": interval_and_n,
         "mark": _text(limit, scale, False) + scale.unit,
         "mark_amount": _text(abs(limit), scale, False) + scale.unit,
         "at_zero": limit == 0,
@@ -143,7 +145,7 @@ def findings(claims: pd.DataFrame) -> list[dict]:
         kinds = claims.loc[claims["claim"] == claim].set_index("metric")["kind"]
         parts = [v for v in views if kinds[v["metric"]] == TEST]
         verdicts = [part["verdict"] for part in parts]
-        if len(set(verdicts)) > 1:
+        if len(set(verdicts)) > 1:  # a sentence on one of them has to say which
             for part in parts:
                 part["evidence"] += f"; {part['verdict']}"
         found.append(
@@ -188,7 +190,7 @@ def short_claims(found: Iterable[dict]) -> list[list[str]]:
         [
             f"{part['claim']} {part['statement']}",
             f"**{part['verdict']}**" if part["verdict"] == SUPPORTED else verdict_words(part),
-            f"{part['value']}{part['of']} ({part['evidence']})" if part["available"] else "n/a",
+            f"{part['value']}{part['of']} ({part['interval_and_n']})" if part["available"] else "n/a",
             f"{part['relation']} {part['mark']}",
         ]
         for finding in found
