@@ -194,9 +194,9 @@ def test_zero_has_no_sign_and_one_unit_no_plural(claims):
     row = claims[claims["metric"].str.startswith(GAP)].iloc[0]
     tiny = view(pd.concat([row.drop(["effect", "n"]), pd.Series({"effect": -1e-5, "n": 1})]))
     assert tiny["value"] == "0.0 points"
-    assert tiny["interval_and_n"].endswith("1 of 4 pairs")
+    assert tiny["interval_n"].endswith("1 of 4 pairs")
     one = view(row.replace({4: 1}))
-    assert one["interval_and_n"].endswith("; 1 pair")
+    assert one["interval_n"].endswith("; 1 pair")
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def view(row: pd.Series) -> dict:
     bounded = math.isfinite(row["low"])
     fixed = not bounded and row["kind"] == FACT and "design" in row["reason"]
     # a number that follows from the design has neither
-    interval_and_n = "" if fixed else f"{around if bounded else 'no interval'}; {n}"
+    interval_n = "" if fixed else f"{around if bounded else 'no interval'}; {n}"
     limit, above = row["threshold"], row["side"] == ABOVE
     return part | {
         "role": role,
@@ -120,8 +120,8 @@ def view(row: pd.Series) -> dict:
         "of": scale.of,
         "amount": _text(abs(row["effect"]), scale, False) + scale.unit,
         "positive": row["effect"] > 0,
-        "interval_and_n": interval_and_n,
-        "evidence": interval_and_n,
+        "interval_n": interval_n,
+        "evidence": interval_n,
         "mark": _text(limit, scale, False) + scale.unit,
         "mark_amount": _text(abs(limit), scale, False) + scale.unit,
         "at_zero": limit == 0,
@@ -190,7 +190,7 @@ def short_claims(found: Iterable[dict]) -> list[list[str]]:
         [
             f"{part['claim']} {part['statement']}",
             f"**{part['verdict']}**" if part["verdict"] == SUPPORTED else verdict_words(part),
-            f"{part['value']}{part['of']} ({part['interval_and_n']})" if part["available"] else "n/a",
+            f"{part['value']}{part['of']} ({part['interval_n']})" if part["available"] else "n/a",
             f"{part['relation']} {part['mark']}",
         ]
         for finding in found
