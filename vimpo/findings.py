@@ -110,7 +110,7 @@ def view(row: pd.Series) -> dict:
     around = f"{low} to {high}" + (scale.unit if scale.unit == PERCENT.unit else "")
     bounded = math.isfinite(row["low"])
     fixed = not bounded and row["kind"] == FACT and "design" in row["reason"]
-    # a number that follows from the design has neither
+    # a number that follows from the design has neither interval nor n
     interval_n = "" if fixed else f"{around if bounded else 'no interval'}; {n}"
     limit, above = row["threshold"], row["side"] == ABOVE
     return part | {
