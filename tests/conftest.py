@@ -18,7 +18,7 @@ import torch
 from vimpo.config import Cell, Study, load_study
 
 if TYPE_CHECKING:
-    from vimpo.trainer import Trainer
+    from vimpo.training.trainer import Trainer
 
 TINY = {
     "study": "tiny",
@@ -70,7 +70,7 @@ def merged(base: dict, changes: dict) -> dict:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """Folder of a base policy that answers about one problem in seven; read only."""
-    from vimpo.runs import pretrain_base
+    from vimpo.training.runs import pretrain_base
 
     results = tmp_path_factory.mktemp("base")
     return pretrain_base(load_study(TINY | {"results": str(results)}), "tiny", quiet=True)
@@ -92,7 +92,7 @@ def tiny_study(tiny_base, tmp_path) -> Callable[..., Study]:
 @pytest.fixture
 def make_trainer(tiny_study) -> Callable[..., Trainer]:
     """Makes a trainer of the tiny study; what is not named is a setting of `train`."""
-    from vimpo.trainer import Trainer
+    from vimpo.training.trainer import Trainer
 
     def make(
         algorithm="vimpo", *, noise="rollout-0.25", objective=None, size=None, runtime=None, **train

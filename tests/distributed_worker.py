@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vimpo.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.config import Cell, load_study
-from vimpo.distributed import join, named_weights
-from vimpo.models import set_up_torch
-from vimpo.trainer import Trainer
+from vimpo.models.distributed import join, named_weights
+from vimpo.models.networks import set_up_torch
+from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
+from vimpo.training.trainer import Trainer
 
 STEPS = 3
 

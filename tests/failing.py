@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 
-from vimpo.algorithms import Grpo, Ppo, Vimpo
 from vimpo.config import Cell
+from vimpo.training.algorithms import Grpo, Ppo, Vimpo
 
 ALGORITHMS = {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}
 NAN = float("nan")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from vimpo import commands
 from vimpo.config import ConfigError
-from vimpo.records import DiskFullError, room_for
-from vimpo.stopping import StoppedError
+from vimpo.storage.files import DiskFullError, room_for
+from vimpo.training.stopping import StoppedError
 
 Command = Callable[[argparse.Namespace], int | None]
 AddCommand = Callable[..., argparse.ArgumentParser]

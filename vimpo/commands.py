@@ -20,8 +20,8 @@ from vimpo.config import (
     require,
     study_schema,
 )
-from vimpo.integrity import check_model
-from vimpo.records import write_atomic
+from vimpo.storage.files import write_atomic
+from vimpo.storage.integrity import check_model
 
 
 def _study(options: argparse.Namespace) -> Study:
@@ -47,8 +47,8 @@ def _folder(given: str | None, default: Path) -> Path:
 def do_pretrain(options: argparse.Namespace) -> None:
     study = _study(options)
     require(options.size, study.sizes, "size")
-    from vimpo.preflight import check_inputs
-    from vimpo.runs import is_complete, pretrain_base
+    from vimpo.planning.preflight import check_inputs
+    from vimpo.training.runs import is_complete, pretrain_base
 
     done = is_complete(study.base_folder(options.size), study.base_digest(options.size))
     if not (done or options.checked):
@@ -59,19 +59,19 @@ def do_pretrain(options: argparse.Namespace) -> None:
 def do_train(options: argparse.Namespace) -> None:
     study, cell = _study(options), _cell(options)
     runtime = study.cell_config(cell).runtime
-    from vimpo.launch import is_launched, launch
-    from vimpo.preflight import check_inputs
-    from vimpo.runs import is_complete
+    from vimpo.planning.preflight import check_inputs
+    from vimpo.training.launch import is_launched, launch
+    from vimpo.training.runs import is_complete
 
     done = is_complete(study.run_folder(cell), study.cell_digest(cell))
     if not (done or options.checked or is_launched()):
         check_inputs(study, [cell.size])
     if runtime.processes > 1 and not is_launched():
-        from vimpo.runs import prepare_cell
+        from vimpo.training.runs import prepare_cell
 
         if prepare_cell(study, cell, quiet=options.quiet):
             launch(runtime, _train_arguments(options))
-    from vimpo.runs import train_cell
+    from vimpo.training.runs import train_cell
 
     folder = train_cell(study, cell, quiet=options.quiet)
     if os.environ.get("RANK", "0") == "0":
@@ -87,7 +87,7 @@ def _train_arguments(options: argparse.Namespace) -> list[str]:
 
 
 def do_check(options: argparse.Namespace) -> None:
-    from vimpo.preflight import check_inputs
+    from vimpo.planning.preflight import check_inputs
 
     study = _study(options)
     check_inputs(study)
@@ -95,7 +95,7 @@ def do_check(options: argparse.Namespace) -> None:
 
 
 def do_evaluate(options: argparse.Namespace) -> None:
-    from vimpo.evaluate import choose_benchmarks, evaluate_checkpoint
+    from vimpo.evaluation.lm_eval import choose_benchmarks, evaluate_checkpoint
 
     study = _study(options)
     names = options.benchmarks.split(",") if options.benchmarks else None
@@ -152,21 +152,21 @@ def do_cost(options: argparse.Namespace) -> None:
 
 
 def do_aggregate(options: argparse.Namespace) -> None:
-    from vimpo.aggregate import aggregate
+    from vimpo.analysis.aggregate import aggregate
 
     study = _study(options)
     aggregate(study, _folder(options.output, study.folder / "tables"))
 
 
 def do_sweep(options: argparse.Namespace) -> None:
-    from vimpo.sweep import sweep
+    from vimpo.analysis.sweep import sweep
 
     study = _study(options)
     print(sweep(study, study.folder / "sweep"))
 
 
 def do_plot(options: argparse.Namespace) -> None:
-    from vimpo.plots import draw
+    from vimpo.report.figures import draw
 
     study = _study(options)
     tables = _folder(options.tables, study.folder / "tables")
@@ -175,7 +175,7 @@ def do_plot(options: argparse.Namespace) -> None:
 
 
 def do_report(options: argparse.Namespace) -> None:
-    from vimpo.report import write_report
+    from vimpo.report.page import write_report
 
     study = _study(options)
     output = _folder(options.output, study.folder / "report.html")
@@ -186,9 +186,9 @@ def do_report(options: argparse.Namespace) -> None:
 
 
 def do_summarize(options: argparse.Namespace) -> None:
-    from vimpo.aggregate import aggregate
-    from vimpo.plots import draw
-    from vimpo.report import write_report
+    from vimpo.analysis.aggregate import aggregate
+    from vimpo.report.figures import draw
+    from vimpo.report.page import write_report
 
     study = _study(options)
     folder = study.folder / "partial"
@@ -200,8 +200,8 @@ def do_summarize(options: argparse.Namespace) -> None:
 
 
 def do_publish(options: argparse.Namespace) -> None:
-    from vimpo.contents import CELL_TABLES, PUBLISHED_TABLES
-    from vimpo.published import FOLDER, publish
+    from vimpo.report.published import FOLDER, publish
+    from vimpo.storage.columns import CELL_TABLES, PUBLISHED_TABLES
 
     config = Path(options.config) if options.config else None
     names = CELL_TABLES if options.cells else PUBLISHED_TABLES
@@ -209,8 +209,8 @@ def do_publish(options: argparse.Namespace) -> None:
 
 
 def do_compare(options: argparse.Namespace) -> int:
-    from vimpo.compare import compare, read_side
-    from vimpo.compare_text import check_output, describe, write_comparison
+    from vimpo.compare.compare import compare, read_side
+    from vimpo.compare.text import check_output, describe, write_comparison
 
     if options.output:
         check_output(options.output)
@@ -224,21 +224,21 @@ def do_compare(options: argparse.Namespace) -> int:
 
 
 def do_reproduce(options: argparse.Namespace) -> int:
-    from vimpo.reproduce import FOLDER, reproduce
+    from vimpo.compare.reproduce import FOLDER, reproduce
 
     cells = options.cells.split(",") if options.cells else None
     return reproduce(Path(options.reference), _folder(options.results, FOLDER), cells)
 
 
 def do_figures(options: argparse.Namespace) -> None:
-    from vimpo.published import FOLDER, draw_published
+    from vimpo.report.published import FOLDER, draw_published
 
     for path in draw_published(_folder(options.published, FOLDER)):
         print(path)
 
 
 def do_plan(options: argparse.Namespace) -> None:
-    from vimpo.plan_text import describe
+    from vimpo.planning.text import describe
 
     print(describe(load_study(options.study or options.config)))
 

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from fake_results import PARAMETERS, small_study, write_probes, write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
+from vimpo.analysis.intervals import mean_interval
 from vimpo.config import Cell, ConfigError, load_study
-from vimpo.contents import COLUMNS, PUBLISHED_TABLES
-from vimpo.stats import mean_interval
-from vimpo.tables import read_table, read_tables
+from vimpo.storage.columns import COLUMNS, PUBLISHED_TABLES
+from vimpo.storage.tables import read_table, read_tables
 
 LOST = Cell("vimpo", "xs", "0.25", 2)
 

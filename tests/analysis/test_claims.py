@@ -10,13 +10,13 @@ import pytest
 from fake_results import PARAMETERS
 from scipy import stats as st
 
-from vimpo.claim_parts import CLAIMS, SHAPES, area, claim_rows, lost
-from vimpo.claim_scores import Tables
-from vimpo.claims import ABOVE, Found, Part, difference, judge, mean, overall, slope
+from vimpo.analysis.claims import CLAIMS, SHAPES, area, claim_rows, lost
+from vimpo.analysis.intervals import mean_interval
+from vimpo.analysis.scores import Tables
+from vimpo.analysis.summaries import labels
+from vimpo.analysis.verdicts import ABOVE, Found, Part, difference, judge, mean, overall, slope
 from vimpo.config import load_study
-from vimpo.contents import COLUMNS
-from vimpo.stats import mean_interval
-from vimpo.summaries import labels
+from vimpo.storage.columns import COLUMNS
 
 NAN = float("nan")
 SIZES, SEEDS = ("xs", "s"), (1, 2, 3, 4, 5)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats as st
 
-from vimpo import inference, stats
+from vimpo.analysis import inference
+from vimpo.analysis import intervals as stats
 
 NAN = float("nan")
 

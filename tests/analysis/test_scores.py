@@ -10,8 +10,8 @@ import pytest
 from lm_eval.api.model import LM
 from two_benchmarks import make_study, right_answer
 
-from vimpo import evaluate
 from vimpo.config import load_study
+from vimpo.evaluation import lm_eval as evaluate
 from vimpo.tasks.chain import held_out_problems
 
 

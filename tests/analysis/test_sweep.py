@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from fake_results import write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
+from vimpo.analysis.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_rows, trials, varied
 from vimpo.config import ConfigError, load_study
-from vimpo.config_checks import check_before_running
-from vimpo.plots_sweep import sweeps
-from vimpo.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_rows, trials, varied
-from vimpo.tables import read_table
+from vimpo.planning.checks import check_before_running
+from vimpo.report.figures.sweep import sweeps
+from vimpo.storage.tables import read_table
 
 TRIALS = {
     "vimpo_1": {"objective": "vimpo", "lr_scale": 1, "beta": 0.02},

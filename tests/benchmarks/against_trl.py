@@ -48,9 +48,9 @@ def make_study(results: str, threads: int):
 def ours(results: str, threads: int, steps: int) -> dict:
     """Seconds of every step after warm-up, by phase."""
     from vimpo.config import Cell
-    from vimpo.models import set_up_torch
-    from vimpo.runs import pretrain_base
-    from vimpo.trainer import Trainer
+    from vimpo.models.networks import set_up_torch
+    from vimpo.training.runs import pretrain_base
+    from vimpo.training.trainer import Trainer
 
     study = make_study(results, threads)
     base = pretrain_base(study, "s128x3", quiet=True)
@@ -72,7 +72,7 @@ def trl(results: str, threads: int, steps: int) -> dict:
     from datasets import Dataset
     from trl import GRPOTrainer
 
-    from vimpo.models import load_policy, load_tokenizer
+    from vimpo.models.networks import load_policy, load_tokenizer
     from vimpo.tasks import make_task
 
     study = make_study(results, threads)
@@ -183,8 +183,8 @@ def matmul_rate(threads: int) -> float:
 
 def floor(results: str, threads: int, response: float) -> dict[str, float]:
     """Seconds of a step's arithmetic at the machine's rate, without padding."""
-    from vimpo.memory import shape_of
-    from vimpo.plan import forward_flops
+    from vimpo.models.memory import shape_of
+    from vimpo.planning.plan import forward_flops
     from vimpo.tasks import make_task
 
     study, rate = make_study(results, threads), matmul_rate(threads)

@@ -44,12 +44,12 @@ def make_study(size: str, results: str, threads: int):
 def case(algorithm: str, size: str, results: str, threads: int, steps: int) -> dict:
     """Medians over steps of one process: seconds by phase, tokens; its peak of memory."""
     from vimpo.config import Cell
-    from vimpo.memory import shape_of
-    from vimpo.models import set_up_torch
-    from vimpo.plan import forward_flops
+    from vimpo.models.memory import shape_of
+    from vimpo.models.networks import set_up_torch
+    from vimpo.planning.plan import forward_flops
     from vimpo.probes.cost import peak_bytes, resident_bytes
-    from vimpo.runs import pretrain_base
-    from vimpo.trainer import Trainer
+    from vimpo.training.runs import pretrain_base
+    from vimpo.training.trainer import Trainer
 
     study = make_study(size, results, threads)
     base = pretrain_base(study, size, quiet=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from vimpo.config_task import VerifierLimits  # noqa: E402
-from vimpo.records import versions  # noqa: E402
+from vimpo.config.task import VerifierLimits  # noqa: E402
+from vimpo.storage.files import versions  # noqa: E402
 from vimpo.tasks.verifier import Verifier, answers, obvious  # noqa: E402
 
 CASES = ROOT.parent / "shared" / "data" / "verifier_cases.jsonl"

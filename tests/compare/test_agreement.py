@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats as st
 
-from vimpo.agreement import (
+from vimpo.analysis.intervals import mean_interval
+from vimpo.compare.agreement import (
     ALARM,
     Difference,
     Spread,
@@ -16,7 +17,6 @@ from vimpo.agreement import (
     pooled,
     share_stderr,
 )
-from vimpo.stats import mean_interval
 
 NAN = float("nan")
 
@@ -142,7 +142,7 @@ def simulate(repeats, rng, *, groups=12, seeds=2, numbers=8, shift=0.0, one=0.0,
 
 
 def judged(a, b):
-    """p values [groups][seeds] of b [groups, seeds] against a, as vimpo/compare.py makes them."""
+    """p values [groups][seeds] of b [groups, seeds] against a, as `compare` makes them."""
     pool, found = spread_of(a), []
     for old, new in zip(a, b, strict=True):
         spread = at_least(pool, spread_of(np.array([old, new])))

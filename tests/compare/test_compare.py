@@ -12,15 +12,15 @@ import pytest
 import yaml
 from fake_results import small_study, write_probes, write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
+from vimpo.analysis.intervals import mean_interval, normal_interval
+from vimpo.analysis.summaries import interval_columns
 from vimpo.cli import main
-from vimpo.compare import check_configurations, compare, read_side
-from vimpo.compare_scores import Score, _of_interval
+from vimpo.compare.compare import check_configurations, compare, read_side
+from vimpo.compare.scores import Score, _of_interval
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
-from vimpo.contents import CELL_TABLES
-from vimpo.published import publish
-from vimpo.stats import mean_interval, normal_interval
-from vimpo.summaries import interval_columns
+from vimpo.report.published import publish
+from vimpo.storage.columns import CELL_TABLES
 
 GRID = {"sizes": ["xs", "s"], "noise": [0.25], "seeds": [1, 2]}
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
-from vimpo.compare import read_side
+from vimpo.compare.compare import read_side
+from vimpo.compare.reproduce import _run, chosen
 from vimpo.config import load_study
-from vimpo.contents import CELL_TABLES
-from vimpo.published import publish
-from vimpo.reproduce import _run, chosen
+from vimpo.report.published import publish
+from vimpo.storage.columns import CELL_TABLES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROBES = {"problems": 4, "continuations": 4, "baseline_continuations": 4, "credit_rollouts": 4}
 CELLS = ["grpo/tiny/noise-rollout-0.25/seed-1", "vimpo/tiny/noise-rollout-0.25/seed-1"]
 

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vimpo.config import (
-    Cell,
-    ConfigError,
-    Study,
-    load_study,
-)
+from vimpo.config import Cell, ConfigError, Study, load_study
 
 # (what is written, what the message must name: field, value, allowed range)
 BAD = {

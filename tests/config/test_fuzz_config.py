@@ -19,9 +19,9 @@ from fuzzing import profile
 from hypothesis import example, given
 
 from vimpo.config import ConfigError, check_before_running, digest, load_study
-from vimpo.plan_text import describe
+from vimpo.planning.text import describe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = {
     path.stem: yaml.safe_load(path.read_text())
     for path in sorted((ROOT / "workflow/config").glob("*.yaml"))

@@ -13,10 +13,10 @@ from lm_eval.api.model import LM
 from real_data import FILES, byte_model, real_file
 from transformers import Qwen3ForCausalLM
 
-from vimpo import evaluate
+from vimpo.analysis.reading import IncompleteError, read_scores
 from vimpo.config import ConfigError, check_before_running, load_study
-from vimpo.reading import IncompleteError, read_scores
-from vimpo.tasks.benchmarks import benchmark_task, needs_hub
+from vimpo.evaluation import lm_eval as evaluate
+from vimpo.evaluation.benchmarks import benchmark_task, needs_hub
 
 STOCK = ("math500", "aime24", "aime25")
 
@@ -236,7 +236,7 @@ def test_a_random_model_is_scored_on_the_real_files_without_a_network(model, tmp
 def test_gold_text_goes_through_tokenizer_and_model_unharmed(model, tmp_path, monkeypatch):
     import torch
 
-    from vimpo.models import load_tokenizer
+    from vimpo.models.networks import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     study = study_of({"m": local("math500", limit=12)}, model)

@@ -18,10 +18,10 @@ from lm_eval.tasks import TaskManager
 from transformers import Qwen3ForCausalLM
 from two_benchmarks import make_study, right_answer
 
-from vimpo import evaluate
 from vimpo.config import ConfigError, ModelSpec
-from vimpo.models import build_policy, chain_tokenizer, save_policy
-from vimpo.records import read_sealed
+from vimpo.evaluation import lm_eval as evaluate
+from vimpo.models.networks import build_policy, chain_tokenizer, save_policy
+from vimpo.storage.files import read_sealed
 from vimpo.tasks.chain import held_out_problems
 
 VOCABULARY = ["<pad>", "<eos>", *"0123456789+-*=;#"]
@@ -279,7 +279,7 @@ def test_a_missing_model_is_refused_before_anything_heavy_is_imported(tmp_path):
 import sys
 from pathlib import Path
 from vimpo.config import ConfigError, load_study
-from vimpo.evaluate import evaluate_checkpoint
+from vimpo.evaluation.lm_eval import evaluate_checkpoint
 folder = Path({str(tmp_path)!r})
 try:
     evaluate_checkpoint(folder / "none", load_study(), folder / "e", folder / "s", digest="")

@@ -10,9 +10,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from vimpo.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.config import Cell, ConfigError, ModelSpec, Runtime
-from vimpo.models import (
+from vimpo.models.networks import (
     build_policy,
     chain_tokenizer,
     check_plain_head,
@@ -23,8 +22,9 @@ from vimpo.models import (
     recomputing,
     save_policy,
 )
-from vimpo.optimizer import AdamW, MasterAdamW, make_optimizer
-from vimpo.trainer import Trainer
+from vimpo.models.optimizer import AdamW, MasterAdamW, make_optimizer
+from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
+from vimpo.training.trainer import Trainer
 
 NAMES = ("vimpo", "ppo", "grpo")
 VOCABULARY = 151_936  # of every Qwen3
@@ -74,7 +74,7 @@ def test_training_in_chunks_is_training_with_all_logits(make_trainer, name, micr
 def test_all_logits_are_formed_unless_a_chunk_is_configured(make_trainer, monkeypatch, chunk):
     trainer = make_trainer(runtime={"logit_chunk": chunk})
     calls = []
-    monkeypatch.setattr("vimpo.scoring.last_logits", lambda *a: calls.append(a) or 1 / 0)
+    monkeypatch.setattr("vimpo.models.scoring.last_logits", lambda *a: calls.append(a) or 1 / 0)
     rollouts, _, _ = trainer._collect(0)
     if chunk is None:
         with pytest.raises(ZeroDivisionError):

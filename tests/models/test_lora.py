@@ -9,18 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from vimpo.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.config import Cell, ConfigError, Lora, ModelSpec, Runtime
-from vimpo.lora import add_adapters, merged_tensors, without_adapters
-from vimpo.models import (
-    Critic,
-    build_policy,
-    chain_tokenizer,
-    load_policy,
-)
-from vimpo.optimizer import AdamW
-from vimpo.runs import train_cell
-from vimpo.trainer import Trainer
+from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
+from vimpo.models.networks import Critic, build_policy, chain_tokenizer, load_policy
+from vimpo.models.optimizer import AdamW
+from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
+from vimpo.training.runs import train_cell
+from vimpo.training.trainer import Trainer
 
 NAMES = ("vimpo", "ppo", "grpo")
 IDS = torch.tensor([[0, 0, 9, 12, 7, 15], [5, 13, 5, 15, 4, 16]])

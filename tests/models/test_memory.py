@@ -9,8 +9,6 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from vimpo import memory
-from vimpo.algorithms import make_algorithm
 from vimpo.config import (
     ALGORITHMS,
     LADDER,
@@ -20,9 +18,11 @@ from vimpo.config import (
     VimpoConfig,
     load_study,
 )
-from vimpo.memory import FLOAT32, MIXED, PUBLISHED, Workload
-from vimpo.models import Critic, build_policy, chain_tokenizer, parameter_count, positions
-from vimpo.trainer import Trainer
+from vimpo.models import memory
+from vimpo.models.memory import FLOAT32, MIXED, PUBLISHED, Workload
+from vimpo.models.networks import Critic, build_policy, chain_tokenizer, parameter_count, positions
+from vimpo.training.algorithms import make_algorithm
+from vimpo.training.trainer import Trainer
 
 GROUPED = ModelSpec(hidden=48, layers=3, heads=4, kv_heads=2, intermediate=100, pretrain_steps=1)
 

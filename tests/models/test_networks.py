@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from vimpo.config import Cell, ConfigError, ModelSpec, Runtime
-from vimpo.models import (
+from vimpo.models.networks import (
     Critic,
     build_policy,
     chain_tokenizer,
@@ -33,7 +33,7 @@ from vimpo.models import (
     save_policy,
     set_up_torch,
 )
-from vimpo.runs import pretrain_base, train_cell
+from vimpo.training.runs import pretrain_base, train_cell
 
 TINY = ModelSpec(hidden=16, layers=1, pretrain_steps=1)
 IDS = torch.tensor([[0, 0, 9, 12, 7, 15], [5, 13, 5, 15, 4, 16]])
@@ -282,7 +282,7 @@ def test_a_model_by_path_can_be_pretrained_further(foreign, tiny_study):
 
 
 def test_models_by_path_are_sampled_and_trained_without_dropout(foreign, tiny_study):
-    from vimpo.trainer import Trainer
+    from vimpo.training.trainer import Trainer
 
     study = tiny_study(sizes={"foreign": {"path": str(foreign)}})
     base = pretrain_base(study, "foreign", quiet=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vimpo.beta import PAPER_BETA, PAPER_TOKENS, scaled_beta, unusual_betas
 from vimpo.config import load_study
 from vimpo.objectives.vimpo import value_loss
+from vimpo.planning.beta import PAPER_BETA, PAPER_TOKENS, scaled_beta, unusual_betas
 
 BETA, TOKENS = 0.02, 6
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vimpo.cluster import CELL, cell_request, job_request, launcher
 from vimpo.config import ConfigError, load_study
-from vimpo.memory import parameter_count
-from vimpo.plan import Planner, critic_passes, forward_flops, policy_passes
-from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
-from vimpo.plan_text import describe
+from vimpo.models.memory import parameter_count
+from vimpo.planning.inputs import benchmark_responses, load_device, shape_of
+from vimpo.planning.jobs import CELL, cell_request, job_request, launcher
+from vimpo.planning.plan import Planner, critic_passes, forward_flops, policy_passes
+from vimpo.planning.text import describe
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
 NO_TORCH = """
 import sys
@@ -231,7 +231,7 @@ def test_memory_follows_what_the_runtime_says():
     assert needs(sharding="ddp") - whole == pytest.approx(copies * 7 / 8, rel=1e-6)
     assert needs(gradient_checkpointing=False) > whole
     assert needs(vllm_memory=0.4) - whole == pytest.approx(8.0, rel=1e-6)
-    # Eight float32 arrays of [tokens, vocabulary] for VIMPO's exact KL (vimpo/memory.py).
+    # Eight float32 arrays of [tokens, vocabulary] for VIMPO's exact KL (vimpo/models/memory.py).
     logits = 8 * 151936 * 4 / 2**30
     assert needs(logit_chunk=2048) - whole == pytest.approx(1024 * logits, rel=1e-6)
 

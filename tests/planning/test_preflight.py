@@ -17,9 +17,9 @@ from real_data import byte_model
 
 from vimpo.cli import main
 from vimpo.config import ConfigError, Probes, check_before_running, dump_yaml, load_study
-from vimpo.preflight import check_before_jobs
+from vimpo.planning.preflight import check_before_jobs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = [{"problem": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(1, 21)]
 PROSE = "Cut it along its midline and turn one half."
 AIME = [{"problem": "What is 5 times 5?", "answer": "025"}]

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vimpo.config import (
-    LADDER,
-    ConfigError,
-    Study,
-    check_results_folder,
-    dump_yaml,
-    load_study,
-)
+from vimpo.config import LADDER, ConfigError, Study, check_results_folder, dump_yaml, load_study
 
 
 @pytest.fixture

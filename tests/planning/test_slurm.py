@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vimpo.cluster import JobRequest
 from vimpo.config import ConfigError, load_study
-from vimpo.slurm import (
+from vimpo.planning.jobs import JobRequest
+from vimpo.planning.slurm import (
     check_one_machine,
     check_requests,
     check_status_command,
@@ -27,7 +27,7 @@ gpu|up|2-00:00:00|1|64|1024000|gpu:h100:8(S:0-1),mps:100
 old|drain|1:00:00|1|4|8000|gpu:2
 """
 NODES = parse_nodes(SINFO)
-WATCHDOG = Path(__file__).parents[1] / "workflow/profiles/slurm/watchdog.sh"
+WATCHDOG = Path(__file__).parents[2] / "workflow/profiles/slurm/watchdog.sh"
 NO_ACCOUNTING = """\
 AccountingStorageType   = accounting_storage/none
 MinJobAge               = 300 sec

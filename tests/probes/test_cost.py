@@ -10,9 +10,9 @@ import sys
 import pytest
 import torch
 
-from vimpo import distributed, memory
 from vimpo.config import ConfigError
-from vimpo.distributed import Alone
+from vimpo.models import distributed, memory
+from vimpo.models.distributed import Alone
 from vimpo.probes import cost
 from vimpo.probes.cost import (
     COLUMNS,
@@ -23,7 +23,7 @@ from vimpo.probes.cost import (
     peak_bytes,
     resident_bytes,
 )
-from vimpo.records import read_sealed_rows
+from vimpo.storage.files import read_sealed_rows
 
 
 def test_networks_moments_and_phases_are_counted(tiny_study):

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from toy_policies import toy_subject
 from transformers import PreTrainedTokenizerFast
 
-from vimpo.models import chain_tokenizer
+from vimpo.models.networks import chain_tokenizer
 from vimpo.objectives.common import whiten
 from vimpo.probes.consistency import consistency_probe, consistency_rows
 from vimpo.probes.credit import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vimpo.config import ChainTask, ModelSpec, Probes, Train
-from vimpo.models import build_policy, chain_tokenizer
+from vimpo.models.networks import build_policy, chain_tokenizer
 from vimpo.probes.precision import (
     VARIANTS,
     Float64Norm,

@@ -13,12 +13,7 @@ from toy_policies import LETTERS, LIMIT, toy_subject
 
 from vimpo.config import Cell, ConfigError
 from vimpo.probes import COLUMNS, probe_run
-from vimpo.probes.measures import (
-    Noisy,
-    agreement,
-    metric_rows,
-    resampling,
-)
+from vimpo.probes.measures import Noisy, agreement, metric_rows, resampling
 from vimpo.probes.value import (
     Prefixes,
     measure_prefixes,
@@ -28,7 +23,7 @@ from vimpo.probes.value import (
     truth_of,
     value_rows,
 )
-from vimpo.runs import train_cell
+from vimpo.training.runs import train_cell
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 from fake_results import large_study, small_study, write_results
 
-from vimpo import plots
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell, ConfigError
-from vimpo.contents import FIGURES
-from vimpo.plot_style import (
+from vimpo.report import figures as plots
+from vimpo.report.figures.style import (
     RC,
     SPARE,
     STYLES,
@@ -22,7 +21,8 @@ from vimpo.plot_style import (
     short_count,
     styles,
 )
-from vimpo.tables import read_table
+from vimpo.storage.columns import FIGURES
+from vimpo.storage.tables import read_table
 
 
 @pytest.fixture(scope="module")

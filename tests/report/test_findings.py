@@ -6,14 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vimpo.claim_parts import SHAPES
-from vimpo.claims import INCONCLUSIVE, REFUTED, SUPPORTED
-from vimpo.findings import AUC, findings, short_claims, view
-from vimpo.readme import STUDIES
-from vimpo.report import template_environment
-from vimpo.tables import read_table
+from vimpo.analysis.claims import SHAPES
+from vimpo.analysis.verdicts import INCONCLUSIVE, REFUTED, SUPPORTED
+from vimpo.report.findings import AUC, findings, short_claims, view
+from vimpo.report.page import template_environment
+from vimpo.report.readme import STUDIES
+from vimpo.storage.tables import read_table
 
-PUBLISHED = Path(__file__).parents[1] / "results/published"
+PUBLISHED = Path(__file__).parents[2] / "results/published"
 BEST = next(PUBLISHED / name for name in STUDIES if (PUBLISHED / name).is_dir())
 
 

@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 import pytest
 from fake_results import small_study, write_figures, write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
-from vimpo.contents import FIGURES
-from vimpo.report import TEMPLATES, report_content, write_report
-from vimpo.report_tables import Table
-from vimpo.tables import read_table, write_table
+from vimpo.report.page import TEMPLATES, report_content, write_report
+from vimpo.report.tables import Table
+from vimpo.storage.columns import FIGURES
+from vimpo.storage.tables import read_table, write_table
 
 LOST = Cell("ppo", "s", "0.25", 1)
 
@@ -139,7 +139,7 @@ def test_tuning_budget_counts_learning_rates():
         "vimpo_fast": {"objective": "vimpo", "lr_scale": 3.0},
         "vimpo_strong": {"objective": "vimpo", "beta": 0.3},
     }
-    from vimpo.report_tables import tuning
+    from vimpo.report.tables import tuning
 
     study = load_study({"grid": grid, "algorithms": algorithms})
     assert [row[-1].text for row in tuning(study, {}).rows] == ["2", "2", "1", "1"]

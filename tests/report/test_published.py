@@ -11,14 +11,14 @@ import pytest
 import yaml
 from fake_results import small_study, write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
-from vimpo.contents import ARCHIVED, FIGURES, PUBLISHED_TABLES, RAW
-from vimpo.manifests import read_manifests
-from vimpo.published import draw_published, publish
+from vimpo.report.published import draw_published, publish
+from vimpo.storage.columns import ARCHIVED, FIGURES, PUBLISHED_TABLES, RAW
+from vimpo.storage.manifests import read_manifests
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from vimpo import published
-from vimpo.readme import END, SECTIONS, START, STUDIES, rewritten, wrapped, write_readme
-from vimpo.records import sha256
-from vimpo.tables import read_table
+from vimpo.report import published
+from vimpo.report.readme import END, SECTIONS, START, STUDIES, rewritten, wrapped, write_readme
+from vimpo.storage.files import sha256
+from vimpo.storage.tables import read_table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EMPTY = "\n".join(
     ["before", *(START.format(s) + "\nold\n" + END.format(s) for s in SECTIONS), "end"]

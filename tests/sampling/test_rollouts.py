@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
-from vimpo import rollout
 from vimpo.config import Runtime
-from vimpo.models import chain_tokenizer, last_logits, load_policy
-from vimpo.rollout import Rollouts, draw_tokens, left_pad, sample
+from vimpo.models.networks import chain_tokenizer, last_logits, load_policy
+from vimpo.sampling import rollouts as rollout
+from vimpo.sampling.rollouts import Rollouts, draw_tokens, left_pad, sample
 
 EOS, PAD = 1, 0
 ENCODE = chain_tokenizer()

@@ -19,13 +19,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from vimpo.config import Cell, ConfigError, Runtime, Study, load_study
-from vimpo.distributed import Alone
+from vimpo.models.distributed import Alone
 from vimpo.probes.subject import Subject
 from vimpo.probes.value import continuation_rewards
-from vimpo.rollout import Sampling, TorchSampler, sample
-from vimpo.runs import train_cell
-from vimpo.samplers.vllm import VllmSampler, row_seed
-from vimpo.trainer import Trainer
+from vimpo.sampling.rollouts import Sampling, TorchSampler, sample
+from vimpo.sampling.vllm import VllmSampler, row_seed
+from vimpo.training.runs import train_cell
+from vimpo.training.trainer import Trainer
 
 SAMPLING = Sampling(group_size=2, max_response=6, temperature=2.0, eos=1, pad=0)
 GPU = Runtime(device="cuda", sampler="vllm", vllm_memory=0.4)
@@ -322,7 +322,7 @@ def test_the_stand_in_refuses_what_vllm_has_no_argument_for(tiny_base):
 
 
 def test_the_signatures_are_those_of_the_release_that_the_extra_installs():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["optional-dependencies"]["vllm"] == [f"vllm=={VERSION}"]
 
 

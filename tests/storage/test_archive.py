@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from fake_results import small_study, write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
+from vimpo.analysis.reading import read_measured_cost
 from vimpo.config import Cell, ConfigError
-from vimpo.config_types import DamagedError
-from vimpo.contents import ARCHIVED, COLUMNS
-from vimpo.published import publish
-from vimpo.reading import read_measured_cost
+from vimpo.config.types import DamagedError
+from vimpo.report.published import publish
+from vimpo.storage.columns import ARCHIVED, COLUMNS
 
 CELL = Cell("ppo", "s", "0.25", 2)
 LABELS = {"algorithm": "ppo", "size": "s", "noise": "0.25", "seed": 2}

@@ -8,15 +8,15 @@ import pytest
 import yaml
 from fake_results import small_study, write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
-from vimpo.compare import read_side
+from vimpo.compare.compare import read_side
 from vimpo.config import Cell, ConfigError, check_before_running, dump_yaml, load_study
-from vimpo.continued import taken_over
-from vimpo.manifests import read_manifests
-from vimpo.plan_text import describe
-from vimpo.published import publish
-from vimpo.tables import read_table
+from vimpo.planning.text import describe
+from vimpo.report.published import publish
+from vimpo.storage.continued import taken_over
+from vimpo.storage.manifests import read_manifests
+from vimpo.storage.tables import read_table
 
 GRID = {
     "algorithms": ["vimpo", "ppo", "grpo", "vimpo_value_only"],

@@ -12,16 +12,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from vimpo import records
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
+from vimpo.analysis.reading import IncompleteError, read_measured_cost, read_probes
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError
-from vimpo.config_types import DamagedError
-from vimpo.contents import PUBLISHED_TABLES
-from vimpo.integrity import check_model
+from vimpo.config.types import DamagedError
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
-from vimpo.reading import IncompleteError, read_measured_cost, read_probes
-from vimpo.records import (
+from vimpo.storage import files as records
+from vimpo.storage.columns import PUBLISHED_TABLES
+from vimpo.storage.files import (
     DiskFullError,
     is_disk_full,
     read_sealed,
@@ -29,8 +28,9 @@ from vimpo.records import (
     write_sealed,
     write_sealed_rows,
 )
-from vimpo.runs import train_cell
-from vimpo.tables import read_tables
+from vimpo.storage.integrity import check_model
+from vimpo.storage.tables import read_tables
+from vimpo.training.runs import train_cell
 
 CELL = Cell("ppo", "tiny", "rollout-0.25", 1)
 COST_ROWS = [

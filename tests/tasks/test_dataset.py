@@ -13,9 +13,9 @@ import pytest
 from real_data import byte_model, byte_tokenizer, real_file
 
 from vimpo.config import ConfigError, DatasetTask, check_before_running, load_study
-from vimpo.runs import pretrain_base, train_cell
 from vimpo.tasks import make_task
 from vimpo.tasks.sources import check_sources
+from vimpo.training.runs import pretrain_base, train_cell
 
 ROWS = [{"problem": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(1, 21)]
 LIMITS = {"workers": 1, "seconds": 5}
@@ -96,7 +96,7 @@ def test_prompts_ask_for_a_box_plainly_or_as_a_chat(path, tmp_path):
         in make_task(task_of(path), byte_tokenizer()).training_problems(0, 0, 1)[0].prompt
     )
     folder = byte_model(tmp_path / "chat", chat=True)
-    from vimpo.models import load_tokenizer
+    from vimpo.models.networks import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     config = task_of(path, prompt="{problem}", chat_template=True, system="Be brief.")

@@ -9,7 +9,7 @@ import pytest
 from fuzzing import profile
 from hypothesis import example, given
 
-from vimpo.config_task import VerifierLimits
+from vimpo.config.task import VerifierLimits
 from vimpo.tasks.prompts import fill
 from vimpo.tasks.verifier import Verifier, answers, last_boxed
 

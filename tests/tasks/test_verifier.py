@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from real_data import real_file
 
-from vimpo.config_task import VerifierLimits
+from vimpo.config.task import VerifierLimits
 from vimpo.tasks import verifier as module
 from vimpo.tasks.equivalence import is_equivalent, is_readable
 from vimpo.tasks.verifier import GuardedPool, Verifier, answers, last_boxed, obvious

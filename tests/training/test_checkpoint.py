@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from vimpo.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
-from vimpo.records import (
+from vimpo.storage.files import (
     checksums,
     move_folder,
     remove_leftovers,
@@ -19,6 +18,7 @@ from vimpo.records import (
     write_atomic,
     write_rows,
 )
+from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 
 
 class Network:
@@ -164,7 +164,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     network.step(2)
     with monkeypatch.context() as patch:
-        patch.setattr("vimpo.records.os.fsync", full_disk)
+        patch.setattr("vimpo.storage.files.os.fsync", full_disk)
         with pytest.raises(OSError, match="no space"):
             network.save(tmp_path, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -193,7 +193,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     def broken(*args):
         raise OSError("broken")
 
-    monkeypatch.setattr("vimpo.records.os.replace", broken)
+    monkeypatch.setattr("vimpo.storage.files.os.replace", broken)
     with pytest.raises(OSError, match="broken"):
         write_atomic(path, "new")
     assert path.read_text() == "old"

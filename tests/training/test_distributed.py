@@ -19,15 +19,15 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from vimpo.checkpoint import load_checkpoint
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, Runtime, load_study
-from vimpo.distributed import Alone, Together, check_devices, join
-from vimpo.launch import launch_command
-from vimpo.runs import train_cell
-from vimpo.trainer import Trainer
+from vimpo.models.distributed import Alone, Together, check_devices, join
+from vimpo.training.checkpoint import load_checkpoint
+from vimpo.training.launch import launch_command
+from vimpo.training.runs import train_cell
+from vimpo.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARDINGS = ("ddp", "fsdp2")
 VIMPO = {"objective": "vimpo", "beta": 0.3, "actor_coef": 0.5, "lam": 0.9}
 # name: algorithm, objective, train, runtime. A clip of 0.05 holds back every one of the gradients.

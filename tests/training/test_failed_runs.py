@@ -13,18 +13,18 @@ from failing import NAN, cell, collapsing, manifest_of
 from fake_results import small_study, write_figures, write_results
 from safetensors.torch import load_file, save_file
 
-from vimpo.aggregate import aggregate
-from vimpo.claim_scores import CONTROL
+from vimpo.analysis.aggregate import aggregate
+from vimpo.analysis.intervals import mean_interval
+from vimpo.analysis.reading import read_probes
+from vimpo.analysis.scores import CONTROL
 from vimpo.config import Cell
-from vimpo.evaluate import evaluate_checkpoint
-from vimpo.plots import draw
+from vimpo.evaluation.lm_eval import evaluate_checkpoint
 from vimpo.probes import probe_run
-from vimpo.reading import read_probes
-from vimpo.records import checksums, read_sealed, write_sealed
-from vimpo.report import write_report
-from vimpo.runs import OUTPUTS, train_cell
-from vimpo.stats import mean_interval
-from vimpo.tables import read_table
+from vimpo.report.figures import draw
+from vimpo.report.page import write_report
+from vimpo.storage.files import checksums, read_sealed, write_sealed
+from vimpo.storage.tables import read_table
+from vimpo.training.runs import OUTPUTS, train_cell
 
 SMALL_PROBES = {
     "problems": 3,

@@ -21,10 +21,10 @@ import pytest
 import yaml
 
 from vimpo.config import Cell
-from vimpo.records import seconds_since_process_start
-from vimpo.runs import pretrain_base, train_cell
+from vimpo.storage.files import seconds_since_process_start
+from vimpo.training.runs import pretrain_base, train_cell
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds until something that should happen is a failure
 INTERVAL = 4  # steps between two checkpoints
 

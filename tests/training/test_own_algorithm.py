@@ -10,19 +10,19 @@ import yaml
 from conftest import TINY, merged
 from fake_results import small_study, write_results
 
-from vimpo import memory
-from vimpo.aggregate import aggregate
-from vimpo.algorithms import Share, make_algorithm, make_batch
+from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, check_before_running, dump_yaml, load_study
-from vimpo.plot_style import SPARE, STYLES, styles
-from vimpo.plots import draw
-from vimpo.report import write_report
-from vimpo.runs import train_cell
+from vimpo.models import memory
+from vimpo.report.figures import draw
+from vimpo.report.figures.style import SPARE, STYLES, styles
+from vimpo.report.page import write_report
+from vimpo.training.algorithms import Share, make_algorithm, make_batch
+from vimpo.training.runs import train_cell
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONSTANT = """
-from vimpo.algorithms import PolicyGradient
+from vimpo.training.algorithms import PolicyGradient
 
 class Constant(PolicyGradient):
     def __init__(self, config, height=1.0):

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from vimpo.config import Cell, CellConfig, ConfigError, cell_digest, load_study
-from vimpo.integrity import only_writer
-from vimpo.pretrain import Pretrainer
-from vimpo.runs import is_complete, pretrain_base, train_cell
-from vimpo.trainer import Trainer
+from vimpo.storage.integrity import only_writer
+from vimpo.training.pretrain import Pretrainer
+from vimpo.training.runs import is_complete, pretrain_base, train_cell
+from vimpo.training.trainer import Trainer
 
 NAMES = ("vimpo", "ppo", "grpo")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from vimpo.config import VimpoConfig
-from vimpo.models import Critic
-from vimpo.scoring import token_kl
-from vimpo.trainer import micro_batches, step_seed
+from vimpo.models.networks import Critic
+from vimpo.models.scoring import token_kl
+from vimpo.training.trainer import micro_batches, step_seed
 
 NAMES = ("vimpo", "ppo", "grpo")
 VARIANTS = {
@@ -142,8 +142,8 @@ def test_micro_batches_cut_a_batch_without_gaps(count, size, slices):
 def test_a_batch_in_pieces_trains_like_one_piece(make_trainer, monkeypatch, algorithm):
     runs = []
     for pieces, rows in ((1, 1), (5, 3)):
-        monkeypatch.setattr("vimpo.trainer.PIECES", pieces)
-        monkeypatch.setattr("vimpo.trainer.PIECE_ROWS", rows)
+        monkeypatch.setattr("vimpo.training.trainer.PIECES", pieces)
+        monkeypatch.setattr("vimpo.training.trainer.PIECE_ROWS", rows)
         trainer = make_trainer(algorithm, objective=VARIANTS[algorithm])
         for optimizer in trainer.optimizers.values():
             optimizer.param_groups[0]["eps"] = 1e-2  # as above

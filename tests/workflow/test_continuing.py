@@ -11,9 +11,9 @@ import pytest
 import yaml
 from fake_results import small_study, write_results
 
-from vimpo.aggregate import aggregate
+from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell
-from vimpo.published import publish
+from vimpo.report.published import publish
 
 ROOT = Path(__file__).parents[2]
 GRID = {"algorithms": ["vimpo", "ppo", "grpo"], "noise": [0.25], "seeds": [1]}

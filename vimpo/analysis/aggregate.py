@@ -13,17 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vimpo.archive import FOLDER as ARCHIVE
-from vimpo.archive import write_archive
-from vimpo.claim_parts import claim_rows
-from vimpo.claim_scores import Tables
-from vimpo.comparisons import compare_accuracy
-from vimpo.config import Cell, ConfigError, Study
-from vimpo.contents import COLUMNS
-from vimpo.continued import taken_over
-from vimpo.manifests import BASE_WEIGHTS, weights, write_manifests
-from vimpo.memory import projection
-from vimpo.reading import (
+from vimpo.analysis.claims import claim_rows
+from vimpo.analysis.comparisons import compare_accuracy
+from vimpo.analysis.reading import (
     IncompleteError,
     is_finite,
     read_csv,
@@ -33,7 +25,8 @@ from vimpo.reading import (
     read_probes,
     read_scores,
 )
-from vimpo.summaries import (
+from vimpo.analysis.scores import Tables
+from vimpo.analysis.summaries import (
     labels,
     summarise_accuracy,
     summarise_cost,
@@ -42,7 +35,14 @@ from vimpo.summaries import (
     summarise_outcomes,
     summarise_probes,
 )
-from vimpo.tables import BASE, WHOLE, read_table, section_digests, write_tables
+from vimpo.config import Cell, ConfigError, Study
+from vimpo.models.memory import projection
+from vimpo.storage.archive import FOLDER as ARCHIVE
+from vimpo.storage.archive import write_archive
+from vimpo.storage.columns import COLUMNS
+from vimpo.storage.continued import taken_over
+from vimpo.storage.manifests import BASE_WEIGHTS, weights, write_manifests
+from vimpo.storage.tables import BASE, WHOLE, read_table, section_digests, write_tables
 
 STEP_PHASES = ("rollout_s", "reference_s", "critic_s", "update_s", "total_s")
 # A gap in any of these means a broken run; other columns may be undefined at single steps.

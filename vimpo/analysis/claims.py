@@ -7,8 +7,8 @@ The same runs also give, as facts without a verdict,
     area        the accuracy under the noise curve, by trapezia over the same rates, divided by
                 their range: VIMPO minus the other. It mixes accuracy with steadiness
     spread      the standard deviation between seeds, pooled over sizes and rates
-    collapse    the share of runs that failed in training (vimpo/outcomes.py) or end below half of
-                their base policy's accuracy
+    collapse    the share of runs that failed in training (vimpo/training/outcomes.py) or end below
+                half of their base policy's accuracy
 
 At p = 1/2 and above labels say nothing or the opposite: those runs are controls and enter none of
 these. Group noise is used where the grid has it, else noise per rollout.
@@ -23,7 +23,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vimpo.claim_scores import (
+from vimpo.analysis.inference import pooled_spread, share
+from vimpo.analysis.intervals import not_available
+from vimpo.analysis.scores import (
     NAMES,
     OURS,
     PLACE,
@@ -41,7 +43,7 @@ from vimpo.claim_scores import (
     rounds,
     shared,
 )
-from vimpo.claims import (
+from vimpo.analysis.verdicts import (
     ABOVE,
     BELOW,
     Found,
@@ -54,10 +56,8 @@ from vimpo.claims import (
     slope,
 )
 from vimpo.config import Study
-from vimpo.contents import OUTCOMES
-from vimpo.inference import pooled_spread, share
-from vimpo.stats import not_available
-from vimpo.tables import BASE
+from vimpo.storage.columns import OUTCOMES
+from vimpo.storage.tables import BASE
 
 COLLAPSE = 0.5  # of the base policy's accuracy
 FRACTION, AT_MOST_ONE = (0.0, 1.0), (-math.inf, 1.0)

@@ -14,13 +14,13 @@ import math
 import numpy as np
 import pandas as pd
 
-from vimpo.claim_scores import OURS, accuracies_of
-from vimpo.claims import difference
+from vimpo.analysis.inference import probability_of_improvement
+from vimpo.analysis.intervals import Estimate, bootstrap_interval, not_available
+from vimpo.analysis.scores import OURS, accuracies_of
+from vimpo.analysis.summaries import FRACTION, interval_columns, labels
+from vimpo.analysis.verdicts import difference
 from vimpo.config import Study
-from vimpo.inference import probability_of_improvement
-from vimpo.stats import Estimate, bootstrap_interval, not_available
-from vimpo.summaries import FRACTION, interval_columns, labels
-from vimpo.tables import ALL_SIZES
+from vimpo.storage.tables import ALL_SIZES
 
 
 def compare_accuracy(accuracy: pd.DataFrame, study: Study, params: dict[str, float]) -> list[dict]:

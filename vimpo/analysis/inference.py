@@ -1,6 +1,7 @@
 """Inference from few seeds: paired differences, tests, corrections, slopes, seeds needed.
 
-Pure functions of arrays, like vimpo/stats.py, whose docstring says which interval is used and why.
+Pure functions of arrays, like vimpo/analysis/intervals.py, whose docstring says which interval is
+used and why.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, special
 from scipy import stats as st
 
-from vimpo.stats import (
+from vimpo.analysis.intervals import (
     NAN,
     Estimate,
     bootstrap_interval,

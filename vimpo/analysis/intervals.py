@@ -1,4 +1,4 @@
-"""Statistics of few seeds: estimates with intervals. vimpo/inference.py compares them.
+"""Statistics of few seeds: estimates with intervals. vimpo/analysis/inference.py compares them.
 
 Pure functions of arrays; nothing here knows of algorithms, files or figures. Where no interval can
 be given, the result says why instead of pretending (:class:`Estimate`).

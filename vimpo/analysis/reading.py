@@ -11,14 +11,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vimpo.analysis.summaries import metrics_of
 from vimpo.config import Cell, ConfigError, Study
-from vimpo.contents import OUTCOMES
-from vimpo.integrity import fault_of, make_again
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
 from vimpo.probes.cost import KINDS, MEASURED
-from vimpo.records import read_sealed, read_sealed_rows
-from vimpo.summaries import metrics_of
+from vimpo.storage.columns import OUTCOMES
+from vimpo.storage.files import read_sealed, read_sealed_rows
+from vimpo.storage.integrity import fault_of, make_again
 
 FINISHED = OUTCOMES[0]
 

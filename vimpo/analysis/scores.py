@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vimpo.claims import Key, Scores
+from vimpo.analysis.verdicts import Key, Scores
 from vimpo.config import Noise, Study
-from vimpo.tables import BASE, WHOLE
+from vimpo.storage.tables import BASE, WHOLE
 
 CONTROL = 0.5  # flip rate from which labels say nothing, or the opposite
 OURS, RIVALS = "vimpo", {"grpo": "GRPO", "ppo": "PPO"}
@@ -23,7 +23,7 @@ NAMES = {OURS: "VIMPO"} | RIVALS
 
 @dataclass(frozen=True)
 class Tables:
-    """What claims are made from; see vimpo/contents.py for the columns."""
+    """What claims are made from; see vimpo/storage/columns.py for the columns."""
 
     accuracy: pd.DataFrame
     probes: pd.DataFrame

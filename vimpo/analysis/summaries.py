@@ -1,7 +1,7 @@
 """Means and intervals over seeds, from tidy rows: what figures and report show.
 
-The method of each interval is in :mod:`vimpo.stats`; here it is decided what counts as a unit and
-what is averaged first.
+The method of each interval is in :mod:`vimpo.analysis.intervals`; here it is decided what counts as
+a unit and what is averaged first.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from vimpo.config import Cell, Noise, Study
-from vimpo.contents import OUTCOMES, PROBED
-from vimpo.inference import share
-from vimpo.stats import (
+from vimpo.analysis.inference import share
+from vimpo.analysis.intervals import (
     UNBOUNDED,
     Estimate,
     mean_interval,
@@ -27,7 +25,9 @@ from vimpo.stats import (
     stratified_mean,
     wider,
 )
-from vimpo.tables import ALL_SIZES, BASE, MEAN, WHOLE
+from vimpo.config import Cell, Noise, Study
+from vimpo.storage.columns import OUTCOMES, PROBED
+from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
 SUMMARISED_CURVES = ("accuracy",)
 # Of single positions, the numbers that are drawn: committed tables stay small.

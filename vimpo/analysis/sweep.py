@@ -21,15 +21,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from vimpo.aggregate import Collection
-from vimpo.claim_scores import Tables, accuracies, probed
-from vimpo.claims import Scores
+from vimpo.analysis.aggregate import Collection
+from vimpo.analysis.intervals import UNBOUNDED, mean_interval
+from vimpo.analysis.scores import Tables, accuracies, probed
+from vimpo.analysis.summaries import FRACTION, interval_columns
+from vimpo.analysis.verdicts import Scores
 from vimpo.config import ConfigError, PolicyUpdate, Study
-from vimpo.contents import OUTCOMES
-from vimpo.plots import draw_figures
-from vimpo.stats import UNBOUNDED, mean_interval
-from vimpo.summaries import FRACTION, interval_columns
-from vimpo.tables import read_table, write_table
+from vimpo.report.figures import draw_figures
+from vimpo.storage.columns import OUTCOMES
+from vimpo.storage.tables import read_table, write_table
 
 TABLE = "sweeps"
 ACCURACY, VALUE = "sampled accuracy", "explained variance of the change of value"

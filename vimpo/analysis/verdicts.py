@@ -14,7 +14,7 @@ A claim is supported if all its parts are, refuted if any part is, and inconclus
 effect over fewer sizes than the grid asks for would be another effect, and is not available; a
 pair that is missing elsewhere lowers n, and `expected` says by how much. Nothing is dropped for
 being NaN. Rows of kind `fact` describe without a threshold; they touch neither verdict nor
-correction. vimpo/claim_parts.py says what is compared.
+correction. vimpo/analysis/claims.py says what is compared.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from vimpo.inference import holm, p_value, paired_difference, seeds_needed, slope_log10
-from vimpo.stats import UNBOUNDED, Estimate, not_available, stratified_mean, t_quantile
+from vimpo.analysis.inference import holm, p_value, paired_difference, seeds_needed, slope_log10
+from vimpo.analysis.intervals import UNBOUNDED, Estimate, not_available, stratified_mean, t_quantile
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 ABOVE, BELOW = "above", "below"

@@ -1,6 +1,6 @@
 """Do two sets of results agree? The yardstick of one difference, and one verdict over many.
 
-Pure functions of numbers; vimpo/compare.py finds the pairs. What a difference is held against:
+Pure functions of numbers; compare.py finds the pairs. What a difference is held against:
 
 One cell, run again under the same configuration and seed, gives b where the old one gave a. On the
 same kind of machine b = a to the last digit. On another one sums are rounded differently, sampling
@@ -40,8 +40,8 @@ import numpy as np
 from scipy import special
 from scipy import stats as st
 
-from vimpo.inference import holm
-from vimpo.stats import NAN, t_quantile
+from vimpo.analysis.inference import holm
+from vimpo.analysis.intervals import NAN, t_quantile
 
 ALARM = 0.01  # how often the verdict is `different` by chance, at most
 CONFIDENCE = 0.95  # of the interval of a single value
@@ -99,7 +99,8 @@ def difference(
     """b, the mean of m new runs, against a, that of n old ones; see the module's docstring.
 
     stderrs: of a and b over problems (one that is not known is taken for the other's), with
-    Student's df. The wider of the two 95 % intervals decides, as in :func:`vimpo.stats.wider`.
+    Student's df. The wider of the two 95 % intervals decides, as in
+    :func:`vimpo.analysis.intervals.wider`.
     """
     errors = [e for e in stderrs if math.isfinite(e)]
     over_problems = math.sqrt(2 * float(np.mean(np.square(errors)))) if errors else 0.0

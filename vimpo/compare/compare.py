@@ -3,7 +3,7 @@
 A side is a results folder (its tables, or its runs where they were not aggregated) or a published
 one, with rows of single runs in cells/ or, from before there were any, with means alone. Cells that
 both have, and that were made by one configuration, are compared: to the last digit, and by the
-yardsticks of vimpo/agreement.py. Timings and memory belong to the machine and are reported apart,
+yardsticks of agreement.py. Timings and memory belong to the machine and are reported apart,
 as is the precision probe, which measures the machine's arithmetic.
 """
 
@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from vimpo.agreement import Agreement, agreement
-from vimpo.archive import FOLDER as CELLS
-from vimpo.archive import archived_frames
-from vimpo.compare_scores import GROUP, Side, compare_scores
+from vimpo.analysis.intervals import NAN
+from vimpo.compare.agreement import Agreement, agreement
+from vimpo.compare.scores import GROUP, Side, compare_scores
 from vimpo.config import (
     NO_RESULT,
     PLACEMENT,
@@ -29,10 +28,11 @@ from vimpo.config import (
     load_study,
     setting_differences,
 )
-from vimpo.contents import PROBED
-from vimpo.manifests import checksums, read_manifests
-from vimpo.stats import NAN
-from vimpo.tables import BASE, MEAN, WHOLE, check_tables, read_tables
+from vimpo.storage.archive import FOLDER as CELLS
+from vimpo.storage.archive import archived_frames
+from vimpo.storage.columns import PROBED
+from vimpo.storage.manifests import checksums, read_manifests
+from vimpo.storage.tables import BASE, MEAN, WHOLE, check_tables, read_tables
 
 TABLES = (
     "accuracy",
@@ -94,7 +94,7 @@ def read_side(path: str | Path, config: Path | None = None) -> Side:
     if tables is not None:
         manifests = read_manifests(home) or read_manifests(tables / CELLS)
         return Side(folder, study, _checked(study, tables, file), "tables", manifests)
-    from vimpo.aggregate import aggregate
+    from vimpo.analysis.aggregate import aggregate
 
     with tempfile.TemporaryDirectory() as aside:
         aggregate(here, Path(aside))

@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vimpo.compare import compare, read_side
-from vimpo.compare_text import describe, write_comparison
+from vimpo.compare.compare import compare, read_side
+from vimpo.compare.text import describe, write_comparison
 from vimpo.config import Cell, ConfigError, GridBlock, Noise, Study, check_before_running, dump_yaml
-from vimpo.records import write_atomic
+from vimpo.storage.files import write_atomic
 
 FOLDER = Path("results/reproduced")
 
@@ -63,10 +63,10 @@ def _block(cell: Cell) -> GridBlock:
 def _run(study: Study) -> None:
     """All stages of a study one after the other; what is there is kept."""
     os.environ["TQDM_DISABLE"] = "1"  # counts where it precedes the imports
-    from vimpo.evaluate import evaluate_checkpoint
-    from vimpo.preflight import check_inputs
+    from vimpo.evaluation.lm_eval import evaluate_checkpoint
+    from vimpo.planning.preflight import check_inputs
     from vimpo.probes import probe_run
-    from vimpo.runs import pretrain_base, train_cell
+    from vimpo.training.runs import pretrain_base, train_cell
 
     check_inputs(study)
     folders = [pretrain_base(study, size, quiet=True) for size in study.used_sizes()]

@@ -1,7 +1,7 @@
 """The numbers of two results, paired, and what difference each yardstick makes of a pair.
 
 A score is a number of one run where a results folder has single runs, and a mean over seeds where
-only summaries were published (their intervals then tell the spread). vimpo/agreement.py judges.
+only summaries were published (their intervals then tell the spread). agreement.py judges.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vimpo.agreement import Spread, at_least, difference, pooled, share_stderr
+from vimpo.analysis.intervals import NAN, t_quantile
+from vimpo.analysis.summaries import SUMMARISED_CURVES, WINDOWS
+from vimpo.compare.agreement import Spread, at_least, difference, pooled, share_stderr
 from vimpo.config import Cell, Study
-from vimpo.stats import NAN, t_quantile
-from vimpo.summaries import SUMMARISED_CURVES, WINDOWS
-from vimpo.tables import BASE, MEAN, WHOLE
+from vimpo.storage.tables import BASE, MEAN, WHOLE
 
 GROUP = ["algorithm", "size", "noise"]
 MACHINE_PROBES = ("precision",)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from vimpo.agreement import ALARM
-from vimpo.compare import Comparison
-from vimpo.compare_scores import GROUP, Side
+from vimpo.compare.agreement import ALARM
+from vimpo.compare.compare import Comparison
+from vimpo.compare.scores import GROUP, Side
 from vimpo.config import ConfigError
-from vimpo.records import write_atomic
+from vimpo.storage.files import write_atomic
 
 JUDGEMENTS = ("equal", "inside", "outside", "no yardstick")
 

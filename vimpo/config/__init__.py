@@ -11,7 +11,7 @@ Symbols are those of the VIMPO paper (arXiv 2606.20008): beta scales the log-rat
 
 from __future__ import annotations
 
-from vimpo.config_algorithms import (
+from vimpo.config.algorithms import (
     ALGORITHMS,
     AlgorithmConfig,
     GRPOConfig,
@@ -20,23 +20,23 @@ from vimpo.config_algorithms import (
     PPOConfig,
     VimpoConfig,
 )
-from vimpo.config_cells import Cell, CellConfig, GridBlock, cell_digest
-from vimpo.config_checks import (
+from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
+from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
+from vimpo.config.load import dump_yaml, load_study, study_schema
+from vimpo.config.models import LADDER, NO_RESULT, Lora, ModelSpec, Pretrain
+from vimpo.config.noise import Noise
+from vimpo.config.study import Study
+from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
+from vimpo.config.train import Collapse, Train
+from vimpo.config.training import PLACEMENT, Runtime
+from vimpo.config.types import ConfigError, Strict, digest, require
+from vimpo.planning.checks import (
     check_before_running,
     check_continued,
     check_model_path,
     check_results_folder,
     setting_differences,
 )
-from vimpo.config_judging import Claims, Evaluation, Probes, Statistics
-from vimpo.config_load import dump_yaml, load_study, study_schema
-from vimpo.config_models import LADDER, NO_RESULT, Lora, ModelSpec, Pretrain
-from vimpo.config_noise import Noise
-from vimpo.config_runtime import PLACEMENT, Runtime
-from vimpo.config_study import Study
-from vimpo.config_task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
-from vimpo.config_train import Collapse, Train
-from vimpo.config_types import ConfigError, Strict, digest, require
 
 __all__ = [
     "ALGORITHMS",

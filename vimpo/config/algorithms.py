@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from vimpo.config_types import Count, Name, Positive, Probability, Strict
-from vimpo.own_file import file_digest
+from vimpo.config.own_file import file_digest
+from vimpo.config.types import Count, Name, Positive, Probability, Strict
 
 
 class PolicyUpdate(Strict):
@@ -30,7 +30,7 @@ class VimpoConfig(PolicyUpdate):
         0.02,
         description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
         "responses shorten, because the summed log-ratio has to reach (R - mean) / beta: "
-        "vimpo/beta.py)",
+        "vimpo/planning/beta.py)",
     )
     actor_coef: float = Field(
         0.005, ge=0, allow_inf_nan=False, description="c_A (paper: 5e-3); 0 is value-only"

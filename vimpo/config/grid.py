@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from vimpo.config_algorithms import AlgorithmConfig
-from vimpo.config_models import NO_RESULT, ModelSpec, Pretrain
-from vimpo.config_noise import Noise
-from vimpo.config_runtime import PLACEMENT, Runtime, check_runtime
-from vimpo.config_task import TaskConfig
-from vimpo.config_train import Collapse, Train
-from vimpo.config_types import Name, Seed, Strict, digest
+from vimpo.config.algorithms import AlgorithmConfig
+from vimpo.config.models import NO_RESULT, ModelSpec, Pretrain
+from vimpo.config.noise import Noise
+from vimpo.config.task import TaskConfig
+from vimpo.config.train import Collapse, Train
+from vimpo.config.training import PLACEMENT, Runtime, check_runtime
+from vimpo.config.types import Name, Seed, Strict, digest
 
 
 class GridBlock(Strict):

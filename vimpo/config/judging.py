@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vimpo.config_types import Count, Positive, Seed, Strict
+from vimpo.config.types import Count, Positive, Seed, Strict
 
 
 class Evaluation(Strict):

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vimpo.config_explain import explain
-from vimpo.config_study import Study
-from vimpo.config_types import ConfigError
+from vimpo.config.explain import explain
+from vimpo.config.study import Study
+from vimpo.config.types import ConfigError
 
 
 def load_study(source: str | Path | dict | None = None) -> Study:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from vimpo.config_types import Count, Name, Positive, Seed, Strict
+from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
 NO_RESULT = {"memory_mb"}  # fields of a size that no result depends on
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from vimpo.config_types import ConfigError
+from vimpo.config.types import ConfigError
 
 
 def file_digest(path: str) -> str:

@@ -6,16 +6,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vimpo.config_types import Count, Name, Strict
+from vimpo.config.types import Count, Name, Strict
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Planning(Strict):
-    """Read by `plan` alone. What is not said is in vimpo/devices.csv or follows from the task."""
+    """Read by `plan` alone. The rest is in vimpo/planning/devices.csv or follows from the task."""
 
     device: Name | None = Field(
-        None, description="a row of vimpo/devices.csv; default: cpu-core or h100, by runtime.device"
+        None,
+        description="a row of vimpo/planning/devices.csv; default: cpu-core or h100, by "
+        "runtime.device",
     )
     prompt_tokens: Count | None = Field(
         None, description="mean tokens of a prompt; default: the longest chain's"

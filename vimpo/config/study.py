@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from vimpo.cluster import Cluster
-from vimpo.config_algorithms import ALGORITHMS, AlgorithmConfig, OwnConfig, VimpoConfig
-from vimpo.config_cells import (
+from vimpo.config.algorithms import ALGORITHMS, AlgorithmConfig, OwnConfig, VimpoConfig
+from vimpo.config.explain import explain
+from vimpo.config.grid import (
     Cell,
     CellConfig,
     GridBlock,
@@ -17,15 +17,15 @@ from vimpo.config_cells import (
     result_fields,
     training_fields,
 )
-from vimpo.config_explain import explain
-from vimpo.config_judging import Claims, Evaluation, Probes, Statistics
-from vimpo.config_models import LADDER, NO_RESULT, ModelSpec, Pretrain
-from vimpo.config_noise import Noise
-from vimpo.config_plan import Planning
-from vimpo.config_runtime import Runtime, check_runtime
-from vimpo.config_task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
-from vimpo.config_train import Train
-from vimpo.config_types import LONGEST_NAME, ConfigError, Name, Strict, digest, require
+from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
+from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
+from vimpo.config.noise import Noise
+from vimpo.config.planning import Planning
+from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
+from vimpo.config.train import Train
+from vimpo.config.training import Runtime, check_runtime
+from vimpo.config.types import LONGEST_NAME, ConfigError, Name, Strict, digest, require
+from vimpo.planning.jobs import Cluster
 
 
 class Study(Strict):

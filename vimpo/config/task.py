@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from vimpo.config_types import Count, Name, Positive, Seed, Strict
+from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
 BOXED_PROMPT = (
     "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from vimpo.config_types import Count, Positive, Strict
+from vimpo.config.types import Count, Positive, Strict
 
 
 class Collapse(Strict):
-    """When a run has collapsed: it stops, and that is its result (vimpo/outcomes.py)."""
+    """When a run has collapsed: it stops, and that is its result (vimpo/training/outcomes.py)."""
 
     steps: Count = Field(5, description="steps in a row without a right rollout, after there were")
     kl: Positive = Field(

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vimpo.config_algorithms import AlgorithmConfig
-from vimpo.config_models import ModelSpec
-from vimpo.config_train import Train
-from vimpo.config_types import Count, Strict
+from vimpo.config.algorithms import AlgorithmConfig
+from vimpo.config.models import ModelSpec
+from vimpo.config.train import Train
+from vimpo.config.types import Count, Strict
 
 
 class Runtime(Strict):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vimpo.config import ConfigError, RealBenchmark, Study
-from vimpo.config_task import REAL_BENCHMARKS, VerifierLimits
+from vimpo.config.task import REAL_BENCHMARKS, VerifierLimits
 from vimpo.tasks.chain import held_out_problems, is_right
 from vimpo.tasks.prompts import Prompter
 from vimpo.tasks.sources import column, local_file, read_rows
@@ -24,7 +24,7 @@ from vimpo.tasks.verifier import last_boxed, shared_verifier
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OURS = Path(__file__).parent / "lm_eval"
+OURS = Path(__file__).parent / "definitions"
 # Definition: a file of ours, or one below lm_eval/tasks with the metric that it scores by.
 DEFINITIONS = {
     "math500": ("minerva_math/minerva_math500.yaml", "math_verify"),

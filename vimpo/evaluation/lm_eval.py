@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
-from vimpo.records import remove_leftovers, sha256, versions, write_atomic, write_sealed
-from vimpo.tasks.benchmarks import BenchmarkTask, benchmark_task, needs_hub
+from vimpo.evaluation.benchmarks import BenchmarkTask, benchmark_task, needs_hub
+from vimpo.storage.files import remove_leftovers, sha256, versions, write_atomic, write_sealed
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -101,7 +101,7 @@ def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
     import lm_eval.evaluator  # noqa: F401
     from lm_eval.models.huggingface import HFLM
 
-    from vimpo.models import load_policy, load_tokenizer, set_up_torch
+    from vimpo.models.networks import load_policy, load_tokenizer, set_up_torch
 
     set_up_torch(study.runtime)
     policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder)

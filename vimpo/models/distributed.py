@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vimpo.config import ConfigError, Runtime
-from vimpo.models import decoder_layers
+from vimpo.models.networks import decoder_layers
 
 SAME = 0.02  # largest relative difference between a split network and the whole one, in bfloat16
 

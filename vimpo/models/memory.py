@@ -97,9 +97,9 @@ class Numbers:
 
 FLOAT32 = Numbers("float32", 4, 4, 4, 0, 4)
 MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)
-# As vimpo/optimizer.py has it: beside the gradients of a backward pass, their sum in float32.
+# As optimizer.py has it: beside the gradients of a backward pass, their sum in float32.
 BFLOAT16 = replace(MIXED, gradient=2 + 4)
-LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.last_logits)
+LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.networks.last_logits)
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,10 @@ def activation_elements(shape: Shape, checkpointing: bool) -> int:
 def logit_copies(objective: AlgorithmConfig) -> int:
     """float32 arrays [response tokens, vocabulary] alive at the peak of a policy update.
 
-    Counted off vimpo/trainer.py. Without a KL over the vocabulary 4: the loss keeps a log-softmax,
-    and its backward pass makes three gradients of that size. The exact KL needs 8: logits and
-    log-softmax of the policy, logits of the reference, and inside the KL two log-softmaxes,
-    probabilities, difference and product. The top-k KL stops at the log-softmaxes, 5.
+    Counted off vimpo/training/trainer.py. Without a KL over the vocabulary 4: the loss keeps a
+    log-softmax, and its backward pass makes three gradients of that size. The exact KL needs 8:
+    logits and log-softmax of the policy, logits of the reference, and inside the KL two
+    log-softmaxes, probabilities, difference and product. The top-k KL stops at log-softmax, 5.
     """
     if not isinstance(objective, VimpoConfig):
         return 4

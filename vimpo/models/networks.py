@@ -36,7 +36,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
-from vimpo.lora import merged_tensors
+from vimpo.models.lora import merged_tensors
 from vimpo.tasks.chain import ALPHABET
 
 MAX_POSITIONS = 1024  # of the ladder's models; far above any chain

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vimpo.config_load import load_study
-from vimpo.config_models import NO_RESULT
-from vimpo.config_runtime import PLACEMENT
-from vimpo.config_study import Study
-from vimpo.config_types import ConfigError, local_path
-from vimpo.own_file import read_own_file
+from vimpo.config.load import load_study
+from vimpo.config.models import NO_RESULT
+from vimpo.config.own_file import read_own_file
+from vimpo.config.study import Study
+from vimpo.config.training import PLACEMENT
+from vimpo.config.types import ConfigError, local_path
 from vimpo.tasks.sources import check_sources
 
 

@@ -7,13 +7,13 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vimpo import memory
 from vimpo.config import ConfigError, ModelSpec, Study, require
-from vimpo.config_task import RealBenchmark
-from vimpo.memory import Shape
+from vimpo.config.task import RealBenchmark
+from vimpo.models import memory
+from vimpo.models.memory import Shape
 
 DEVICES = Path(__file__).with_name("devices.csv")
-# Problems of the published benchmarks (vimpo/tasks/benchmarks.py).
+# Problems of the published benchmarks (vimpo/evaluation/benchmarks.py).
 PROBLEMS = {
     "math500": 500,
     "aime24": 30,
@@ -26,7 +26,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Device:
-    """A row of vimpo/devices.csv, with the study's own assumptions in place of the row's."""
+    """A row of devices.csv, with the study's own assumptions in place of the row's."""
 
     name: str
     memory_gib: float | None

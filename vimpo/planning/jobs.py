@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from vimpo.config_types import Count, Name, Strict
+from vimpo.config.types import Count, Name, Strict
 
 if TYPE_CHECKING:
     from vimpo.config import Study

@@ -5,9 +5,9 @@
     training   FLOPs over what a device sustains
     decoding   a step of all sequences takes the longer of its FLOPs and of reading the weights and
                the KV cache, and an overhead a layer; the longest response runs to the limit
-    memory     vimpo/memory.py; FSDP divides weights, gradients and optimizer by the processes
+    memory     models/memory.py; FSDP divides weights, gradients and optimizer by the processes
 
-Every assumption is a field of `plan` (vimpo/config_plan.py) or vimpo/devices.csv; all are printed.
+Every assumption is a field of `plan` (vimpo/config/planning.py) or devices.csv; all are printed.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from vimpo import memory
-from vimpo.beta import unusual_betas
-from vimpo.cluster import Stage, cell_request, job_request
 from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
-from vimpo.continued import taken_over
-from vimpo.memory import Shape, Workload
-from vimpo.plan_inputs import benchmark_responses, load_device, shape_of
+from vimpo.models import memory
+from vimpo.models.memory import Shape, Workload
+from vimpo.planning.beta import unusual_betas
+from vimpo.planning.inputs import benchmark_responses, load_device, shape_of
+from vimpo.planning.jobs import Stage, cell_request, job_request
 from vimpo.probes import sampled_together
 from vimpo.probes.cost import STEPS, WARM_UP
+from vimpo.storage.continued import taken_over
 
 GIB = 2**30
 HOUR = 3600
-CHECKPOINTS = 3  # two kept and one being written (vimpo/checkpoint.py)
+CHECKPOINTS = 3  # two kept and one being written (vimpo/training/checkpoint.py)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def forward_flops(shape: Shape, context: float, critic: bool = False) -> float:
 def policy_passes(
     objective: AlgorithmConfig, split: bool, epochs: int, checkpointing: bool
 ) -> float:
-    """Forward passes' worth of work on policy and reference in one step (vimpo/trainer.py).
+    """Forward passes' worth of work on policy and reference in one step (training/trainer.py).
 
     A backward pass is two forward ones, and checkpointing repeats one. split: several
     micro-batches, of which an advantage made of the policy itself needs a first look.
@@ -272,7 +272,7 @@ class Planner:
     def memory_gib(
         self, shape: Shape, objective: AlgorithmConfig, processes: int | None = None
     ) -> float:
-        """Peak of one training process, by vimpo/memory.py; of so many, the study's by default."""
+        """Peak of one training process, by models/memory.py; of so many, the study's by default."""
         train, processes = self.study.train, processes or self.study.runtime.processes
         rollouts = math.ceil(self.study.rollouts_per_step / processes)
         work = Workload(

@@ -25,7 +25,7 @@ def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> None:
     read nothing, and cost nothing.
     """
     if own := study.own_algorithms():
-        from vimpo.algorithms import make_algorithm
+        from vimpo.training.algorithms import make_algorithm
 
         for objective in own.values():
             make_algorithm(objective)
@@ -58,8 +58,8 @@ def _began(study: Study) -> bool:
 
 
 def _check_size(study: Study, size: str) -> None:
-    from vimpo.evaluate import check_length
-    from vimpo.models import load_model_config, load_tokenizer
+    from vimpo.evaluation.lm_eval import check_length
+    from vimpo.models.networks import load_model_config, load_tokenizer
     from vimpo.tasks import make_task, prompt_room
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from vimpo.cluster import CELL, JobRequest, Stage, cell_request, job_request
-from vimpo.config_types import ConfigError
+from vimpo.config.types import ConfigError
+from vimpo.planning.jobs import CELL, JobRequest, Stage, cell_request, job_request
 
 if TYPE_CHECKING:
     from vimpo.config import Study
@@ -160,7 +160,7 @@ def check_one_machine(study: Study, runs_here: bool = True) -> None:
             "allowed without it: 1"
         )
     if runs_here and study.runtime.device != "cpu":
-        from vimpo.distributed import check_devices
+        from vimpo.models.distributed import check_devices
 
         check_devices(study.runtime)
 

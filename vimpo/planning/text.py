@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from vimpo.config import Study
-from vimpo.memory import parameter_count
-from vimpo.plan import Job, Planner
-from vimpo.plan_inputs import benchmark_responses
+from vimpo.models.memory import parameter_count
+from vimpo.planning.inputs import benchmark_responses
+from vimpo.planning.plan import Job, Planner
 
 LOCAL = ("resolve", "aggregate", "draw", "report")  # rules that run beside Snakemake
 
@@ -115,7 +115,7 @@ def _memory(planner: Planner) -> str:
         rows.append(row)
     limit = planner.device.memory_gib
     of = f" of {limit:.0f}; ! does not fit" if limit else ", above what the libraries hold"
-    return f"Memory of a training process, GiB{of} (vimpo/memory.py)\n{table(rows)}"
+    return f"Memory of a training process, GiB{of} (vimpo/models/memory.py)\n{table(rows)}"
 
 
 def _gib(needed: float, limit: float | None) -> str:
@@ -194,7 +194,7 @@ def _assumptions(planner: Planner) -> str:
         "speed-up with several processes",
         "not counted: queueing, retries, the noise of shared machines, tables and logs on disk",
     ]
-    return "Assumptions (`plan` in the configuration, vimpo/devices.csv)\n" + "\n".join(
+    return "Assumptions (`plan` in the configuration, vimpo/planning/devices.csv)\n" + "\n".join(
         f"- {line}" for line in lines
     )
 

@@ -20,11 +20,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from vimpo import memory
 from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
-from vimpo.integrity import check_model
-from vimpo.launch import launch_command, launch_environment
-from vimpo.records import peak_bytes, write_sealed_rows
+from vimpo.models import memory
+from vimpo.storage.files import peak_bytes, write_sealed_rows
+from vimpo.storage.integrity import check_model
+from vimpo.training.launch import launch_command, launch_environment
 
 MEASURED, MODEL = KINDS = ("measured", "model")
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
@@ -54,10 +54,10 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
     # Only here: the parent process, which waits, needs no torch.
     import torch
 
-    from vimpo.distributed import join
-    from vimpo.models import parameter_count, set_up_torch
-    from vimpo.optimizer import optimizer_bytes
-    from vimpo.trainer import Trainer
+    from vimpo.models.distributed import join
+    from vimpo.models.networks import parameter_count, set_up_torch
+    from vimpo.models.optimizer import optimizer_bytes
+    from vimpo.training.trainer import Trainer
 
     config, base = _checked(study, algorithm, size)
     world = join(config.runtime)
@@ -134,7 +134,7 @@ def compare_costs(
     Columns `kind, algorithm, size, round, metric, unit, value`. kind `measured`: `step_<phase>` (s,
     median over the steps of a process), `memory_peak`, `memory_floor`, `memory_above_floor`,
     `optimizer` (bytes), `parameters`, `parameters_resident`, `parameters_trainable`. kind `model`
-    (round 0; vimpo/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
+    (round 0; vimpo/models/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
     `memory_ratio_to_ppo`; not for models with a `path`. The first row is the checksum of the rest.
 
     Raises ConfigError for an unknown algorithm, a missing base policy and too few GPUs before
@@ -145,7 +145,7 @@ def compare_costs(
         _checked(study, algorithm, size)
     check_model(study.base_folder(size))
     if study.runtime.processes > 1:
-        from vimpo.distributed import check_devices
+        from vimpo.models.distributed import check_devices
 
         check_devices(study.runtime)
     rows = []

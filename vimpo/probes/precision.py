@@ -33,12 +33,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from vimpo.models import parameter_count, positions
+from vimpo.models.networks import parameter_count, positions
+from vimpo.models.scoring import Reader, Reading
 from vimpo.probes import IS_THE_TRUTH
 from vimpo.probes.measures import cluster_mean, root_mean, row
 from vimpo.probes.subject import Subject, responses
-from vimpo.rollout import Rollouts, micro_batches
-from vimpo.scoring import Reader, Reading
+from vimpo.sampling.rollouts import Rollouts, micro_batches
 from vimpo.tasks import Problem
 from vimpo.tasks.chain import ChainProblems
 

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vimpo.config import Cell, Study
-from vimpo.integrity import check_model
-from vimpo.models import set_up_torch
+from vimpo.models.networks import set_up_torch
 from vimpo.probes import COLUMNS
 from vimpo.probes.consistency import consistency_probe
 from vimpo.probes.credit import credit_probe
 from vimpo.probes.precision import precision_probe
 from vimpo.probes.subject import Subject
 from vimpo.probes.value import measure_prefixes, prefix_table, value_rows
-from vimpo.records import remove_leftovers, write_atomic
+from vimpo.storage.files import remove_leftovers, write_atomic
+from vimpo.storage.integrity import check_model
 
 PREFIXES = "prefixes.parquet"
 TYPES = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}

@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Cell, CellConfig, PPOConfig, Probes, Study, Train, VimpoConfig
-from vimpo.models import Critic, check_plain_head, load_policy, load_tokenizer
+from vimpo.models.networks import Critic, check_plain_head, load_policy, load_tokenizer
+from vimpo.models.scoring import Reader, Scorer
 from vimpo.objectives.vimpo import implied_td
 from vimpo.probes import READ_ROWS, SAMPLE_ROWS, read_together, sampled_together
-from vimpo.rollout import (
+from vimpo.sampling import make_sampler
+from vimpo.sampling.rollouts import (
     Rollouts,
     Sampler,
     TorchSampler,
@@ -22,8 +24,6 @@ from vimpo.rollout import (
     sampling_of,
     step_seed,
 )
-from vimpo.samplers import make_sampler
-from vimpo.scoring import Reader, Scorer
 from vimpo.tasks import Problem, Task, load_task
 
 
@@ -161,7 +161,7 @@ class Subject:
         return Reading(*(torch.cat([getattr(c, n) for c in chunks]) for n in names), values)
 
     def _read(self, rollouts: Rollouts) -> Reading:
-        """As training reads VIMPO's rollouts (vimpo/scoring.py), with the exact KL."""
+        """As training reads VIMPO's rollouts (vimpo/models/scoring.py), with the exact KL."""
         inputs, width, mask = rollouts.inputs(), rollouts.width, rollouts.mask
         how = (self.train.temperature, self.chunk)
         reference = Reader(self.reference, *how).read(*inputs, width)

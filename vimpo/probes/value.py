@@ -32,7 +32,7 @@ from vimpo.probes.measures import (
     truth_summary,
 )
 from vimpo.probes.subject import Reading, Subject, responses
-from vimpo.rollout import Rollouts
+from vimpo.sampling.rollouts import Rollouts
 from vimpo.tasks import Problem
 
 PURPOSE = 0  # of the problems' seed

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from vimpo.claim_parts import CHANGE, LOST_GAP, SHAPES
-from vimpo.claim_scores import NAMES, OURS
-from vimpo.claims import ABOVE, FACT, INCONCLUSIVE, SUPPORTED, TEST
-from vimpo.report_claims import part_view
+from vimpo.analysis.claims import CHANGE, LOST_GAP, SHAPES
+from vimpo.analysis.scores import NAMES, OURS
+from vimpo.analysis.verdicts import ABOVE, FACT, INCONCLUSIVE, SUPPORTED, TEST
+from vimpo.report.verdicts import part_view
 
 # Questions in the order of the report, each with the claim that answers it. C5 answers two.
 QUESTIONS = {

@@ -15,22 +15,24 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vimpo import report_claims, report_scaling, report_tables
-from vimpo.claim_scores import CONTROL
-from vimpo.claims import TEST
+from vimpo.analysis.scores import CONTROL
+from vimpo.analysis.verdicts import TEST
 from vimpo.config import ConfigError, Study
-from vimpo.contents import FIGURES, PUBLISHED_TABLES
-from vimpo.findings import findings, short_claims
-from vimpo.plot_style import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
-from vimpo.records import write_atomic
-from vimpo.report_scaling import gap_table, iqm_table
-from vimpo.tables import ALL_SIZES, check_tables, read_tables
+from vimpo.report import scaling as report_scaling
+from vimpo.report import tables as report_tables
+from vimpo.report import verdicts as report_claims
+from vimpo.report.figures.style import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.report.findings import findings, short_claims
+from vimpo.report.scaling import gap_table, iqm_table
+from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
+from vimpo.storage.files import write_atomic
+from vimpo.storage.tables import ALL_SIZES, check_tables, read_tables
 
 if TYPE_CHECKING:
     import jinja2
 
-TEMPLATES = Path(__file__).parents[1] / "report"
+TEMPLATES = Path(__file__).parents[2] / "report"
 
 
 def write_report(

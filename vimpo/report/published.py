@@ -15,17 +15,17 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from vimpo.archive import FOLDER as CELLS
-from vimpo.archive import check_archive
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
-from vimpo.contents import ARCHIVED, PUBLISHED_TABLES
-from vimpo.manifests import FILE as MANIFESTS
-from vimpo.manifests import check_manifests
-from vimpo.plots import draw
-from vimpo.readme import write_readme
-from vimpo.records import write_atomic
-from vimpo.report import write_report
-from vimpo.tables import check_tables, read_tables
+from vimpo.report.figures import draw
+from vimpo.report.page import write_report
+from vimpo.report.readme import write_readme
+from vimpo.storage.archive import FOLDER as CELLS
+from vimpo.storage.archive import check_archive
+from vimpo.storage.columns import ARCHIVED, PUBLISHED_TABLES
+from vimpo.storage.files import write_atomic
+from vimpo.storage.manifests import FILE as MANIFESTS
+from vimpo.storage.manifests import check_manifests
+from vimpo.storage.tables import check_tables, read_tables
 
 FOLDER = Path("results/published")
 

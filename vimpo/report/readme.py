@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vimpo.config import load_study
-from vimpo.records import write_atomic
-from vimpo.report import report_content, template_environment
+from vimpo.report.page import report_content, template_environment
+from vimpo.storage.files import write_atomic
 
 SECTIONS = ("headline", "paper", "others")
 # The studies that a README may open with, the best first.

@@ -6,12 +6,12 @@ import math
 
 import pandas as pd
 
-from vimpo.claim_scores import OURS, RIVALS
+from vimpo.analysis.scores import OURS, RIVALS
 from vimpo.config import Noise
-from vimpo.plot_style import Style, noise_name, ordered_noise
-from vimpo.plots_probes import GAE, READINGS, TD, VALUES, Line
-from vimpo.report_tables import Entry, Table, algorithm_entry, estimate_entry, only
-from vimpo.tables import ALL_SIZES, BASE, WHOLE
+from vimpo.report.figures.probes import GAE, READINGS, TD, VALUES, Line
+from vimpo.report.figures.style import Style, noise_name, ordered_noise
+from vimpo.report.tables import Entry, Table, algorithm_entry, estimate_entry, only
+from vimpo.storage.tables import ALL_SIZES, BASE, WHOLE
 
 
 def _clean(probes: pd.DataFrame) -> pd.DataFrame:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from vimpo.claim_scores import NAMES
+from vimpo.analysis.scores import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
-from vimpo.plot_style import Style, noise_name, ordered_noise, short_count, styles
-from vimpo.tables import ALL_SIZES, BASE, MEAN
+from vimpo.report.figures.style import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 
 import pandas as pd
 
-from vimpo.claim_parts import CLAIMS
-from vimpo.claims import FACT, INCONCLUSIVE, REFUTED, SUPPORTED, TEST, overall
-from vimpo.report_tables import Entry, Table
+from vimpo.analysis.claims import CLAIMS
+from vimpo.analysis.verdicts import FACT, INCONCLUSIVE, REFUTED, SUPPORTED, TEST, overall
+from vimpo.report.tables import Entry, Table
 
 MARKS = {SUPPORTED: "#1a7f37", REFUTED: "#b3261e", INCONCLUSIVE: "#8a8f98"}
 RELATIONS = {"above": ">", "below": "<"}

@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from vimpo.config import Runtime
-from vimpo.distributed import Alone
-from vimpo.rollout import Sampler, Sampling, TorchSampler
+from vimpo.models.distributed import Alone
+from vimpo.sampling.rollouts import Sampler, Sampling, TorchSampler
 
 
 def make_sampler(
@@ -23,10 +23,11 @@ def make_sampler(
 ) -> Sampler:
     """The sampler that `runtime` names, for a model that was loaded from `folder`.
 
-    at_hand: see :class:`vimpo.rollout.TorchSampler`. Raises ConfigError where vLLM is not there.
+    at_hand: see :class:`vimpo.sampling.rollouts.TorchSampler`. Raises ConfigError where vLLM
+    is not there.
     """
     if runtime.sampler == "vllm":
-        from vimpo.samplers.vllm import VllmSampler
+        from vimpo.sampling.vllm import VllmSampler
 
         return VllmSampler(folder, sampling, runtime, world)
     return TorchSampler(model, sampling, at_hand)

@@ -14,7 +14,7 @@ from torch.nn.functional import pad as pad_last_dims
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Train
-from vimpo.models import positions
+from vimpo.models.networks import positions
 
 # Rows that ended are dropped from the batch once they are this share of it: dropping costs a copy
 # of the KV cache, keeping costs their share of every further step.

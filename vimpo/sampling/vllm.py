@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from vimpo.config import ConfigError, Runtime
-from vimpo.distributed import Alone
-from vimpo.rollout import Rollouts, Sampler, Sampling, left_pad
+from vimpo.models.distributed import Alone
+from vimpo.sampling.rollouts import Rollouts, Sampler, Sampling, left_pad
 
 
 def row_seed(seed: int, row: int) -> int:
@@ -50,7 +50,7 @@ def _library() -> ModuleType:
 
 
 class VllmSampler:
-    """A :class:`vimpo.rollout.Sampler` over one engine."""
+    """A :class:`vimpo.sampling.rollouts.Sampler` over one engine."""
 
     def __init__(
         self, model: Path, sampling: Sampling, runtime: Runtime, world: Alone | None = None

@@ -15,11 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vimpo.config_types import DamagedError
-from vimpo.contents import ARCHIVED, COLUMNS
-from vimpo.manifests import ALLOWED, check_vouched
-from vimpo.records import sha256, write_atomic
-from vimpo.tables import read_table, ten_digits
+from vimpo.config.types import DamagedError
+from vimpo.storage.columns import ARCHIVED, COLUMNS
+from vimpo.storage.files import sha256, write_atomic
+from vimpo.storage.manifests import ALLOWED, check_vouched
+from vimpo.storage.tables import read_table, ten_digits
 
 FOLDER = "cells"
 CHECKSUM = "cells."  # provenance: sha256 of one of these files
@@ -55,7 +55,7 @@ def _without_gaps(row: dict) -> dict:
 
 
 def check_archive(folder: Path, provenance: pd.DataFrame) -> None:
-    """Raise as :func:`~vimpo.manifests.check_vouched` where a file is not what was written."""
+    """Raise as :func:`check_vouched` where a file is not what was written."""
     for name in ARCHIVED:
         check_vouched("cells", _file(folder, name), CHECKSUM + name, provenance)
 

@@ -7,7 +7,7 @@ CELL = ["algorithm", "size", "params", "noise", "noise_mode", "noise_level"]
 RUN = ["algorithm", "size", "params", "noise", "noise_mode", "seed"]
 INTERVAL = ["mean", "low", "high", "confidence", "n", "expected", "method", "reason"]
 SCORE = ["benchmark", "metric", "value", "stderr", "problems", "samples"]
-# How a training run can end (vimpo/outcomes.py); in outcome_summary, how many did.
+# How a training run can end (vimpo/training/outcomes.py); in outcome_summary, how many did.
 OUTCOMES = ["finished", "not_finite", "collapsed"]
 PROBED = ["probe", "predictor", "target", "position", "metric"]
 COLUMNS = {

@@ -38,8 +38,8 @@ class TakenOver:
 
         Raises DamagedError where they cannot be read.
         """
-        from vimpo.archive import FOLDER, archived_rows
-        from vimpo.contents import ARCHIVED
+        from vimpo.storage.archive import FOLDER, archived_rows
+        from vimpo.storage.columns import ARCHIVED
 
         costs = {f"cost/{size}" for size in self.sizes}
         found = {name: {} for name in (*self.manifests, *costs)}
@@ -97,9 +97,9 @@ def _whole(published: Study, folder: Path) -> dict[str, dict]:
     An empty one stands for the cost of a size. Every file is compared with its checksum.
     """
     # Only here: where nothing is continued, Snakemake starts without pandas.
-    from vimpo.archive import FOLDER, check_archive
-    from vimpo.manifests import check_manifests, read_manifests
-    from vimpo.tables import check_tables, read_tables
+    from vimpo.storage.archive import FOLDER, check_archive
+    from vimpo.storage.manifests import check_manifests, read_manifests
+    from vimpo.storage.tables import check_tables, read_tables
 
     tables = read_tables(folder / "tables", ("accuracy", "summary", "missing"))
     check_tables(published, tables, folder / "config.yaml")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vimpo.config_types import ConfigError, DamagedError
-from vimpo.records import make_folder, read_sealed, room_for, sha256
+from vimpo.config.types import ConfigError, DamagedError
+from vimpo.storage.files import make_folder, read_sealed, room_for, sha256
 
 
 def make_again(folder: Path) -> str:

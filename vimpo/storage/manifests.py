@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vimpo.config_types import ConfigError, DamagedError
-from vimpo.records import sha256, write_atomic
+from vimpo.config.types import ConfigError, DamagedError
+from vimpo.storage.files import sha256, write_atomic
 
 FILE = "manifests.jsonl"
 CHECKSUM = "cells.manifests"  # provenance: sha256 of the file

@@ -1,6 +1,6 @@
 """The tidy tables: how they are written, read and told from those of another study.
 
-One observation a row; vimpo/contents.py has the columns. Numbers have ten significant digits, so
+One observation a row; columns.py has the columns. Numbers have ten significant digits, so
 that bytes repeat; a missing number is an empty field. Labels such as noise `0` and `0.25` are names
 and stay text. `provenance.csv` is written last and vouches for the others by their digests.
 """
@@ -18,9 +18,9 @@ import pandas as pd
 import yaml
 
 from vimpo.config import ConfigError, Study, digest
-from vimpo.config_types import DamagedError
-from vimpo.contents import COLUMNS, OUTCOMES
-from vimpo.records import sha256, write_atomic
+from vimpo.config.types import DamagedError
+from vimpo.storage.columns import COLUMNS, OUTCOMES
+from vimpo.storage.files import sha256, write_atomic
 
 BASE = "base"  # in column `algorithm`: the policy that all runs of a size start from
 MEAN = "mean"  # in column `benchmark`: the mean over all benchmarks of the study

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vimpo.config_task import DatasetTask, DataSource
-from vimpo.config_types import ConfigError
-from vimpo.records import sha256
+from vimpo.config.task import DatasetTask, DataSource
+from vimpo.config.types import ConfigError
+from vimpo.storage.files import sha256
 from vimpo.tasks.noise import uniform
 from vimpo.tasks.prompts import Prompter
 from vimpo.tasks.sources import check_columns, column, local_file, read_rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vimpo.config_task import BOXED_PROMPT, PROBLEM, TaskConfig
-from vimpo.config_types import ConfigError
+from vimpo.config.task import BOXED_PROMPT, PROBLEM, TaskConfig
+from vimpo.config.types import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

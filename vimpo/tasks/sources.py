@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vimpo.config_task import DatasetTask, DataSource, RealBenchmark, TaskConfig
-from vimpo.config_types import ConfigError, local_path
+from vimpo.config.task import DatasetTask, DataSource, RealBenchmark, TaskConfig
+from vimpo.config.types import ConfigError, local_path
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -126,7 +126,7 @@ def check_sources(task: TaskConfig) -> None:
     """Local files of a task: there, of a known type, not empty, with the named columns.
 
     Reads one row of each file and needs neither network nor torch; all rows, and hub names, are
-    for vimpo/preflight.py. Raises ConfigError.
+    for vimpo/planning/preflight.py. Raises ConfigError.
     """
     for name, benchmark in task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark) and benchmark.path:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
-from vimpo.config_task import VerifierLimits
+from vimpo.config.task import VerifierLimits
 
 LONGEST_ANSWER = 1000  # characters; what is longer is no answer
 LONGEST_TAIL = 2000  # characters at the end of an unboxed response that may hold its answer

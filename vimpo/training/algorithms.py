@@ -29,11 +29,11 @@ from vimpo.config import (
     PolicyUpdate,
     VimpoConfig,
 )
+from vimpo.config.own_file import read_own_file
 from vimpo.objectives.common import clipped_surrogate, group_mean, k3_kl, masked_mean, reduce_tokens
 from vimpo.objectives.grpo import group_advantage
 from vimpo.objectives.ppo import critic_loss, explained_variance, ppo_advantages
 from vimpo.objectives.vimpo import actor_advantage, implied_td, terminal_residual, vimpo_loss
-from vimpo.own_file import read_own_file
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vimpo.distributed import Alone, full, part_like
-from vimpo.records import read_sealed, sha256, write_atomic, write_sealed
+from vimpo.models.distributed import Alone, full, part_like
+from vimpo.storage.files import read_sealed, sha256, write_atomic, write_sealed
 
 KEEP = 2
 

@@ -1,7 +1,7 @@
 """How a training run ends: at its last step, or where its numbers or its policy fail.
 
 A failure is a result, not an accident: the run stops, keeps the weights that it has, and its
-manifest says what happened (vimpo/runs.py). They are evaluated and probed like any others.
+manifest says what happened (vimpo/training/runs.py). They are evaluated and probed like any others.
 
     finished    all steps were done
     not_finite  a loss, a gradient norm or a log-ratio is NaN or infinite; that update is not

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from vimpo.config import ConfigError, ModelSpec, Pretrain, Runtime, TaskConfig
-from vimpo.models import (
+from vimpo.models.networks import (
     build_policy,
     chain_tokenizer,
     last_logits,
@@ -21,9 +21,9 @@ from vimpo.models import (
     load_tokenizer,
     save_policy,
 )
-from vimpo.optimizer import make_optimizer
-from vimpo.records import Stopwatch
-from vimpo.rollout import left_pad
+from vimpo.models.optimizer import make_optimizer
+from vimpo.sampling.rollouts import left_pad
+from vimpo.storage.files import Stopwatch
 from vimpo.tasks import make_task
 
 FINAL_RATE = 0.05  # of the peak: the cosine does not end at zero

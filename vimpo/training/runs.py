@@ -20,8 +20,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from vimpo import records
-from vimpo.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from vimpo.config import (
     Cell,
     ConfigError,
@@ -33,13 +31,15 @@ from vimpo.config import (
     TaskConfig,
     dump_yaml,
 )
-from vimpo.config_types import DamagedError
-from vimpo.distributed import Alone, check_devices, join
-from vimpo.integrity import check_model, make_again, only_writer
-from vimpo.models import parameter_count, set_up_torch
-from vimpo.optimizer import optimizer_bytes
-from vimpo.outcomes import Outcome
-from vimpo.stopping import StoppedError, StopRequest
+from vimpo.config.types import DamagedError
+from vimpo.models.distributed import Alone, check_devices, join
+from vimpo.models.networks import parameter_count, set_up_torch
+from vimpo.models.optimizer import optimizer_bytes
+from vimpo.storage import files as records
+from vimpo.storage.integrity import check_model, make_again, only_writer
+from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
+from vimpo.training.outcomes import Outcome
+from vimpo.training.stopping import StoppedError, StopRequest
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
 
@@ -155,7 +155,7 @@ def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
 
     Raises StoppedError where a signal asked to stop, after a checkpoint.
     """
-    from vimpo.pretrain import Pretrainer
+    from vimpo.training.pretrain import Pretrainer
 
     folder, digest, spec = study.base_folder(size), study.base_digest(size), study.sizes[size]
     if is_complete(folder, digest):
@@ -185,7 +185,7 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
     is not what was written, before anything is loaded; StoppedError where a signal asked to stop,
     after a checkpoint.
     """
-    from vimpo.trainer import Trainer
+    from vimpo.training.trainer import Trainer
 
     config, digest, folder = (
         study.cell_config(cell),

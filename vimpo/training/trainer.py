@@ -1,4 +1,4 @@
-"""The one training loop; algorithms differ only by their objective (vimpo/algorithms.py).
+"""The one training loop; algorithms differ only by their objective (vimpo/training/algorithms.py).
 
 A step: draw prompts, sample rollouts, grade them, flip rewards, update. Every draw is a pure
 function of (seed, step), so an interrupted run resumes from its last checkpoint and ends with the
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vimpo.algorithms import Batch, Share, make_algorithm, make_batch
 from vimpo.config import CellConfig, PPOConfig
-from vimpo.distributed import Alone, full, named_weights
-from vimpo.lora import add_adapters, merged_tensors, without_adapters
-from vimpo.models import (
+from vimpo.models.distributed import Alone, full, named_weights
+from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
+from vimpo.models.networks import (
     Critic,
     check_plain_head,
     enable_checkpointing,
@@ -28,15 +27,16 @@ from vimpo.models import (
     load_tokenizer,
     save_policy,
 )
+from vimpo.models.optimizer import make_optimizer
+from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
-from vimpo.optimizer import make_optimizer
-from vimpo.outcomes import Outcome, Watch, outcome_of
-from vimpo.records import Stopwatch
-from vimpo.rollout import Rollouts, joined, micro_batches, sampling_of, step_seed
-from vimpo.samplers import make_sampler
-from vimpo.scoring import Reader, Reading, Scorer, Scores
+from vimpo.sampling import make_sampler
+from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
+from vimpo.storage.files import Stopwatch
 from vimpo.tasks import load_task
 from vimpo.tasks.noise import noisy_rewards
+from vimpo.training.algorithms import Batch, Share, make_algorithm, make_batch
+from vimpo.training.outcomes import Outcome, Watch, outcome_of
 
 # Parts of a batch that one process sends through a network, and the fewest rows of one.
 PIECES = 8
@@ -51,7 +51,7 @@ class Trainer:
     def __init__(self, config: CellConfig, base: Path, world: Alone | None = None) -> None:
         """Load the base policy. Raises ConfigError where `base` holds none.
 
-        world: the processes that train together (vimpo/distributed.py); default: this one alone.
+        world: the processes that train together (models/distributed.py); default: this one alone.
         """
         self.config = config
         self.world = world = world or Alone(config.runtime.device)
@@ -308,7 +308,7 @@ class Trainer:
             self.optimizers[name].step()
         return norm
 
-    # --- failure (vimpo/outcomes.py) ----------------------------------------------------------
+    # --- failure (vimpo/training/outcomes.py) -----------------------------------------------------
 
     def outcome(self, rows: Sequence[dict[str, float]]) -> Outcome | None:
         """Has the run failed at the last of its rows? Every process has to ask."""
@@ -366,7 +366,7 @@ class Trainer:
         self.watch.sound("the critic's loss", total)
         return {"critic_loss": total, "critic_grad_norm": self._apply("critic")}
 
-    # --- what the run leaves behind (vimpo/runs.py) -------------------------------------------
+    # --- what the run leaves behind (vimpo/training/runs.py) --------------------------------------
 
     def save(self, folder: Path) -> None:
         """The policy as a `save_pretrained` folder, with PPO's critic in `critic/` below it.

@@ -1,6 +1,6 @@
 # Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
 
-from vimpo.contents import ARCHIVED, TABLES
+from vimpo.storage.columns import ARCHIVED, TABLES
 
 
 rule aggregate:

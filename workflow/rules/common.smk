@@ -8,13 +8,13 @@ from pathlib import Path
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 
-from vimpo.cluster import job_request, launcher
+from vimpo.planning.jobs import job_request, launcher
 from vimpo.config import ConfigError, check_before_running, digest, dump_yaml, load_study
-from vimpo.config_load import read_yaml
-from vimpo.continued import taken_over
-from vimpo.preflight import check_before_jobs
-from vimpo.records import write_atomic
-from vimpo.slurm import check_cluster, check_one_machine
+from vimpo.config.load import read_yaml
+from vimpo.storage.continued import taken_over
+from vimpo.planning.preflight import check_before_jobs
+from vimpo.storage.files import write_atomic
+from vimpo.planning.slurm import check_cluster, check_one_machine
 
 # A graph of jobs holds no garbage: looking for it takes a quarter of the time of a large grid.
 gc.disable()
@@ -95,7 +95,7 @@ def cost_digest(wildcards):
 def scores_of_trials(wildcards):
     """Scores of all runs of a sweep, once its comparison is known to be fair."""
     # Only for that target: every other start of Snakemake does without pandas.
-    from vimpo.sweep import trials
+    from vimpo.analysis.sweep import trials
 
     try:
         trials(STUDY)

@@ -1,6 +1,6 @@
 # Figures from tables, the report from both.
 
-from vimpo.contents import FIGURES, PUBLISHED_TABLES
+from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
 
 
 rule draw:

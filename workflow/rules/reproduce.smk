@@ -6,7 +6,7 @@
 #   snakemake --cores all --configfile workflow/config/reference.yaml
 #   python -m vimpo publish --cells --config workflow/config/reference.yaml --published tests
 
-from vimpo.contents import CELL_TABLES
+from vimpo.storage.columns import CELL_TABLES
 
 
 # It has no output (a benchmark would be one), so that it always trains.

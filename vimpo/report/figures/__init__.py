@@ -1,4 +1,4 @@
-"""Figures, from tables only: every number drawn here was computed by `vimpo.aggregate`.
+"""Figures, from tables only: every number drawn here was computed by `vimpo.analysis.aggregate`.
 
 An algorithm has one colour, marker and line style in all figures (Okabe and Ito's colours, which
 colour-blind readers tell apart). Means carry their interval, panels their n. SVGs repeat byte for
@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vimpo import plots_accuracy, plots_cost, plots_headline, plots_probes, plots_sweep
-from vimpo.contents import FIGURES, PUBLISHED_TABLES
-from vimpo.plot_style import RC, Style, styles
-from vimpo.records import write_atomic
-from vimpo.tables import read_tables
+from vimpo.report.figures import accuracy as plots_accuracy
+from vimpo.report.figures import cost as plots_cost
+from vimpo.report.figures import headline as plots_headline
+from vimpo.report.figures import probes as plots_probes
+from vimpo.report.figures import sweep as plots_sweep
+from vimpo.report.figures.style import RC, Style, styles
+from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
+from vimpo.storage.files import write_atomic
+from vimpo.storage.tables import read_tables
 
 if TYPE_CHECKING:
     import pandas as pd

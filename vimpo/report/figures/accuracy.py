@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.claim_scores import NAMES, RIVALS
-from vimpo.plot_style import (
+from vimpo.analysis.scores import NAMES, RIVALS
+from vimpo.report.figures.style import (
     Style,
     add_legend,
     count_note,
@@ -28,7 +28,7 @@ from vimpo.plot_style import (
     size_name,
     spread_out,
 )
-from vimpo.tables import ALL_SIZES, BASE, MEAN
+from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.claim_scores import NAMES
-from vimpo.plot_style import (
+from vimpo.analysis.scores import NAMES
+from vimpo.report.figures.accuracy import draw_base_line
+from vimpo.report.figures.cost import draw_bars
+from vimpo.report.figures.probes import VALUES, change_explained, draw_lines
+from vimpo.report.figures.style import (
     Style,
     add_legend,
     dodged,
@@ -21,10 +24,7 @@ from vimpo.plot_style import (
     short_count,
     size_axis,
 )
-from vimpo.plots_accuracy import draw_base_line
-from vimpo.plots_cost import draw_bars
-from vimpo.plots_probes import VALUES, change_explained, draw_lines
-from vimpo.tables import ALL_SIZES, BASE, MEAN
+from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vimpo.config import Noise
-from vimpo.plot_style import (
+from vimpo.report.figures.style import (
     Style,
     add_legend,
     count_note,
@@ -29,7 +29,7 @@ from vimpo.plot_style import (
     size_name,
     spread_out,
 )
-from vimpo.tables import WHOLE
+from vimpo.storage.tables import WHOLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vimpo.config import Noise
-from vimpo.tables import ALL_SIZES, BASE
+from vimpo.storage.tables import ALL_SIZES, BASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.plot_style import (
+from vimpo.report.figures.style import (
     SPARE,
     STYLES,
     Style,
