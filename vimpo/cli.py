@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from vimpo import commands
 from vimpo.config import ConfigError
-from vimpo.storage.files import DiskFullError, room_for
-from vimpo.training.stopping import StoppedError
+from vimpo.errors import DiskFullError, StoppedError
+from vimpo.storage.files import room_for
 
 Command = Callable[[argparse.Namespace], int | None]
 AddCommand = Callable[..., argparse.ArgumentParser]

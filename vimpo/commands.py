@@ -10,16 +10,8 @@ import json
 import os
 from pathlib import Path
 
-from vimpo.config import (
-    Cell,
-    ConfigError,
-    Study,
-    check_before_running,
-    dump_yaml,
-    load_study,
-    require,
-    study_schema,
-)
+from vimpo.config import Cell, ConfigError, Study, dump_yaml, load_study, require, study_schema
+from vimpo.planning.preflight import check_before_running
 from vimpo.storage.files import write_atomic
 from vimpo.storage.integrity import check_model
 
@@ -159,10 +151,14 @@ def do_aggregate(options: argparse.Namespace) -> None:
 
 
 def do_sweep(options: argparse.Namespace) -> None:
-    from vimpo.analysis.sweep import sweep
+    from vimpo.analysis.sweep import TABLE, sweep
+    from vimpo.report.figures import draw_figures
+    from vimpo.storage.tables import read_table
 
     study = _study(options)
-    print(sweep(study, study.folder / "sweep"))
+    table = sweep(study, study.folder / "sweep")
+    draw_figures({TABLE: read_table(table.parent, TABLE)}, [TABLE], {}, table.parent)
+    print(table)
 
 
 def do_plot(options: argparse.Namespace) -> None:

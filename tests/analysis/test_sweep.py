@@ -12,7 +12,7 @@ from fake_results import write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_rows, trials, varied
 from vimpo.config import ConfigError, load_study
-from vimpo.planning.checks import check_before_running
+from vimpo.planning.preflight import check_before_running
 from vimpo.report.figures.sweep import sweeps
 from vimpo.storage.tables import read_table
 

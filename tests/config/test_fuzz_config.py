@@ -18,7 +18,8 @@ import yaml
 from fuzzing import profile
 from hypothesis import example, given
 
-from vimpo.config import ConfigError, check_before_running, digest, load_study
+from vimpo.config import ConfigError, digest, load_study
+from vimpo.planning.preflight import check_before_running
 from vimpo.planning.text import describe
 
 ROOT = Path(__file__).parents[2]

@@ -14,9 +14,10 @@ from real_data import FILES, byte_model, real_file
 from transformers import Qwen3ForCausalLM
 
 from vimpo.analysis.reading import IncompleteError, read_scores
-from vimpo.config import ConfigError, check_before_running, load_study
+from vimpo.config import ConfigError, load_study
 from vimpo.evaluation import lm_eval as evaluate
 from vimpo.evaluation.benchmarks import benchmark_task, needs_hub
+from vimpo.planning.preflight import check_before_running
 
 STOCK = ("math500", "aime24", "aime25")
 

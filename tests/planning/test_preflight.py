@@ -16,8 +16,8 @@ import yaml
 from real_data import byte_model
 
 from vimpo.cli import main
-from vimpo.config import ConfigError, Probes, check_before_running, dump_yaml, load_study
-from vimpo.planning.preflight import check_before_jobs
+from vimpo.config import ConfigError, Probes, dump_yaml, load_study
+from vimpo.planning.preflight import check_before_jobs, check_before_running
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"problem": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(1, 21)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vimpo.config import LADDER, ConfigError, Study, check_results_folder, dump_yaml, load_study
+from vimpo.config import LADDER, ConfigError, Study, dump_yaml, load_study
+from vimpo.planning.preflight import check_results_folder
 
 
 @pytest.fixture

@@ -11,16 +11,8 @@ from fake_results import large_study, small_study, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell, ConfigError
 from vimpo.report import figures as plots
-from vimpo.report.figures.style import (
-    RC,
-    SPARE,
-    STYLES,
-    count_note,
-    dodged,
-    ordered_noise,
-    short_count,
-    styles,
-)
+from vimpo.report.figures.style import RC, dodged
+from vimpo.report.labels import SPARE, STYLES, count_note, ordered_noise, short_count, styles
 from vimpo.storage.columns import FIGURES
 from vimpo.storage.tables import read_table
 

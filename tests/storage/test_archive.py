@@ -11,7 +11,7 @@ from fake_results import small_study, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.reading import read_measured_cost
 from vimpo.config import Cell, ConfigError
-from vimpo.config.types import DamagedError
+from vimpo.errors import DamagedError
 from vimpo.report.published import publish
 from vimpo.storage.columns import ARCHIVED, COLUMNS
 

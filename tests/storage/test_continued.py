@@ -11,7 +11,8 @@ from fake_results import small_study, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.compare.compare import read_side
-from vimpo.config import Cell, ConfigError, check_before_running, dump_yaml, load_study
+from vimpo.config import Cell, ConfigError, dump_yaml, load_study
+from vimpo.planning.preflight import check_before_running
 from vimpo.planning.text import describe
 from vimpo.report.published import publish
 from vimpo.storage.continued import taken_over

@@ -16,12 +16,11 @@ from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.reading import IncompleteError, read_measured_cost, read_probes
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError
-from vimpo.config.types import DamagedError
+from vimpo.errors import DamagedError, DiskFullError
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
 from vimpo.storage import files as records
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import (
-    DiskFullError,
     is_disk_full,
     read_sealed,
     write_rows,

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from real_data import byte_model, byte_tokenizer, real_file
 
-from vimpo.config import ConfigError, DatasetTask, check_before_running, load_study
+from vimpo.config import ConfigError, DatasetTask, load_study
+from vimpo.planning.preflight import check_before_running
 from vimpo.tasks import make_task
 from vimpo.tasks.sources import check_sources
 from vimpo.training.runs import pretrain_base, train_cell

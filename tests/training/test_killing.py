@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from vimpo.config import Cell
-from vimpo.storage.files import seconds_since_process_start
 from vimpo.training.runs import pretrain_base, train_cell
+from vimpo.training.telemetry import seconds_since_process_start
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds until something that should happen is a failure

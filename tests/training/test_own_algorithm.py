@@ -12,10 +12,11 @@ from fake_results import small_study, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
-from vimpo.config import Cell, ConfigError, check_before_running, dump_yaml, load_study
+from vimpo.config import Cell, ConfigError, dump_yaml, load_study
 from vimpo.models import memory
+from vimpo.planning.preflight import check_before_running
 from vimpo.report.figures import draw
-from vimpo.report.figures.style import SPARE, STYLES, styles
+from vimpo.report.labels import SPARE, STYLES, styles
 from vimpo.report.page import write_report
 from vimpo.training.algorithms import Share, make_algorithm, make_batch
 from vimpo.training.runs import train_cell

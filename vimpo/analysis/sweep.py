@@ -27,9 +27,8 @@ from vimpo.analysis.scores import Tables, accuracies, probed
 from vimpo.analysis.summaries import FRACTION, interval_columns
 from vimpo.analysis.verdicts import Scores
 from vimpo.config import ConfigError, PolicyUpdate, Study
-from vimpo.report.figures import draw_figures
 from vimpo.storage.columns import OUTCOMES
-from vimpo.storage.tables import read_table, write_table
+from vimpo.storage.tables import write_table
 
 TABLE = "sweeps"
 ACCURACY, VALUE = "sampled accuracy", "explained variance of the change of value"
@@ -156,8 +155,7 @@ def _over_seeds(study: Study, scores: Scores, bounds: tuple[float, float]) -> di
 
 
 def sweep(study: Study, folder: Path) -> Path:
-    """Write table and figure into `folder`; returns the table."""
+    """Write the table into `folder`; returns its path."""
     path = folder / f"{TABLE}.csv"
     write_table(path, sweep_rows(study))
-    draw_figures({TABLE: read_table(folder, TABLE)}, [TABLE], {}, folder)
     return path

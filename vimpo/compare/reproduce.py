@@ -13,7 +13,8 @@ from pathlib import Path
 
 from vimpo.compare.compare import compare, read_side
 from vimpo.compare.text import describe, write_comparison
-from vimpo.config import Cell, ConfigError, GridBlock, Noise, Study, check_before_running, dump_yaml
+from vimpo.config import Cell, ConfigError, GridBlock, Noise, Study, dump_yaml
+from vimpo.planning.preflight import check_before_running
 from vimpo.storage.files import write_atomic
 
 FOLDER = Path("results/reproduced")

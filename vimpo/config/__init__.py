@@ -22,63 +22,11 @@ from vimpo.config.algorithms import (
 )
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
-from vimpo.config.load import dump_yaml, load_study, study_schema
+from vimpo.config.load import dump_yaml, load_study, setting_differences, study_schema
 from vimpo.config.models import LADDER, NO_RESULT, Lora, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.study import Study
 from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
-from vimpo.config.train import Collapse, Train
-from vimpo.config.training import PLACEMENT, Runtime
-from vimpo.config.types import ConfigError, Strict, digest, require
-from vimpo.planning.checks import (
-    check_before_running,
-    check_continued,
-    check_model_path,
-    check_results_folder,
-    setting_differences,
-)
-
-__all__ = [
-    "ALGORITHMS",
-    "LADDER",
-    "NO_RESULT",
-    "PLACEMENT",
-    "AlgorithmConfig",
-    "Cell",
-    "CellConfig",
-    "ChainTask",
-    "Claims",
-    "Collapse",
-    "ConfigError",
-    "DatasetTask",
-    "Evaluation",
-    "GRPOConfig",
-    "GridBlock",
-    "Lora",
-    "ModelSpec",
-    "Noise",
-    "OwnConfig",
-    "PPOConfig",
-    "PolicyUpdate",
-    "Pretrain",
-    "Probes",
-    "RealBenchmark",
-    "Runtime",
-    "Statistics",
-    "Strict",
-    "Study",
-    "TaskConfig",
-    "Train",
-    "VimpoConfig",
-    "cell_digest",
-    "check_before_running",
-    "check_continued",
-    "check_model_path",
-    "check_results_folder",
-    "digest",
-    "dump_yaml",
-    "load_study",
-    "require",
-    "setting_differences",
-    "study_schema",
-]
+from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train
+from vimpo.config.types import Strict, check_model_path, digest, require
+from vimpo.errors import ConfigError

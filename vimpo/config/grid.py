@@ -11,8 +11,7 @@ from vimpo.config.algorithms import AlgorithmConfig
 from vimpo.config.models import NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.task import TaskConfig
-from vimpo.config.train import Collapse, Train
-from vimpo.config.training import PLACEMENT, Runtime, check_runtime
+from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train, check_runtime
 from vimpo.config.types import Name, Seed, Strict, digest
 
 

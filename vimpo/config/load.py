@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vimpo.config.explain import explain
 from vimpo.config.study import Study
-from vimpo.config.types import ConfigError
+from vimpo.config.types import explain
+from vimpo.errors import ConfigError
 
 
 def load_study(source: str | Path | dict | None = None) -> Study:
@@ -72,3 +72,14 @@ def dump_yaml(model: BaseModel) -> str:
 def study_schema() -> dict:
     """JSON schema of the study file, generated from the types."""
     return Study.model_json_schema()
+
+
+def setting_differences(old: Any, new: Any, place: str) -> list[str]:
+    """A line for each value that differs, by its place in nested mappings."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in dict.fromkeys([*old, *new])
+            for line in setting_differences(old.get(key), new.get(key), f"{place}.{key}")
+        ]
+    return [] if old == new else [f"{place}: {old} there, {new} here"]

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from vimpo.config.explain import explain
-from vimpo.config.types import ConfigError, Probability, Strict
+from vimpo.config.types import Probability, Strict, explain
+from vimpo.errors import ConfigError
 
 
 def _plain(rate: float) -> str:

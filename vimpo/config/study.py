@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from vimpo.config.algorithms import ALGORITHMS, AlgorithmConfig, OwnConfig, VimpoConfig
-from vimpo.config.explain import explain
 from vimpo.config.grid import (
     Cell,
     CellConfig,
@@ -17,15 +16,15 @@ from vimpo.config.grid import (
     result_fields,
     training_fields,
 )
+from vimpo.config.jobs import Cluster
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
 from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.planning import Planning
 from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
-from vimpo.config.train import Train
-from vimpo.config.training import Runtime, check_runtime
-from vimpo.config.types import LONGEST_NAME, ConfigError, Name, Strict, digest, require
-from vimpo.planning.jobs import Cluster
+from vimpo.config.training import Runtime, Train, check_runtime
+from vimpo.config.types import LONGEST_NAME, Name, Strict, digest, explain, require
+from vimpo.errors import ConfigError
 
 
 class Study(Strict):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vimpo.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 LONGEST_NAME = 100  # a file system takes 255 bytes, suffixes included
@@ -17,14 +20,6 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run: the message names field, value and allowed range."""
-
-
-class DamagedError(ConfigError):
-    """A file that is not what was written: the message names it and says what makes it again."""
 
 
 class Strict(BaseModel):
@@ -83,3 +78,78 @@ def require(name: str, known: Any, field: str) -> None:
     """Raise ConfigError unless `name` is one of `known`."""
     if name not in known:
         raise ConfigError(f"{field}: '{name}' is unknown; allowed: {', '.join(known)}")
+
+
+def check_model_path(path: str, field: str = "path") -> None:
+    """Raise ConfigError where `path` is written as a local folder and is none of a model.
+
+    A hub name (`owner/name`) cannot be checked without the network; loading it says what is wrong.
+    """
+    local, there = local_path(path, field)
+    looks_local = there or path.startswith((".", "/", "~"))
+    if looks_local and not (local / "config.json").is_file():
+        raise ConfigError(
+            f"{field}: '{path}' holds no config.json; allowed: a folder written by "
+            "save_pretrained, or a hub name"
+        )
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """One line per fault: `field: value is not allowed; why; allowed: range`."""
+    lines = []
+    for fault in error.errors():
+        place = [str(part) for part in fault["loc"]]
+        if place[:1] == ["task"]:  # tags of unions, which are not what the user wrote
+            place = ["task", *place[2:]] if place[1:2] in (["chain"], ["dataset"]) else place
+            if place[1:2] == ["benchmarks"] and place[3:4] in (["chain"], ["real"]):
+                del place[3]
+        message = fault["msg"].removeprefix("Value error, ")
+        allowed = _allowed(model, place)
+        if place[:1] == ["algorithms"] and len(place) > 3:
+            del place[2]  # the tag of the union, which is not something that the user wrote
+        # A key may hold a line break; a fault is one line.
+        place = [part if part.isprintable() else repr(part) for part in place]
+        where = ".".join([prefix] * bool(prefix) + place)
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key; allowed: the fields of the schema")
+        elif fault["type"] == "value_error":
+            field_itself = message.partition(":")[0].replace(".", "").isidentifier()
+            lines.append(
+                message if not where else f"{where}{'.' if field_itself else ': '}{message}"
+            )
+        else:
+            shown = repr(fault["input"])
+            shown = shown if len(shown) <= 80 else shown[:77] + "..."
+            why = f"{message[0].lower()}{message[1:]}"
+            lines.append(f"{where}: {shown} is not allowed; {allowed or why}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+@functools.cache
+def _schema(model: type[BaseModel]) -> dict:
+    return model.model_json_schema()
+
+
+def _allowed(model: type[BaseModel], place: list[str]) -> str:
+    """The range of the number at `place`, read from the schema; empty where it has none."""
+    schema = _schema(model)
+    definitions, node = schema.get("$defs", {}), schema
+    for part in place:
+        options = [node, *node.get("anyOf", []), *node.get("oneOf", [])]
+        options = [definitions.get(o.get("$ref", "").split("/")[-1], o) for o in options]
+        steps = [o["properties"][part] for o in options if part in o.get("properties", {})]
+        steps += [o["items"] for o in options if part.isdigit() and "items" in o]
+        steps += [o["additionalProperties"] for o in options if o.get("additionalProperties")]
+        if not steps:
+            return ""
+        node = steps[0]
+    ends = next((o for o in [node, *node.get("anyOf", [])] if "type" in o), {})
+    low, above = ends.get("minimum"), ends.get("exclusiveMinimum")
+    high, below = ends.get("maximum"), ends.get("exclusiveMaximum")
+    if all(end is None for end in (low, above, high, below)):
+        return ""
+    left = f"[{low:g}" if low is not None else f"({above:g}" if above is not None else "(-inf"
+    right = f"{high:g}]" if high is not None else f"{below:g})" if below is not None else "inf)"
+    return (
+        f"allowed: {'an integer' if ends['type'] == 'integer' else 'a number'} in {left}, {right}"
+    )

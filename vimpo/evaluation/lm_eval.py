@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
 from vimpo.evaluation.benchmarks import BenchmarkTask, benchmark_task, needs_hub
-from vimpo.storage.files import remove_leftovers, sha256, versions, write_atomic, write_sealed
+from vimpo.storage.files import remove_leftovers, sha256, write_atomic, write_sealed
+from vimpo.training.telemetry import versions
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
+from vimpo.config.jobs import Stage
 from vimpo.models import memory
 from vimpo.models.memory import Shape, Workload
 from vimpo.planning.beta import unusual_betas
 from vimpo.planning.inputs import benchmark_responses, load_device, shape_of
-from vimpo.planning.jobs import Stage, cell_request, job_request
+from vimpo.planning.jobs import cell_request, job_request
 from vimpo.probes import sampled_together
 from vimpo.probes.cost import STEPS, WARM_UP
 from vimpo.storage.continued import taken_over

@@ -14,6 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest, load_study
+from vimpo.config.algorithms import read_own_file
+from vimpo.config.load import setting_differences
+from vimpo.config.models import NO_RESULT
+from vimpo.config.training import PLACEMENT
+from vimpo.config.types import check_model_path, local_path
+from vimpo.storage.continued import check_continued
+from vimpo.tasks.sources import check_sources
 
 
 def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> None:
@@ -82,3 +89,52 @@ def _check_size(study: Study, size: str) -> None:
     )
     real = [n for n, b in study.task.benchmarks.items() if isinstance(b, RealBenchmark)]
     check_length(lm, study, real)
+
+
+def check_before_running(study: Study) -> None:
+    """What a valid study needs on this machine. Raises ConfigError, writes nothing."""
+    for size in study.used_sizes():
+        if path := study.sizes[size].path:
+            check_model_path(path, f"sizes.{size}.path")
+    for objective in study.own_algorithms().values():
+        read_own_file(objective.objective, objective.sha256)
+    check_sources(study.task)
+    for path in study.sweeps:
+        if not local_path(path, "sweeps")[1]:
+            raise ConfigError(f"sweeps: '{path}' is not a file; allowed: a table made by `sweep`")
+    if study.continues is not None:
+        check_continued(study)
+    check_results_folder(study)
+
+
+# Changing one of these makes every cell of a folder incomparable with what it already holds.
+FOUNDATION = ("task", "sizes", "pretrain", "train", "runtime")
+
+
+def check_results_folder(study: Study) -> None:
+    """Refuse a results folder that another study made. Raises ConfigError, writes nothing.
+
+    New cells, algorithms and evaluation settings may join a folder; a change of what all of its
+    cells share may not, because the old cells would silently be replaced.
+    """
+    recorded_path = study.folder / "config.yaml"
+    if not recorded_path.is_file():
+        return
+    recorded = load_study(recorded_path)
+    used = set(recorded.used_sizes()) & set(study.used_sizes())
+    differences = []
+    for section in FOUNDATION:
+        old, new = getattr(recorded, section), getattr(study, section)
+        if section == "sizes":
+            old = {k: v.model_dump(exclude=NO_RESULT) for k, v in old.items() if k in used}
+            new = {k: v.model_dump(exclude=NO_RESULT) for k, v in new.items() if k in used}
+        else:
+            left_out = PLACEMENT if section == "runtime" else None
+            old, new = (s.model_dump(mode="json", exclude=left_out) for s in (old, new))
+        differences += setting_differences(old, new, section)
+    if differences:
+        raise ConfigError(
+            f"results: '{study.folder}' was made by another configuration "
+            f"({'; '.join(differences)}); allowed: the recorded values, another `study` name, or a "
+            "folder that you removed"
+        )

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from vimpo.config.types import ConfigError
-from vimpo.planning.jobs import CELL, JobRequest, Stage, cell_request, job_request
+from vimpo.config.jobs import Stage
+from vimpo.errors import ConfigError
+from vimpo.planning.jobs import CELL, JobRequest, cell_request, job_request
 
 if TYPE_CHECKING:
     from vimpo.config import Study

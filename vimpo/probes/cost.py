@@ -22,9 +22,10 @@ from pathlib import Path
 
 from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.models import memory
-from vimpo.storage.files import peak_bytes, write_sealed_rows
+from vimpo.storage.files import write_sealed_rows
 from vimpo.storage.integrity import check_model
 from vimpo.training.launch import launch_command, launch_environment
+from vimpo.training.telemetry import peak_bytes
 
 MEASURED, MODEL = KINDS = ("measured", "model")
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]

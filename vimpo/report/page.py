@@ -22,8 +22,8 @@ from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
 from vimpo.report import scaling as report_scaling
 from vimpo.report import tables as report_tables
 from vimpo.report import verdicts as report_claims
-from vimpo.report.figures.style import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.report.findings import findings, short_claims
+from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.report.scaling import gap_table, iqm_table
 from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic

@@ -8,8 +8,7 @@ import pandas as pd
 
 from vimpo.analysis.scores import OURS, RIVALS
 from vimpo.config import Noise
-from vimpo.report.figures.probes import GAE, READINGS, TD, VALUES, Line
-from vimpo.report.figures.style import Style, noise_name, ordered_noise
+from vimpo.report.labels import GAE, READINGS, TD, VALUES, Line, Style, noise_name, ordered_noise
 from vimpo.report.tables import Entry, Table, algorithm_entry, estimate_entry, only
 from vimpo.storage.tables import ALL_SIZES, BASE, WHOLE
 

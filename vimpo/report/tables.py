@@ -14,7 +14,7 @@ import pandas as pd
 
 from vimpo.analysis.scores import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
-from vimpo.report.figures.style import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 
 

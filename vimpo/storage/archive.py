@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vimpo.config.types import DamagedError
+from vimpo.errors import DamagedError
 from vimpo.storage.columns import ARCHIVED, COLUMNS
 from vimpo.storage.files import sha256, write_atomic
 from vimpo.storage.manifests import ALLOWED, check_vouched

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from vimpo.config import Cell, Study, check_continued, digest, load_study
+from vimpo.config import Cell, Study, digest, load_study
+from vimpo.config.types import local_path
+from vimpo.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -125,3 +127,18 @@ def _base_and_cost_alike(
 
 def _is_here(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
+
+
+def check_continued(study: Study) -> Path:
+    """Folder of the published study that this one continues.
+
+    Raises ConfigError where it is not one, or has no rows of single runs.
+    """
+    folder, _ = local_path(study.continues, "continues")
+    for name in ("config.yaml", "manifests.jsonl", "tables/provenance.csv", "cells"):
+        if not (folder / name).exists():
+            raise ConfigError(
+                f"continues: '{folder}' has no {name}; allowed: a folder with rows of single runs, "
+                "as `publish` writes it, such as results/published/study"
+            )
+    return folder

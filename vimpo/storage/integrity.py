@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vimpo.config.types import ConfigError, DamagedError
+from vimpo.errors import ConfigError, DamagedError
 from vimpo.storage.files import make_folder, read_sealed, room_for, sha256
 
 

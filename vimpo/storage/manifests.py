@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vimpo.config.types import ConfigError, DamagedError
+from vimpo.errors import ConfigError, DamagedError
 from vimpo.storage.files import sha256, write_atomic
 
 FILE = "manifests.jsonl"

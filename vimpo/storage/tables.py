@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 
 from vimpo.config import ConfigError, Study, digest
-from vimpo.config.types import DamagedError
+from vimpo.errors import DamagedError
 from vimpo.storage.columns import COLUMNS, OUTCOMES
 from vimpo.storage.files import sha256, write_atomic
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vimpo.config.task import DatasetTask, DataSource
-from vimpo.config.types import ConfigError
+from vimpo.errors import ConfigError
 from vimpo.storage.files import sha256
 from vimpo.tasks.noise import uniform
 from vimpo.tasks.prompts import Prompter

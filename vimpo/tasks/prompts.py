@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vimpo.config.task import BOXED_PROMPT, PROBLEM, TaskConfig
-from vimpo.config.types import ConfigError
+from vimpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vimpo.config.task import DatasetTask, DataSource, RealBenchmark, TaskConfig
-from vimpo.config.types import ConfigError, local_path
+from vimpo.config.types import local_path
+from vimpo.errors import ConfigError
 
 SUFFIXES = (".jsonl", ".parquet")
 

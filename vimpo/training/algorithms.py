@@ -29,7 +29,7 @@ from vimpo.config import (
     PolicyUpdate,
     VimpoConfig,
 )
-from vimpo.config.own_file import read_own_file
+from vimpo.config.algorithms import read_own_file
 from vimpo.objectives.common import clipped_surrogate, group_mean, k3_kl, masked_mean, reduce_tokens
 from vimpo.objectives.grpo import group_advantage
 from vimpo.objectives.ppo import critic_loss, explained_variance, ppo_advantages

@@ -23,8 +23,8 @@ from vimpo.models.networks import (
 )
 from vimpo.models.optimizer import make_optimizer
 from vimpo.sampling.rollouts import left_pad
-from vimpo.storage.files import Stopwatch
 from vimpo.tasks import make_task
+from vimpo.training.telemetry import Stopwatch
 
 FINAL_RATE = 0.05  # of the peak: the cosine does not end at zero
 IGNORED = -100

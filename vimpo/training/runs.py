@@ -31,7 +31,7 @@ from vimpo.config import (
     TaskConfig,
     dump_yaml,
 )
-from vimpo.config.types import DamagedError
+from vimpo.errors import DamagedError, StoppedError
 from vimpo.models.distributed import Alone, check_devices, join
 from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import optimizer_bytes
@@ -39,7 +39,7 @@ from vimpo.storage import files as records
 from vimpo.storage.integrity import check_model, make_again, only_writer
 from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
-from vimpo.training.stopping import StoppedError, StopRequest
+from vimpo.training.stopping import StopRequest
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
 

@@ -8,18 +8,6 @@ import threading
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class StoppedError(Exception):
-    """A run was asked to stop and saved what it had done; `exit_code` is the shell's for this."""
-
-    def __init__(self, number: int, title: str, done: int, steps: int) -> None:
-        name = signal.Signals(number).name
-        super().__init__(
-            f"{title}: stopped by {name} after step {done} of {steps}, which is saved; the same "
-            "command goes on from there"
-        )
-        self.exit_code = 128 + number
-
-
 class StopRequest:
     """While it is entered, a first signal is noted in `signal` (else 0) and ends nothing.
 

@@ -32,11 +32,11 @@ from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
-from vimpo.storage.files import Stopwatch
 from vimpo.tasks import load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.training.algorithms import Batch, Share, make_algorithm, make_batch
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
+from vimpo.training.telemetry import Stopwatch
 
 # Parts of a batch that one process sends through a network, and the fewest rows of one.
 PIECES = 8

@@ -8,13 +8,13 @@ from pathlib import Path
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 
-from vimpo.planning.jobs import job_request, launcher
-from vimpo.config import ConfigError, check_before_running, digest, dump_yaml, load_study
+from vimpo.config import ConfigError, digest, dump_yaml, load_study
 from vimpo.config.load import read_yaml
-from vimpo.storage.continued import taken_over
-from vimpo.planning.preflight import check_before_jobs
-from vimpo.storage.files import write_atomic
+from vimpo.planning.jobs import job_request, launcher
+from vimpo.planning.preflight import check_before_jobs, check_before_running
 from vimpo.planning.slurm import check_cluster, check_one_machine
+from vimpo.storage.continued import taken_over
+from vimpo.storage.files import write_atomic
 
 # A graph of jobs holds no garbage: looking for it takes a quarter of the time of a large grid.
 gc.disable()

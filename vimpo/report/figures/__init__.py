@@ -17,7 +17,8 @@ from vimpo.report.figures import cost as plots_cost
 from vimpo.report.figures import headline as plots_headline
 from vimpo.report.figures import probes as plots_probes
 from vimpo.report.figures import sweep as plots_sweep
-from vimpo.report.figures.style import RC, Style, styles
+from vimpo.report.figures.style import RC
+from vimpo.report.labels import Style, styles
 from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.tables import read_tables

@@ -11,22 +11,24 @@ import pandas as pd
 
 from vimpo.analysis.scores import NAMES, RIVALS
 from vimpo.report.figures.style import (
-    Style,
     add_legend,
-    count_note,
     dodged,
     draw_points,
-    interval_name,
     limit_to_means,
     line_handles,
     mark_empty,
     noise_curve,
-    noise_name,
-    ordered_noise,
     panel_grid,
     size_axis,
-    size_name,
     spread_out,
+)
+from vimpo.report.labels import (
+    Style,
+    count_note,
+    interval_name,
+    noise_name,
+    ordered_noise,
+    size_name,
 )
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 

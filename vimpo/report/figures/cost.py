@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.report.figures.style import (
-    Style,
-    add_legend,
-    count_note,
-    interval_name,
-    line_handles,
-    mark_empty,
-    panel_grid,
-    size_name,
-)
+from vimpo.report.figures.style import add_legend, line_handles, mark_empty, panel_grid
+from vimpo.report.labels import Style, count_note, interval_name, size_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

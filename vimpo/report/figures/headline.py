@@ -10,20 +10,18 @@ import pandas as pd
 from vimpo.analysis.scores import NAMES
 from vimpo.report.figures.accuracy import draw_base_line
 from vimpo.report.figures.cost import draw_bars
-from vimpo.report.figures.probes import VALUES, change_explained, draw_lines
+from vimpo.report.figures.probes import change_explained, draw_lines
 from vimpo.report.figures.style import (
-    Style,
     add_legend,
     dodged,
     draw_points,
-    interval_name,
     limit_to_means,
     line_handles,
     mark_empty,
     noise_curve,
-    short_count,
     size_axis,
 )
+from vimpo.report.labels import VALUES, Style, interval_name, short_count
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,18 +15,25 @@ import pandas as pd
 
 from vimpo.config import Noise
 from vimpo.report.figures.style import (
-    Style,
     add_legend,
-    count_note,
     dodged,
     draw_points,
-    interval_name,
     limit_to_means,
     mark_empty,
     panel_grid,
     size_axis,
-    size_name,
     spread_out,
+)
+from vimpo.report.labels import (
+    GAE,
+    READINGS,
+    TD,
+    VALUES,
+    Line,
+    Style,
+    count_note,
+    interval_name,
+    size_name,
 )
 from vimpo.storage.tables import WHOLE
 
@@ -36,46 +42,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a figure: a predictor of an algorithm."""
-
-    algorithm: str
-    predictor: str
-    label: str
-    hollow: bool = False
-
-    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return frame[
-            (frame["algorithm"] == self.algorithm) & (frame["predictor"] == self.predictor)
-        ]
-
-    def dashes(self, looks: dict[str, Style]) -> object:
-        return ":" if self.hollow else looks[self.algorithm].line
-
-
 CONTROL_GREY = "#e2e2e2"
 LEAST = 6.8  # inches that a legend of three columns needs
-VALUES = (
-    Line("vimpo", "implied", "VIMPO: implied value"),
-    Line("ppo", "critic", "PPO: critic"),
-    Line("grpo", "group_mean", "GRPO: group mean"),
-    Line("ppo", "implied", "PPO: implied value of its policy", hollow=True),
-    Line("grpo", "implied", "GRPO: implied value of its policy", hollow=True),
-)
-TD = (
-    Line("vimpo", "implied_td", "VIMPO: implied td"),
-    Line("ppo", "critic_td", "PPO: critic td"),
-    Line("grpo", "group", "GRPO: group advantage"),
-    Line("ppo", "implied_td", "PPO: implied td of its policy", hollow=True),
-    Line("grpo", "implied_td", "GRPO: implied td of its policy", hollow=True),
-)
-GAE = tuple(Line(x.algorithm, x.predictor.replace("_td", "_gae"), x.label, x.hollow) for x in TD)
-READINGS = {
-    "float32": ("float32", "o", "-"),
-    "bfloat16_float32_softmax": ("bfloat16, log-softmax in float32", "s", "--"),
-    "bfloat16": ("bfloat16", "^", ":"),
-}
 
 
 def _clean(summary: pd.DataFrame, probe: str, **labels: str) -> pd.DataFrame:

@@ -8,16 +8,13 @@ import numpy as np
 import pandas as pd
 
 from vimpo.report.figures.style import (
-    SPARE,
-    STYLES,
-    Style,
     draw_points,
-    interval_name,
     limit_to_means,
     mark_empty,
     panel_grid,
     spread_out,
 )
+from vimpo.report.labels import SPARE, STYLES, Style, interval_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,156 @@
+"""Names and looks of algorithms, sizes and noise levels, the same in figures, tables and text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vimpo.config import Noise
+from vimpo.storage.tables import ALL_SIZES, BASE
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an algorithm looks, everywhere."""
+
+    label: str
+    colour: str
+    marker: str
+    line: str | tuple = "-"
+
+
+STYLES = {
+    BASE: Style("base policy", "#7f7f7f", "_", (0, (1, 1))),
+    "vimpo": Style("VIMPO", "#0072B2", "o", "-"),
+    "ppo": Style("PPO", "#E69F00", "s", "--"),
+    "grpo": Style("GRPO", "#009E73", "^", "-."),
+    "vimpo_value_only": Style("VIMPO value-only", "#56B4E9", "D", (0, (5, 1))),
+    "grpo_naive": Style("naive GRPO", "#CC79A7", "v", (0, (3, 1, 1, 1))),
+}
+
+
+SPARE = [
+    ("#D55E00", "P", (0, (1, 1))),
+    ("#000000", "X", (0, (6, 2))),
+    ("#B8A800", "*", (0, (3, 1, 1, 1, 1, 1))),
+    ("#8C510A", "h", (0, (8, 1, 1, 1))),
+]
+
+
+def styles(algorithms: Iterable[str]) -> dict[str, Style]:
+    """Style of each algorithm; names without a fixed one get spare ones in the order given."""
+    spare = map(_spare, itertools.count())
+    return {
+        name: STYLES[name] if name in STYLES else Style(name, *next(spare))
+        for name in dict.fromkeys(algorithms)
+    }
+
+
+def _spare(i: int) -> tuple[str, str, tuple]:
+    """Colour, marker and line; where the spare ones are used up, they are combined anew."""
+    turn = i // len(SPARE)
+    colour, (_, marker, line) = SPARE[i % len(SPARE)][0], SPARE[(i + turn) % len(SPARE)]
+    return colour, marker, line
+
+
+def count_note(frame: pd.DataFrame, looks: dict[str, Style], unit: str = "seed") -> str:
+    """`n = 2 seeds`, or `n = 2 seeds (GRPO 1)` where some algorithms have another number.
+
+    `1–2` where the points of one line differ.
+    """
+    runs = frame[frame["algorithm"] != BASE].groupby("algorithm", sort=False)["n"]
+    ends = runs.agg(["min", "max"])
+    counts = {
+        name: f"{low:.0f}" if low == high else f"{low:.0f}–{high:.0f}"
+        for name, low, high in ends.itertuples()
+    }
+    if not counts:
+        return "no run"
+    values = list(counts.values())
+    usual = max(values, key=lambda v: (values.count(v), v))
+    others = [f"{looks[name].label} {n}" for name, n in counts.items() if n != usual]
+    plural = "" if usual == "1" else "s"
+    return f"n = {usual} {unit}{plural}" + (f" ({', '.join(others)})" if others else "")
+
+
+def noise_name(label: str) -> str:
+    noise = Noise.parse(label)
+    if noise.mode == "asymmetric":
+        return f"noise {noise.false_positive:g} / {noise.false_negative:g}"
+    return f"noise {noise.rate:g}" + (" per rollout" if noise.mode == "rollout" else "")
+
+
+def short_count(count: float) -> str:
+    if not np.isfinite(count):
+        return "?"
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def size_name(frame: pd.DataFrame, size: str) -> str:
+    if size == ALL_SIZES:
+        return "mean over sizes"
+    params = frame.loc[frame["size"] == size, "params"].dropna()
+    return f"{size}, {short_count(params.iloc[0])}" if len(params) else size
+
+
+def interval_name(frame: pd.DataFrame) -> str:
+    return f"{100 * frame['confidence'].iloc[0]:g} % interval" if len(frame) else "interval"
+
+
+def ordered_noise(labels: Iterable[str]) -> list[str]:
+    order = ("group", "rollout", "asymmetric")
+    unique = {label: Noise.parse(label) for label in labels}
+    return sorted(unique, key=lambda k: (order.index(unique[k].mode), unique[k].level, k))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a figure: a predictor of an algorithm."""
+
+    algorithm: str
+    predictor: str
+    label: str
+    hollow: bool = False
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[
+            (frame["algorithm"] == self.algorithm) & (frame["predictor"] == self.predictor)
+        ]
+
+    def dashes(self, looks: dict[str, Style]) -> object:
+        return ":" if self.hollow else looks[self.algorithm].line
+
+
+VALUES = (
+    Line("vimpo", "implied", "VIMPO: implied value"),
+    Line("ppo", "critic", "PPO: critic"),
+    Line("grpo", "group_mean", "GRPO: group mean"),
+    Line("ppo", "implied", "PPO: implied value of its policy", hollow=True),
+    Line("grpo", "implied", "GRPO: implied value of its policy", hollow=True),
+)
+
+
+TD = (
+    Line("vimpo", "implied_td", "VIMPO: implied td"),
+    Line("ppo", "critic_td", "PPO: critic td"),
+    Line("grpo", "group", "GRPO: group advantage"),
+    Line("ppo", "implied_td", "PPO: implied td of its policy", hollow=True),
+    Line("grpo", "implied_td", "GRPO: implied td of its policy", hollow=True),
+)
+
+
+GAE = tuple(Line(x.algorithm, x.predictor.replace("_td", "_gae"), x.label, x.hollow) for x in TD)
+
+
+READINGS = {
+    "float32": ("float32", "o", "-"),
+    "bfloat16_float32_softmax": ("bfloat16, log-softmax in float32", "s", "--"),
+    "bfloat16": ("bfloat16", "^", ":"),
+}

@@ -1,0 +1,108 @@
+"""What a run records of its machine and its time: versions, commit, hardware, memory, seconds."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import torch
+
+RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "vimpo-bench")
+
+
+def git_commit() -> str:
+    """Commit of the source, with `-dirty` where tracked files differ; `unknown` outside git."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def hardware(device: str) -> dict[str, object]:
+
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
+        if line.startswith("model name")
+    ]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_mb": psutil.virtual_memory().total // 2**20,
+        "gpu": torch.cuda.get_device_name(device) if device != "cpu" else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_bytes(device: str) -> int:
+    """Peak of the device's memory where there is one, else of this process's resident set.
+
+    Linux hands getrusage's figure down from the parent through fork and exec, so that a small
+    process started by a large one would report its parent's: VmHWM belongs to this program alone.
+    """
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        return int(found[1]) * 2**10
+
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    found = {name: version(name) for name in RECORDED_PACKAGES}
+    return {"python": platform.python_version()} | found
+
+
+def seconds_since_process_start() -> float:
+
+    return time.time() - psutil.Process().create_time()
+
+
+class Stopwatch:
+    """Seconds by phase, exclusive: time in an inner phase is not counted in the outer one."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._stack: list[list] = []
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self._stack.append([self._now(), 0.0])
+        try:
+            yield
+        finally:
+            start, inner = self._stack.pop()
+            whole = self._now() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + whole - inner
+            if self._stack:
+                self._stack[-1][1] += whole
+
+    def _now(self) -> float:
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
