@@ -11,7 +11,8 @@ from fake_results import write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_rows, trials, varied
-from vimpo.config import ConfigError, load_study
+from vimpo.cli import main
+from vimpo.config import ConfigError, dump_yaml, load_study
 from vimpo.planning.preflight import check_before_running
 from vimpo.report.figures.sweep import sweeps
 from vimpo.storage.tables import read_table
@@ -122,11 +123,13 @@ def test_trials_with_other_seeds_are_refused(tmp_path):
 
 
 def test_table_and_figure_are_written_and_a_study_takes_them_over(finished, tmp_path):
-    path = sweep(finished, tmp_path)
-    assert (tmp_path / "sweeps.png").stat().st_size > 10_000
-    table = read_table(tmp_path, "sweeps")
+    (tmp_path / "study.yaml").write_text(dump_yaml(finished))
+    assert main(["sweep", "--config", str(tmp_path / "study.yaml")]) == 0
+    path = finished.folder / "sweep/sweeps.csv"
+    assert path.with_suffix(".png").stat().st_size > 10_000
+    table = read_table(path.parent, "sweeps")
     assert len(table) == 2 * len(TRIALS)
-    named = path.rename(tmp_path / "tuning.csv")
+    named = shutil.copy(path, tmp_path / "tuning.csv")
     study = finished.model_copy(update={"sweeps": [str(named)]})
     aggregate(study, tmp_path / "tables")
     taken = read_table(tmp_path / "tables", "sweeps")

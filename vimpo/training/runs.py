@@ -35,8 +35,9 @@ from vimpo.errors import DamagedError, StoppedError
 from vimpo.models.distributed import Alone, check_devices, join
 from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import optimizer_bytes
-from vimpo.storage import files as records
+from vimpo.storage import files
 from vimpo.storage.integrity import check_model, make_again, only_writer
+from vimpo.training import telemetry
 from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
 from vimpo.training.stopping import StopRequest
@@ -49,7 +50,7 @@ class Learner(Protocol):
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
-    clock: records.Stopwatch
+    clock: telemetry.Stopwatch
     phases: tuple[str, ...]
     policy: nn.Module
 
@@ -106,11 +107,11 @@ class Progress:
         """All there is to say now; every process of `world` has to ask."""
         here = {"startup": startup} | learner.clock.seconds
         beside = {name: s for name, s in here.items() if name not in learner.phases}
-        peak = world.largest(records.peak_bytes(world.device) / 2**20)
+        peak = world.largest(telemetry.peak_bytes(world.device) / 2**20)
         return Progress(
             self.metrics,
             self.timing,
-            self.wall_s + records.seconds_since_process_start(),
+            self.wall_s + telemetry.seconds_since_process_start(),
             max(self.peak_memory_mb, peak),
             {p: self.phases_s.get(p, 0.0) + beside.get(p, 0.0) for p in self.phases_s | beside},
         )
@@ -136,7 +137,7 @@ def is_complete(folder: Path, digest: str) -> bool:
     if not path.is_file():
         return False
     try:
-        found = records.read_sealed(path).get("digest")
+        found = files.read_sealed(path).get("digest")
     except ValueError as error:
         raise DamagedError(
             f"results: '{path}' is damaged ({error}); {make_again(folder)}"
@@ -254,9 +255,9 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
     """
     with only_writer(job.folder) if job.world.main else nullcontext():
         if job.world.main:
-            records.remove_leftovers(job.folder)
-            records.remove_leftovers(job.checkpoints)
-        startup = records.seconds_since_process_start()
+            files.remove_leftovers(job.folder)
+            files.remove_leftovers(job.checkpoints)
+        startup = telemetry.seconds_since_process_start()
         learner = make_learner()
         found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
         progress = Progress(**found[1]) if found else Progress()
@@ -322,25 +323,25 @@ def _finish(
     """Outputs, then the manifest that vouches for them, then no more checkpoints."""
     folder, world = job.folder, job.world
     aside = folder / ".model"
-    with learner.clock("save"), records.room_for(folder):
+    with learner.clock("save"), files.room_for(folder):
         if world.main:
             shutil.rmtree(aside, ignore_errors=True)
         learner.save(aside)
     progress = progress.with_this_process(learner, startup, world)
     if world.main:
         _write_outputs(aside, job, progress)
-        records.write_sealed(folder / "manifest.json", _manifest(learner, job, progress, outcome))
+        files.write_sealed(folder / "manifest.json", _manifest(learner, job, progress, outcome))
         discard_checkpoints(job.checkpoints)
     world.wait()
 
 
 def _write_outputs(model: Path, job: Job, progress: Progress) -> None:
     """The tables of a run, and its model, which lies ready beside them."""
-    records.write_atomic(job.folder / "config.yaml", dump_yaml(job.config))
-    records.write_rows(job.folder / "metrics.csv", progress.metrics, ["step"])
-    records.write_rows(job.folder / "timing.csv", progress.timing, ["step"])
-    with records.room_for(job.folder):
-        records.move_folder(model, job.folder / "model")
+    files.write_atomic(job.folder / "config.yaml", dump_yaml(job.config))
+    files.write_rows(job.folder / "metrics.csv", progress.metrics, ["step"])
+    files.write_rows(job.folder / "timing.csv", progress.timing, ["step"])
+    with files.room_for(job.folder):
+        files.move_folder(model, job.folder / "model")
 
 
 def _manifest(learner: Learner, job: Job, progress: Progress, outcome: Outcome) -> dict:
@@ -359,9 +360,9 @@ def _manifest(learner: Learner, job: Job, progress: Progress, outcome: Outcome) 
         "peak_memory_mb": round(progress.peak_memory_mb, 1),
         "wall_s": round(progress.wall_s, 3),
         "phases_s": {k: round(v, 3) for k, v in (progress.phases_s | phases).items()},
-        "versions": records.versions(),
-        "git_commit": records.git_commit(),
-        "hardware": records.hardware(job.config.runtime.device),
+        "versions": telemetry.versions(),
+        "git_commit": telemetry.git_commit(),
+        "hardware": telemetry.hardware(job.config.runtime.device),
         **({"data": data} if data else {}),
-        "outputs": records.checksums(job.folder, OUTPUTS),
+        "outputs": files.checksums(job.folder, OUTPUTS),
     }

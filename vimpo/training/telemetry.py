@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
-import resource
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-
-import psutil
-import torch
 
 RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "vimpo-bench")
 
@@ -34,6 +30,8 @@ def git_commit() -> str:
 
 
 def hardware(device: str) -> dict[str, object]:
+    import psutil
+    import torch
 
     cpuinfo = Path("/proc/cpuinfo")
     names = [
@@ -65,6 +63,8 @@ def peak_bytes(device: str) -> int:
     if found:
         return int(found[1]) * 2**10
 
+    import resource
+
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if platform.system() == "Darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -76,6 +76,7 @@ def versions() -> dict[str, str]:
 
 
 def seconds_since_process_start() -> float:
+    import psutil
 
     return time.time() - psutil.Process().create_time()
 
