@@ -7,11 +7,13 @@ from pathlib import Path
 
 from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from vimpo.config import ConfigError, digest, dump_yaml, load_study
 from vimpo.config.load import read_yaml
 from vimpo.planning.jobs import job_request, launcher
 from vimpo.planning.preflight import check_before_jobs, check_before_running
+from vimpo.planning.progress import Progress
 from vimpo.planning.slurm import check_cluster, check_one_machine
 from vimpo.storage.continued import taken_over
 from vimpo.storage.files import write_atomic
@@ -42,6 +44,15 @@ RUNS = [f"{FOLDER}/runs/{name}" for name, cell in CELLS.items() if cell not in T
 SIZES = STUDY.used_sizes()
 MADE_SIZES = [size for size in SIZES if size not in TAKEN_OVER.sizes]
 RUN = "{algorithm}/{size}/noise-{noise}/seed-{seed}"
+
+# One line per finished job in place of Snakemake's ten, unless more is asked for.
+talkative = workflow.output_settings.verbose or workflow.output_settings.printshellcmds
+if workflow.is_main_process and not (workflow.dryrun or talkative):
+    for handler in logger.handlers:
+        if handler.name == "DefaultStreamHandler":
+            progress = Progress(handler.formatter, len(CELLS))
+            handler.setFormatter(progress)
+            handler.addFilter(progress)
 
 
 def one_of(values):
