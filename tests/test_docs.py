@@ -76,6 +76,15 @@ def test_every_file_that_is_named_exists(page):
     assert not sorted(p for p in patterns if not (ROOT / p).exists() and not any(ROOT.glob(p)))
 
 
+def test_every_module_of_the_table_of_packages_is_there():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", prose(ROOT / "docs/developing.md"), re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "vimpo").glob("*/__init__.py")}
+    assert {package for package, _ in rows} == folders
+    named = [(package, name) for package, row in rows for name in re.findall(r"`(\w+\.py)`", row)]
+    assert len(named) > 20
+    assert not [pair for pair in named if not ROOT.joinpath("vimpo", *pair).is_file()]
+
+
 def test_every_command_that_is_shown_exists(capsys):
     with suppress(SystemExit):
         main(["--help"])
