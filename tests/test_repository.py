@@ -68,13 +68,6 @@ def test_shipped_configurations_are_valid_and_named_after_their_file(path):
     assert load_study(path).study == path.stem
 
 
-def test_the_readme_has_the_two_commands():
-    readme = (ROOT / "README.md").read_text()
-    assert "pip install -e . && snakemake --cores all" in readme
-    assert "pip install -e '.[test]' && pytest" in readme
-    assert "pip install -e '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
-
-
 def test_the_citation_agrees_with_the_project():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == project()["version"]
@@ -86,44 +79,12 @@ def test_the_citation_agrees_with_the_project():
     assert paper["url"] in (ROOT / "README.md").read_text()
 
 
-def test_the_readme_tells_what_the_verifier_benchmark_wrote():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    written = json.loads((ROOT / "tests/benchmarks/results/verifier.json").read_text())
-    whole, hard = written["all"]["all"], written["all"]["hardverify_math"]
-    alone = sum(written["math_verify_alone"].values())
-    for sentence in (
-        f"On {whole['rows']} labelled answers it agrees with {whole['agree']} labels "
-        f"({whole['fp']} wrong ones accepted, {whole['fn']} right ones refused), math-verify alone "
-        f"with {alone}",
-        f"without {hard['rows']} chosen to defeat such verifiers, it agrees with "
-        f"{whole['agree'] - hard['agree']} of {whole['rows'] - hard['rows']}",
-    ):
-        assert sentence in readme
-
-
 def test_the_tables_of_the_benchmarks_are_generated():
     folder = ROOT / "tests/benchmarks"
     spec = importlib.util.spec_from_file_location("tables", folder / "tables.py")
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     assert (folder / "README.md").read_text() == tables.text(), "run tests/benchmarks/tables.py"
-
-
-def test_the_studies_of_the_readme_are_valid(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```yaml\n(study:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert [load_study(yaml.safe_load(block)).study for block in blocks] == ["mine", "rloo", "real"]
-
-
-def test_the_layout_of_the_readme_is_true_and_whole():
-    layout = (ROOT / "README.md").read_text().partition("## Layout")[2].split("```")[1]
-    listed = re.findall(r"[\w*.]+/[\w*./]*|^Snakefile", layout, re.MULTILINE)
-    found = {path: list(ROOT.glob(path)) for path in listed}
-    assert not [path for path, there in found.items() if not there]
-    covered = {p for there in found.values() for p in there}
-    modules = [p for p in (ROOT / "vimpo").rglob("*.py") if not p.name.startswith("__")]
-    assert len(modules) > 60
-    assert not [p for p in modules if not covered & {p, *p.parents}]
 
 
 def test_one_size_in_full_is_that_size_of_the_study():

@@ -29,10 +29,10 @@ def against_trl(found: dict) -> str:
         for phase in ("rollout", "update", "total")
     ]
     head = ("phase", "here, s", "TRL, s", "TRL / here", "floor, s", "floor / here")
-    return f"""## A GRPO step beside TRL's
+    return f"""## A GRPO step against TRL's
 
 128 x 3 model, 32 prompts x 8 rollouts, one update, {found["threads"]} threads; medians of
-{len(found["rounds"]["ours"])} processes each, taken in turns. The floor is the step's arithmetic
+{len(found["rounds"]["ours"])} processes each, run alternately. The floor is the step's arithmetic
 without padding at {floor["gflops_per_second"]:.0f} GFLOP/s, the rate of a large float32 product.
 
 {table(head, rows)}"""
@@ -63,16 +63,16 @@ def steps(found: dict) -> str:
 
 Whole steps, median and range of {len(first["rounds"]["vimpo"])} rounds, {found["threads"]} threads;
 memory is the peak above what the libraries hold. Utilisation: FLOPs of GRPO's update without
-padding over its time and the rate of a large product. To GRPO's rollouts, forward and backward
-pass, VIMPO adds a forward pass of the reference, and PPO all of a critic's. `wide` has few tokens
-for its parameters: weights, gradients and moments are most of its memory.
+padding, divided by its time and the rate of a large product. To GRPO's rollouts, forward and
+backward pass, VIMPO adds a forward pass of the reference, and PPO adds all passes of a critic.
+`wide` has few tokens for its parameters: weights, gradients and moments are most of its memory.
 
 {step_table(found)}"""
 
 
 def steps_one_thread(found: dict) -> str:
     rate = max(one["gflops_per_second"] for one in found["sizes"].values())
-    return f"""On {found["threads"]} thread, as the suite runs cells side by side; its rate is up to
+    return f"""On {found["threads"]} thread, as the suite runs cells side by side; the rate is up to
 {rate:.0f} GFLOP/s:
 
 {step_table(found)}"""
@@ -93,17 +93,17 @@ def grid(found: dict) -> str:
     fixed = least["seconds"] - least["cells"] * a_cell
     return f"""## The grid
 
-Loading (and unloading) the libraries of a command, and what it would take with Python's garbage
+Seconds to load and unload the libraries of a command, as they are and with Python's garbage
 collector on:
 
 {table(("command", "s", "with collector, s"), loading)}
 
 The tiny study, whose cells are nearly all start-up, on {found["cores"]} cores:
 
-{table(("cells", "s", "cells an hour"), grids)}
+{table(("cells", "s", "cells per hour"), grids)}
 
 That is {a_cell:.1f} s for every further cell (training, evaluation, probes), and {fixed:.0f} s once
-a study (base policy, cost, tables, report), which few cells share.
+per study (base policy, cost, tables, report), which weighs more the fewer the cells.
 
 `snakemake -n` on {dry["cells"]:,} cells: {dry["seconds"]:.0f} s and {dry["peak_mb"]:.0f} MB."""
 
@@ -150,7 +150,7 @@ def verifier(found: dict) -> str:
 
 {table((*head, "precision", "recall"), rows)}
 
-{speed["answers_per_cpu_second"]:.0f} answers a second of its workers' CPU time."""
+{speed["answers_per_cpu_second"]:.0f} answers per second of its workers' CPU time."""
 
 
 def text() -> str:
@@ -159,8 +159,9 @@ def text() -> str:
     ]
     head = """# Benchmarks
 
-Each section is written by `tables.py` from the JSON that the script of its name left in `results/`.
-Seconds belong to one shared two-core machine; ratios were measured side by side.
+`tables.py` writes each section from the JSON that the script of the same name left in `results/`.
+Seconds are from one shared two-core machine; ratios were measured side by side. In short:
+[docs/benchmarks.md](../../docs/benchmarks.md).
 """
     return "\n\n".join([head.rstrip(), *sections]) + "\n"
 

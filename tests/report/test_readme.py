@@ -1,4 +1,4 @@
-"""The README's sections of results: made from published tables, and not stale."""
+"""What README and docs/ say of results: made from published tables, and not stale."""
 
 import re
 import shutil
@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from vimpo.report import published
-from vimpo.report.readme import END, SECTIONS, START, STUDIES, rewritten, wrapped, write_readme
+from vimpo.report.readme import (
+    END,
+    PAGES,
+    SECTIONS,
+    START,
+    STUDIES,
+    rewritten,
+    wrapped,
+    write_readme,
+)
 from vimpo.storage.files import sha256
 from vimpo.storage.tables import read_table
 
@@ -20,6 +29,11 @@ EMPTY = "\n".join(
 
 def studies(root):
     return published.published(root / "results/published")
+
+
+def made(root, text=EMPTY, page="README.md"):
+    """The text of one page of a repository with its sections made again."""
+    return rewritten({root / page: text}, studies(root))[root / page]
 
 
 def section(text, name):
@@ -38,8 +52,10 @@ def copy(tmp_path):
 
 
 def test_the_sections_say_what_the_published_tables_say():
-    made = rewritten(README, studies(ROOT), ROOT)
-    assert made == README, "run: snakemake --cores 1 figures"
+    pages = {ROOT / name: (ROOT / name).read_text() for name in PAGES}
+    assert rewritten(pages, studies(ROOT)) == pages, "run: snakemake --cores 1 figures"
+    for name in SECTIONS:
+        assert sum(START.format(name) in text for text in pages.values()) == 1, name
 
 
 def test_the_first_screen_holds_figure_table_and_both_commands():
@@ -51,14 +67,12 @@ def test_the_first_screen_holds_figure_table_and_both_commands():
     for command in ("pip install -e . && snakemake --cores all", "snakemake --cores 1 figures"):
         assert command in first
     assert first.count("\n| C") >= 6
-    for link in re.findall(r"\]\((results/[^)#]+)", README):
-        assert (ROOT / link).is_file(), link
     # two screens of some fifty lines, of which the figure takes twenty
     assert len(first.splitlines()) < 80
 
 
 def test_only_what_stands_between_the_marks_is_replaced(copy):
-    path = write_readme(studies(copy), copy)
+    (path,) = write_readme(studies(copy), copy)
     text = path.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nend")
@@ -66,45 +80,45 @@ def test_only_what_stands_between_the_marks_is_replaced(copy):
     assert "| C1 VIMPO matches GRPO | " in section(text, "headline")
     assert "](results/published/quick/figures/headline.png)" in section(text, "headline")
     assert "35.9" in section(text, "paper")
-    assert rewritten(text, studies(copy), copy) == text
+    assert made(copy, text) == text
 
 
 def test_numbers_come_from_the_tables(copy):
     tables = copy / "results/published/quick/tables"
-    before = section(rewritten(EMPTY, studies(copy), copy), "paper")
+    before = section(made(copy), "paper")
     summary = read_table(tables, "summary").query("benchmark == 'mean' and metric == 'sampled'")
     row = summary[(summary.algorithm == "grpo") & (summary["size"] == "all")].iloc[0]
     assert f"{100 * row['mean']:.1f} ([" in before
     path, provenance = tables / "summary.csv", tables / "provenance.csv"
     path.write_text(path.read_text().replace(f",{row['mean']:.10g},", ",0.123,"))
-    # these tables vouch for each other by their digests
+    # these tables hold each other's checksums
     rows = [
         row
         for row in provenance.read_text().splitlines(keepends=True)
         if not row.startswith(("table.summary,", "table.provenance,"))
     ]
     provenance.write_text("".join([*rows, f"table.summary,{sha256(path)},1\n"]))
-    assert "| 12.3 ([" in section(rewritten(EMPTY, studies(copy), copy), "paper")
+    assert "| 12.3 ([" in section(made(copy), "paper")
 
 
-def test_the_larger_study_speaks_where_it_is_published(copy):
+def test_the_larger_study_speaks_if_it_is_published(copy):
     folder = copy / "results/published"
     shutil.copytree(folder / "quick", folder / "study")
-    made = rewritten(EMPTY, studies(copy), copy)
-    assert "results/published/study/figures/headline.png" in section(made, "headline")
-    assert "published/quick" not in section(made, "headline") + section(made, "paper")
-    other = section(made, "others")
-    assert "[Study “quick”](results/published/quick/report.md)" in other
-    assert "24 of 24 runs complete" in " ".join(other.split())
-    assert "*Is VIMPO better than GRPO here?* Open." in " ".join(other.split())
-    assert "published/study" not in other
+    text = made(copy, page="docs/page.md")
+    assert "](../results/published/study/figures/headline.png)" in section(text, "headline")
+    assert "published/quick" not in section(text, "headline") + section(text, "paper")
+    parts = section(text, "studies").split("\n### ")
+    links = [re.findall(r"\]\((.*?)\)", part) for part in parts]
+    assert links == [[], *([f"../results/published/{n}/report.md"] for n in ("study", "quick"))]
+    assert "24 of 24 runs complete" in " ".join(parts[-1].split())
+    assert "\n- *Is VIMPO better than GRPO here?* Open.\n" in parts[-1]
 
 
 def test_a_readme_without_marks_or_studies_stays_as_it_is(copy):
-    assert rewritten("mine\n", studies(copy), copy) == "mine\n"
-    assert rewritten(EMPTY, [], copy) == EMPTY
+    assert made(copy, "mine\n") == "mine\n"
+    assert rewritten({copy / "README.md": EMPTY}, []) == {copy / "README.md": EMPTY}
     (copy / "README.md").unlink()
-    assert write_readme(studies(copy), copy) is None
+    assert write_readme(studies(copy), copy) == []
     assert not (copy / "README.md").exists()
 
 
@@ -112,12 +126,20 @@ def test_drawing_published_studies_rewrites_the_readme(copy, monkeypatch):
     monkeypatch.setattr(published, "draw", lambda *a: None)
     monkeypatch.setattr(published, "write_report", lambda *a, **k: None)
     folder = copy / "results/published"
-    assert published.draw_published(folder) == [folder / "quick/report.html", copy / "README.md"]
-    assert "| C1 VIMPO" in (copy / "README.md").read_text()
+    guide = copy / PAGES[1]
+    guide.parent.mkdir()
+    guide.write_text(EMPTY)
+    pages = [copy / "README.md", guide]
+    assert published.draw_published(folder) == [folder / "quick/report.html", *pages]
+    assert "| C1 VIMPO" in pages[0].read_text()
+    assert "](../results/published/quick/report.md" in section(guide.read_text(), "headline")
 
 
 def test_paragraphs_are_wrapped_and_tables_are_not():
     long = "word " * 40
-    lines = wrapped(f"{long}\n\n\n\n| {long}|\n").splitlines()
+    lines = wrapped(f"{long}\n\n\n\n- {long}\n\n| {long}|\n").splitlines()
     assert max(map(len, lines[:-1])) <= 100
     assert lines[-2:] == ["", f"| {long}|"]
+    item = lines.index("") + 1
+    assert lines[item].startswith("- word")
+    assert lines[item + 1].startswith("  word")

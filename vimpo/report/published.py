@@ -79,7 +79,7 @@ def published(folder: Path = FOLDER) -> list[Path]:
 def draw_published(folder: Path = FOLDER) -> list[Path]:
     """Draw figures and write the report of every published study; returns what was written.
 
-    The README above `folder`, if there is one, says anew what the best of them found.
+    The README and docs/ above `folder`, if there are any, are brought up to date.
     Raises ConfigError where there is none, or where tables and configuration do not agree.
     """
     folder = Path(folder)
@@ -93,5 +93,4 @@ def draw_published(folder: Path = FOLDER) -> list[Path]:
         draw(path / "tables", path / "figures")
         write_report(study, path / "tables", path / "figures", path / "report.html", config=config)
         reports.append(path / "report.html")
-    readme = write_readme(studies, folder.resolve().parent.parent)
-    return [*reports, readme] if readme else reports
+    return [*reports, *write_readme(studies, folder.resolve().parent.parent)]

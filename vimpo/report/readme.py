@@ -1,13 +1,13 @@
-"""Sections of README.md that say what was found: made from a published study's tables alone.
+"""The parts of README.md and docs/ that say what was found, made from published tables alone.
 
-A section stands between two comments, and only there is anything replaced:
+A section stands between two comments, and only what is between them is replaced:
 
     <!-- headline: made by `snakemake --cores 1 figures` -->
     ...
     <!-- end of headline -->
 
-Its template is `report/readme_<section>.md.j2`, over the content of a report: that of the study
-which the README opens with, or, for `others`, of each of the rest.
+Its template is `report/readme_<section>.md.j2`, over the content of a report: that of the study the
+README opens with or, for `studies`, of each study in turn.
 """
 
 from __future__ import annotations
@@ -15,64 +15,82 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vimpo.config import load_study
 from vimpo.report.page import report_content, template_environment
 from vimpo.storage.files import write_atomic
 
-SECTIONS = ("headline", "paper", "others")
-# The studies that a README may open with, the best first.
+PAGES = ("README.md", "docs/published-studies.md")
+SECTIONS = ("headline", "paper", "studies")
+# The studies a README may open with, best first.
 STUDIES = ("study", "quick")
 START, END = "<!-- {}: made by `snakemake --cores 1 figures` -->", "<!-- end of {} -->"
 WIDTH = 100
 KEPT = {"break_long_words": False, "break_on_hyphens": False}
 
 
-def rewritten(text: str, studies: Sequence[Path], root: Path) -> str:
-    """The text of a README in `root` with its sections made anew; unchanged where there are none.
+def rewritten(pages: Mapping[Path, str], studies: Sequence[Path]) -> dict[Path, str]:
+    """The pages (path -> text) with their sections made again; other text stays as it is.
 
-    studies: folders of published studies. Of those that a README opens with, the first that is
-    there speaks; the section of the others has a part for each.
+    studies: folders of published studies. The first of STUDIES among them speaks for all in every
+    section but `studies`, which has a part for each; without one, nothing changes. Links are
+    relative to the folder of the page.
     """
     first = next((path for name in STUDIES for path in studies if path.name == name), None)
-    if first is None or not any(START.format(name) in text for name in SECTIONS):
-        return text
-    environment, content = template_environment(), {p: _content(p, root) for p in studies}
-    speakers = {"others": [path for path in studies if path != first]}
-    for name in SECTIONS:
-        template = environment.get_template(f"readme_{name}.md.j2")
-        parts = [template.render(content[path]) for path in speakers.get(name, [first])]
-        start, end = START.format(name), END.format(name)
-        pattern = re.escape(start) + ".*?" + re.escape(end)
-        section = "\n\n".join([start, *map(wrapped, parts), end])
-        text = re.sub(pattern, lambda _, section=section: section, text, flags=re.DOTALL)
-    return text
+    marked = {
+        page: [name for name in SECTIONS if START.format(name) in text]
+        for page, text in pages.items()
+    }
+    if first is None or not any(marked.values()):
+        return dict(pages)
+    environment, content = template_environment(), {path: _content(path) for path in studies}
+    ordered = [first, *(path for path in studies if path != first)]
+    made = dict(pages)
+    for page, names in marked.items():
+        for name in names:
+            template = environment.get_template(f"readme_{name}.md.j2")
+            parts = [
+                template.render(content[path] | {"folder": _link(path, page.parent)})
+                for path in (ordered if name == "studies" else [first])
+            ]
+            made[page] = _replaced(made[page], name, parts)
+    return made
 
 
-def _content(study: Path, root: Path) -> dict:
-    """What the report of a published study says, and where it is from the README's place."""
+def _content(study: Path) -> dict:
+    """What the report of a published study says."""
     config = study / "config.yaml"
-    content = report_content(load_study(config), study / "tables", config=config)
-    return content | {"folder": Path(os.path.relpath(study, root)).as_posix()}
+    return report_content(load_study(config), study / "tables", config=config)
+
+
+def _link(target: Path, folder: Path) -> str:
+    return Path(os.path.relpath(target, folder)).as_posix()
+
+
+def _replaced(text: str, name: str, parts: Sequence[str]) -> str:
+    start, end = START.format(name), END.format(name)
+    section = "\n\n".join([start, *map(wrapped, parts), end])
+    pattern = re.escape(start) + ".*?" + re.escape(end)
+    return re.sub(pattern, lambda _: section, text, flags=re.DOTALL)
 
 
 def wrapped(text: str) -> str:
-    """Paragraphs at the README's width; tables and images need one line each."""
+    """Paragraphs and list items at the page's width; tables and images need one line each."""
     lines = re.sub(r"\n{3,}", "\n\n", text).strip().splitlines()
-    return "\n".join(
-        line if line.startswith(("|", "![")) else "\n".join(textwrap.wrap(line, WIDTH, **KEPT))
-        for line in lines
-    )
+    return "\n".join(line if line.startswith(("|", "![")) else _wrap(line) for line in lines)
 
 
-def write_readme(studies: Sequence[Path], root: Path) -> Path | None:
-    """Write the sections of the README in `root`, where there is one."""
-    path = Path(root) / "README.md"
-    if not path.is_file():
-        return None
-    text = path.read_text()
-    if (made := rewritten(text, studies, root)) != text:
-        write_atomic(path, made)
-    return path
+def _wrap(line: str) -> str:
+    indent = "  " if line.startswith("- ") else ""
+    return "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=indent, **KEPT))
+
+
+def write_readme(studies: Sequence[Path], root: Path) -> list[Path]:
+    """Write the sections of the pages in `root`; returns the pages that are there."""
+    pages = {path: path.read_text() for name in PAGES if (path := Path(root) / name).is_file()}
+    for path, text in rewritten(pages, studies).items():
+        if text != pages[path]:
+            write_atomic(path, text)
+    return list(pages)
