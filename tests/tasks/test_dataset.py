@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -305,7 +306,7 @@ def test_a_tokenizer_without_pad_or_eos_is_refused(tmp_path, path, special, miss
 def test_a_hub_name_without_network_is_one_clear_error(tmp_path):
     script = f"""
 import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from real_data import byte_tokenizer
 from vimpo.config import ConfigError, DatasetTask
 from vimpo.tasks import make_task
@@ -333,10 +334,13 @@ except ConfigError as error:
         ({"prompt": "no place"}, r"task\.prompt: 'no place' does not hold \{problem\}; allowed"),
         ({"system": "Be brief."}, r"task\.system: is part of a chat; allowed: with chat_templ"),
         ({"symbols": "+"}, r"task\.symbols: unknown key"),
-        ({"benchmarks": {"m": {"task": "math"}}}, r"task\.benchmarks\.m\.task: 'math' is not"),
+        (
+            {"benchmarks": {"m": {"task": "math"}}},
+            r"task\.benchmarks\.m\.task: 'math' is unknown; allowed: math500, aime24, aime25, ol",
+        ),
         (
             {"benchmarks": {"m": {"task": "amc23", "style": "stock"}}},
-            r"task\.benchmarks\.m\.style: 'stock' is not there for amc23",
+            r"task\.benchmarks\.m\.style: amc23 has no 'stock' style; allowed: boxed, or stock wit",
         ),
         ({"datasets": [{"path": "a/b", "answer_pattern": "("}]}, r"is not a regular expression"),
         ({"datasets": [{"path": "a/b", "answer_pattern": "x"}]}, r"has 0 groups; allowed: one"),

@@ -1,7 +1,7 @@
 """Configuration of tasks: what is trained on, and which held-out benchmarks judge it.
 
 A task is either `chain`, generated arithmetic, or `dataset`, real problems from the hub or from
-files. Benchmarks are generated chains or, by name, real ones (MATH-500, AIME, OlympiadBench, ...).
+files. Benchmarks are generated chains or, by name, published ones (vimpo/config/benchmarks.py).
 """
 
 from __future__ import annotations
@@ -11,23 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from vimpo.config.benchmarks import BENCHMARKS, Published, with_stock_style
 from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
 BOXED_PROMPT = (
     "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
 )
 PROBLEM = "{problem}"
-
-# Name -> responses a problem (the paper's k; AMC as AIME), column of the problem, of the answer.
-REAL_BENCHMARKS = {
-    "math500": (1, "problem", "answer"),
-    "aime24": (32, "Problem", "Answer"),
-    "aime25": (32, "problem", "answer"),
-    "olympiadbench": (1, "question", "final_answer"),
-    "amc23": (32, "question", "answer"),
-    "gsm8k": (1, "question", "answer"),
-}
-STOCK_STYLES = ("math500", "aime24", "aime25")
 
 
 def _has_problem(template: str) -> str:
@@ -53,21 +43,34 @@ class Benchmark(Strict):
     problems: int = Field(200, ge=1, le=5000, description="held-out problems")
 
 
+def _is_published(name: Any) -> Any:
+    if not isinstance(name, str) or name not in BENCHMARKS:
+        raise ValueError(f"{name!r:.80} is unknown; allowed: {', '.join(BENCHMARKS)}")
+    return name
+
+
+PublishedName = Annotated[
+    str, BeforeValidator(_is_published), Field(json_schema_extra={"enum": list(BENCHMARKS)})
+]
+
+
 class RealBenchmark(Strict):
     """A published benchmark by its name, from the hub or from a local copy of it."""
 
-    task: Literal["math500", "aime24", "aime25", "olympiadbench", "amc23", "gsm8k"]
+    task: PublishedName
     style: Literal["boxed", "stock"] = Field(
         "boxed",
         description="boxed: zero-shot, the prompt below, the last box is the answer; stock: "
-        "prompt, shots and stop texts of lm-eval's own task (math500, aime24, aime25)",
+        f"prompt, shots and stop texts of lm-eval's own task ({', '.join(with_stock_style())})",
     )
     path: str | None = Field(
         None, description="local Parquet or JSONL file, or hub name; default: the stock hub name"
     )
     split: str | None = Field(None, description="split on the hub; default: the stock one")
     samples: Count | None = Field(
-        None, description="k of avg@k; default: 32 for AIME and AMC, else 1 (as in the paper)"
+        None,
+        description="k of avg@k; default: "
+        + ", ".join(f"{row.samples} for {name}" for name, row in BENCHMARKS.items()),
     )
     limit: Count | None = Field(None, description="first problems only, to try things out")
     max_response: int | None = Field(
@@ -81,22 +84,28 @@ class RealBenchmark(Strict):
         return self.limit
 
     @property
+    def published(self) -> Published:
+        """Its row of the registry."""
+        return BENCHMARKS[self.task]
+
+    @property
     def k(self) -> int:
-        """Responses a problem."""
-        return self.samples or REAL_BENCHMARKS[self.task][0]
+        """Responses per problem."""
+        return self.samples or self.published.samples
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What the source must have: the columns of the published files."""
-        worked = ("solution",) if self.style == "stock" and self.task == "math500" else ()
-        return (*REAL_BENCHMARKS[self.task][1:], *worked)
+        row = self.published
+        worked = row.stock_solution if self.style == "stock" else None
+        return (row.question, row.answer, *([worked] if worked else []))
 
     @model_validator(mode="after")
     def _style_exists(self) -> RealBenchmark:
-        if self.style == "stock" and self.task not in STOCK_STYLES:
+        if self.style == "stock" and not self.published.stock_metric:
             raise ValueError(
-                f"style: 'stock' is not there for {self.task}; allowed: boxed, or stock with "
-                f"{', '.join(STOCK_STYLES)}"
+                f"style: {self.task} has no 'stock' style; allowed: boxed, or stock with "
+                f"{', '.join(with_stock_style())}"
             )
         if self.style == "stock" and self.prompt is not None:
             raise ValueError("prompt: the stock style has its own; allowed: style boxed")

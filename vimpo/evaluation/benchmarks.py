@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vimpo.config import ConfigError, RealBenchmark, Study
-from vimpo.config.task import REAL_BENCHMARKS, VerifierLimits
+from vimpo.config.task import VerifierLimits
 from vimpo.tasks.chain import held_out_problems, is_right
 from vimpo.tasks.prompts import Prompter
 from vimpo.tasks.sources import column, local_file, read_rows
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OURS = Path(__file__).parent / "definitions"
-# Definition: a file of ours, or one below lm_eval/tasks with the metric that it scores by.
-DEFINITIONS = {
-    "math500": ("minerva_math/minerva_math500.yaml", "math_verify"),
-    "aime24": ("aime/aime24.yaml", "exact_match"),
-    "aime25": ("aime/aime25.yaml", "exact_match"),
-    "gsm8k": ("gsm8k/gsm8k.yaml", None),
-    "olympiadbench": ("olympiadbench.yaml", None),
-    "amc23": ("amc23.yaml", None),
-}
 MEAN = {"aggregation": "mean", "higher_is_better": True}
 
 
@@ -116,14 +107,12 @@ class RealTask:
         self.prompter = Prompter(study.task, tokenizer, self.spec.prompt)
         self.verifier = shared_verifier(getattr(study.task, "verifier", VerifierLimits()))
         self.boxed_only = self.spec.style == "boxed" and getattr(study.task, "boxed_only", True)
-        self.stock_metric = None
-        if self.spec.style == "stock":
-            self.stock_metric = DEFINITIONS[self.spec.task][1]
-        _, self.question, self.answer = REAL_BENCHMARKS[self.spec.task]
+        self.published = self.spec.published
+        self.stock_metric = self.published.stock_metric if self.spec.style == "stock" else None
         self._rows: list[dict] | None = None
 
     def definition(self) -> dict:
-        stock = _load(self.spec.task)
+        stock = _load(self.published.definition)
         split = stock["test_split"]
         shared = stock | {
             "custom_dataset": self._dataset(split),
@@ -137,7 +126,7 @@ class RealTask:
             return shared
         for key in ("fewshot_config", "process_docs", "training_split", "fewshot_split"):
             shared.pop(key, None)
-        prompter, question, gold = self.prompter, self.question, self.gold
+        prompter, question, gold = self.prompter, self.published.question, self.gold
         return shared | {
             "num_fewshot": 0,
             "doc_to_text": lambda doc: prompter(doc[question]),
@@ -147,7 +136,7 @@ class RealTask:
     def rows(self) -> list[dict]:
         """The problems, with the columns that the definition reads. Raises ConfigError."""
         if self._rows is None:
-            stock = _load(self.spec.task)
+            stock = _load(self.published.definition)
             source, field = self.spec.path or stock["dataset_path"], f"{self.field}.path"
             raw = read_rows(
                 source,
@@ -169,11 +158,11 @@ class RealTask:
 
     def gold(self, doc: dict) -> str:
         """The gold answer of a problem, as text."""
-        answer = doc[self.answer]
-        if self.spec.task == "math500" and self.stock_metric:
-            return last_boxed(doc["solution"]) or str(answer)  # the definition normalises `answer`
-        if self.spec.task == "gsm8k":
-            return str(answer).rpartition("####")[2].strip().replace(",", "")
+        row, answer = self.published, doc[self.published.answer]
+        if row.stock_solution and self.stock_metric:
+            return last_boxed(doc[row.stock_solution]) or str(answer)
+        if row.answer_mark:
+            return str(answer).rpartition(row.answer_mark)[2].strip().replace(",", "")
         if isinstance(answer, list):
             answer = ", ".join(map(str, answer))
         if isinstance(answer, float) and answer.is_integer():
@@ -181,7 +170,7 @@ class RealTask:
         return str(answer)
 
     def describe(self, doc: dict) -> tuple[str, str]:
-        return doc[self.question], self.gold(doc)
+        return doc[self.published.question], self.gold(doc)
 
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         golds = [self.gold(doc)] * len(responses)
@@ -196,8 +185,7 @@ class RealTask:
         return load
 
     def _scorer(self) -> Callable[[dict, list], dict]:
-        file, _ = DEFINITIONS[self.spec.task]
-        utilities = str((_stock_folder() / file).parent / "utils.py")
+        utilities = str(_definition_file(self.published.definition).with_name("utils.py"))
 
         def score(doc: dict, results: list[list[str]]) -> dict[str, float]:
             """avg@k of one problem by the verifier, and by the definition's own metric."""
@@ -215,14 +203,15 @@ def _share(marks: Sequence[bool]) -> float:
     return sum(marks) / len(marks)
 
 
-def _stock_folder() -> Path:
-    """Folder of lm-eval's task definitions."""
+def _definition_file(name: str) -> Path:
+    """A definition of ours (or one given by its whole path); else one that lm-eval ships."""
+    if (ours := OURS / name).is_file():
+        return ours
     (folder,) = importlib.util.find_spec("lm_eval").submodule_search_locations
-    return Path(folder) / "tasks"
+    return Path(folder) / "tasks" / name
 
 
-def _load(task: str) -> dict:
+def _load(name: str) -> dict:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    file, _ = DEFINITIONS[task]
-    return load_yaml(_stock_folder() / file if "/" in file else OURS / file)
+    return load_yaml(_definition_file(name))
