@@ -104,10 +104,16 @@ def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
 
     from vimpo.models.networks import load_policy, load_tokenizer, set_up_torch
 
+    trust = study.runtime.trust_remote_code
     set_up_torch(study.runtime)
-    policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder)
+    policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder, trust)
     _replace_generation_config(policy, tokenizer)
-    lm = HFLM(pretrained=policy, tokenizer=tokenizer, batch_size=study.evaluation.batch_size)
+    lm = HFLM(
+        pretrained=policy,
+        tokenizer=tokenizer,
+        batch_size=study.evaluation.batch_size,
+        trust_remote_code=trust,
+    )
     lm.generate_until = functools.partial(lm.generate_until, disable_tqdm=True)
     return lm
 
