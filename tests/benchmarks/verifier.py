@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from vimpo.config.task import VerifierLimits  # noqa: E402
-from vimpo.tasks.verifier import Verifier, answers, obvious  # noqa: E402
+from vimpo.tasks.answers import answers  # noqa: E402
+from vimpo.tasks.verifier import Verifier, obvious  # noqa: E402
 from vimpo.training.telemetry import versions  # noqa: E402
 
 CASES = ROOT.parent / "shared" / "data" / "verifier_cases.jsonl"

@@ -10,8 +10,9 @@ from fuzzing import profile
 from hypothesis import example, given
 
 from vimpo.config.task import VerifierLimits
+from vimpo.tasks.answers import answers, last_boxed
 from vimpo.tasks.prompts import fill
-from vimpo.tasks.verifier import Verifier, answers, last_boxed
+from vimpo.tasks.verifier import Verifier
 
 PIECES = [
     *("\\boxed{", "\\fbox{", "}", "{", "\\frac", "\\sqrt", "\\left(", "\\right)", "^", "_", "$"),

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from vimpo.config import ConfigError, RealBenchmark, Study
 from vimpo.config.task import VerifierLimits
+from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import held_out_problems, is_right
 from vimpo.tasks.prompts import Prompter
 from vimpo.tasks.sources import column, local_file, read_rows
-from vimpo.tasks.verifier import last_boxed, shared_verifier
+from vimpo.tasks.verifier import shared_verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

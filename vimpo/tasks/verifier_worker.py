@@ -1,4 +1,4 @@
-"""A worker of :class:`vimpo.tasks.verifier.GuardedPool`: judges one answer after another.
+"""A worker of :class:`vimpo.tasks.pool.GuardedPool`: judges one answer after another.
 
 Started as `python -m vimpo.tasks.verifier_worker DESCRIPTOR SECONDS MEMORY_MB`, in a fresh
 interpreter that holds nothing of its parent. Requests and verdicts are JSON, so that nothing that
