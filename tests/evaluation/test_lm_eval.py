@@ -20,6 +20,7 @@ from two_benchmarks import make_study, right_answer
 
 from vimpo.config import ConfigError, ModelSpec, Runtime
 from vimpo.evaluation import lm_eval as evaluate
+from vimpo.evaluation.benchmarks import benchmark_task
 from vimpo.models.networks import build_policy, chain_tokenizer, save_policy
 from vimpo.storage.files import read_sealed
 from vimpo.tasks.chain import held_out_problems
@@ -213,11 +214,8 @@ def test_same_numbers_as_simple_evaluate(checkpoint):
     (mine, _, *_), logs = evaluate.run_benchmarks(lm, study, ["chain_hard"])
     outcome = simple_evaluate(
         lm,
-        tasks=evaluate.task_definitions(study),
-        task_manager=TaskManager(
-            include_defaults=False,
-            metadata={"benchmark": "chain_hard", "chain": study.task.model_dump(mode="json")},
-        ),
+        tasks=evaluate.task_definitions(study, benchmark_task(study, "chain_hard")),
+        task_manager=TaskManager(include_defaults=False),
         torch_random_seed=study.evaluation.seed,
     )
     theirs = [sample["filtered_resps"][0] for sample in outcome["samples"]["sampled"]]

@@ -18,7 +18,7 @@ class Published:
     question, answer: columns of the published files.
     stock_metric: the metric that lm-eval's own task scores by; None if there is no stock style.
     stock_solution: column of the worked solution, if the stock style finds its gold answer there.
-    answer_mark: the text that precedes the gold answer in its column, if more than it stands there.
+    answer_mark: the text before the gold answer, a number, if its column holds more than that.
     """
 
     definition: str

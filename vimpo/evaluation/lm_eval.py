@@ -122,7 +122,7 @@ def check_length(lm: LM, study: Study, names: list[str]) -> None:
     """Raise ConfigError where lm-eval would cut the longest prompt to make room for a response."""
     for name in names:
         benchmark = benchmark_task(study, name, lm.tokenizer)
-        longest = max(len(ids) for ids in lm.tokenizer(prompts_of(benchmark))["input_ids"])
+        longest = max(len(ids) for ids in lm.tokenizer(benchmark.prompts())["input_ids"])
         room = lm.max_length - longest
         if benchmark.max_response > room:
             field = "train.max_response"
@@ -132,18 +132,6 @@ def check_length(lm: LM, study: Study, names: list[str]) -> None:
                 f"{field}: {benchmark.max_response} and the longest prompt of {name} ({longest} "
                 f"tokens) exceed the model's {lm.max_length} positions; allowed: at most {room}"
             )
-
-
-def prompts_of(benchmark: BenchmarkTask) -> list[str]:
-    """All prompts of a benchmark as lm-eval builds them, shots included."""
-    if hasattr(benchmark, "prompts"):
-        return benchmark.prompts()
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_defaults=False, metadata=benchmark.metadata)
-    (task,) = manager.load([benchmark.definition() | {"task": benchmark.name}])["tasks"].values()
-    shots = task.config.num_fewshot or 0
-    return [task.fewshot_context(doc, num_fewshot=shots) for doc in task.test_docs()]
 
 
 def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], list[dict]]:
@@ -160,8 +148,7 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
     results, logs = [], []
     for name in names:
         benchmark = benchmark_task(study, name, getattr(lm, "tokenizer", None))
-        manager = TaskManager(include_defaults=False, metadata=benchmark.metadata)
-        tasks = manager.load(task_definitions(study, benchmark))
+        tasks = TaskManager(include_defaults=False).load(task_definitions(study, benchmark))
         torch.manual_seed(study.evaluation.seed)
         # The standard error of a mean is analytic: any number above 0 switches it on.
         outcome = evaluate(lm, tasks, bootstrap_iters=1)
@@ -187,12 +174,8 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
     return results, logs
 
 
-def task_definitions(study: Study, benchmark: BenchmarkTask | None = None) -> list[dict]:
-    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings.
-
-    benchmark: the study's first one unless given.
-    """
-    benchmark = benchmark or benchmark_task(study, next(iter(study.task.benchmarks)))
+def task_definitions(study: Study, benchmark: BenchmarkTask) -> list[dict]:
+    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings."""
     template, evaluation = benchmark.definition(), study.evaluation
     until = template.get("generation_kwargs", {}).get("until", [])
 
