@@ -247,7 +247,7 @@ def test_an_empty_dataset_is_refused(tmp_path, name):
         ("gone.jsonl", None, "is not a file; allowed: a .jsonl or .parquet file, or a hub name"),
         ("rows.csv", "a,b", r"ends in '.csv'; allowed: .jsonl or .parquet"),
         ("rows.jsonl", "{]", r"line 1 of '.*' is not JSON"),
-        ("rows.jsonl", "[1]\n", r"line 1 of '.*' is no object"),
+        ("rows.jsonl", "[1]\n", r"line 1 of '.*' is not an object"),
         ("rows.parquet", "text", r"is not a Parquet file"),
     ],
 )
@@ -283,7 +283,7 @@ def test_prompt_and_response_must_fit_the_model(tmp_path, path):
 
 
 def test_too_few_problems_for_a_step_are_refused(path):
-    with pytest.raises(ConfigError, match=r"20 problems are left of 20 rows, fewer than the 21"):
+    with pytest.raises(ConfigError, match=r"20 problems remain of 20 rows, fewer than the 21"):
         make_task(task_of(path), byte_tokenizer(), batch_size=21)
 
 

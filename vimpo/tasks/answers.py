@@ -1,16 +1,16 @@
-r"""What a response answers: the last `\boxed{}`, or what running text may be said to answer.
+r"""What a response answers: its last `\boxed{}`, or what its text can be taken to answer.
 
-Extraction is linear in the length of the text, whatever the text is.
+Extraction takes time linear in the length of the text, even if the text is hostile.
 """
 
 from __future__ import annotations
 
 import re
 
-LONGEST_ANSWER = 1000  # characters; what is longer is no answer
-LONGEST_TAIL = 2000  # characters at the end of an unboxed response that may hold its answer
+LONGEST_ANSWER = 1000  # characters; anything longer is not an answer
+LONGEST_TAIL = 2000  # characters at the end of an unboxed response that are searched
 LONGEST_STATEMENT = 300  # characters from "the answer is" to the end
-BOXES_TRIED = 20  # unclosed boxes that are passed over
+BOXES_TRIED = 20  # boxes looked at, from the end, unclosed ones included
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 STATEMENT = re.compile(
@@ -26,16 +26,16 @@ SYMBOL = re.compile(r"\s*\\?[A-Za-z]+(?:\(\w\))?\s*")
 
 
 def last_boxed(response: str) -> str | None:
-    r"""Content of the last closed `\boxed{}` or `\fbox{}`; None where there is none."""
+    r"""Content of the last closed `\boxed{}` or `\fbox{}`; None if there is none."""
     return next(iter(_boxes(response, 1)), None)
 
 
 def answers(response: str, boxed_only: bool = True) -> list[str]:
-    r"""What a response may be said to answer, the likeliest first; empty where it answers nothing.
+    r"""What a response can be taken to answer, likeliest first; empty if it answers nothing.
 
-    The last box; then all boxes of the sentence that it ends, for problems with several answers
-    ("p and q are \boxed{3} and \boxed{4}"). Without a box and with `boxed_only` false: what stands
-    behind the last "answer is" or "####", the last formula, or the last number.
+    The last box; then all boxes of its paragraph together, for problems with several answers
+    ("p and q are \boxed{3} and \boxed{4}"). Without a box and with `boxed_only` false: what follows
+    the last "answer is" or "####", the last formula, or the last number.
     """
     boxes = _boxes(response, BOXES_TRIED)
     if boxes:
@@ -45,7 +45,7 @@ def answers(response: str, boxed_only: bool = True) -> list[str]:
 
 
 def _boxes(response: str, most: int) -> list[str]:
-    """The last box and those before it in the same paragraph, from right to left."""
+    """The last box and the ones before it in the same paragraph, from right to left."""
     found: list[str] = []
     end = len(response)
     for _ in range(BOXES_TRIED):
@@ -62,7 +62,7 @@ def _boxes(response: str, most: int) -> list[str]:
 
 
 def _braced(text: str, start: int) -> tuple[str | None, int]:
-    """Content of the box at `start`, and where it ends; None where it does not close in time."""
+    """Content of the box at `start`, and its end; None if it does not close soon enough."""
     match = BOX.match(text, start)
     if not match:
         return None, start
@@ -88,7 +88,7 @@ def _unboxed(tail: str) -> list[str]:
 
 
 def _last_values(text: str) -> list[str]:
-    """The last value in running text, together with those that `and` or a comma links to it."""
+    """The last value in running text, and the values linked to it by `and`, `or` or a comma."""
     found = [m for m in VALUE.finditer(text) if not SYMBOL.fullmatch(m[0].strip("$\\()[]"))]
     if not found:
         return []

@@ -1,6 +1,6 @@
-"""Worker processes with a limit of time and of memory per judgement.
+"""Worker processes with limits of time and memory per judgement.
 
-What ends outside its limits is False, costs a new worker, and nothing else.
+A judgement that exceeds its limits is False; it costs a new worker and nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WALL_FACTOR = 4.0  # a stuck worker is ended after this many times its CPU limit
 
 
 class _Worker:
-    """One process and the end of the pipe that leads to it."""
+    """One process, and our end of the pipe to it."""
 
     def __init__(self, limits: VerifierLimits) -> None:
         self.connection, theirs = Pipe()
@@ -55,9 +55,9 @@ class _Worker:
 
 
 class GuardedPool:
-    """Runs judgements in worker processes; one that does not end within its limits is False.
+    """Runs judgements in worker processes; one that exceeds its limits is False.
 
-    Raises RuntimeError where workers cannot be started at all.
+    Raises RuntimeError if workers cannot be started at all.
     """
 
     def __init__(self, limits: VerifierLimits) -> None:
@@ -68,7 +68,7 @@ class GuardedPool:
         atexit.register(self.close)
 
     def run(self, jobs: Sequence[Sequence]) -> list[bool]:
-        """A verdict a job; a job is a judge of verifier_worker and its arguments, all JSON."""
+        """One verdict per job; a job is a judge of verifier_worker and its arguments, as JSON."""
         verdicts = [False] * len(jobs)
         pending = deque(range(len(jobs)))
         while pending or any(worker.job is not None for worker in self._workers):
@@ -89,7 +89,7 @@ class GuardedPool:
         return verdicts
 
     def _answered(self) -> list[_Worker]:
-        """Workers with news or out of time; waits until there is one."""
+        """Workers that have answered or run out of time; waits until there is one."""
         waited = {w.connection: w for w in self._workers if w.job is not None or not w.ready}
         if not waited:
             return []

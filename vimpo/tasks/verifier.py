@@ -1,8 +1,8 @@
-r"""Answer verifier: is what a response answers the gold answer?
+"""Answer verifier: does a response give the gold answer?
 
 Answers are extracted by :mod:`vimpo.tasks.answers`. Equivalence is math-verify's
 (:mod:`vimpo.tasks.equivalence`), in guarded worker processes (:mod:`vimpo.tasks.pool`), because
-sympy may need endless time and memory. Verdicts are cached by (gold, answer).
+sympy may need unlimited time and memory. Verdicts are cached by (gold, answer).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INTEGER = re.compile(r"[+-]?\d{1,18}")
 
 
 def obvious(gold: str, answer: str) -> bool | None:
-    """The verdict that needs no mathematics: equal texts, and integers. None: ask a worker."""
+    """The verdict if it needs no mathematics: equal texts, or integers. None: ask a worker."""
     gold, answer = gold.strip(), answer.strip()
     if not gold or not answer:
         return False
@@ -33,7 +33,7 @@ def obvious(gold: str, answer: str) -> bool | None:
 
 
 class Verifier:
-    """Grades responses against gold answers, many at a time."""
+    """Grades many responses against their gold answers at a time."""
 
     def __init__(self, limits: VerifierLimits | None = None) -> None:
         self.limits = limits or VerifierLimits()
@@ -50,7 +50,7 @@ class Verifier:
         return [any(right[g, a] for a in given) for g, given in zip(golds, found, strict=True)]
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Does each answer equal its gold? pairs: (gold, answer), an answer as it stands boxed."""
+        """Does each answer equal its gold? pairs: (gold, answer), the answer as it is boxed."""
         jobs: dict[tuple, bool | None] = {}
         for gold, answer in pairs:
             verdict = obvious(gold, answer)
@@ -62,7 +62,7 @@ class Verifier:
         ]
 
     def readable(self, golds: Sequence[str]) -> list[bool]:
-        """Can each gold answer be judged? Prose, fragments and empty texts cannot."""
+        """Can each gold answer be judged? Prose, fragments and empty texts cannot be."""
         known = {g: True for g in golds if INTEGER.fullmatch(g.strip())}
         known |= {g: False for g in golds if len(g) > LONGEST_ANSWER or not g.strip()}
         jobs = [("is_readable", g) for g in dict.fromkeys(golds) if g not in known]
@@ -74,7 +74,7 @@ class Verifier:
         return self.pool.run([("stock_score", file, metric, doc, text) for text in responses])
 
     def _ask(self, jobs: Sequence[tuple]) -> None:
-        """Let the pool judge what is not cached, and cache it; the oldest verdicts go."""
+        """Let the pool judge what is not cached, and cache it; the oldest verdicts are dropped."""
         unknown = [job for job in jobs if job not in self._verdicts]
         for job, verdict in zip(unknown, self.pool.run(unknown), strict=True):
             self._verdicts[job] = verdict
@@ -89,5 +89,5 @@ class Verifier:
 
 @functools.cache
 def shared_verifier(limits: VerifierLimits) -> Verifier:
-    """One verifier a process and set of limits: training and evaluation share its cache."""
+    """One verifier per process and set of limits: training and evaluation share its cache."""
     return Verifier(limits)
