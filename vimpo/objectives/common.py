@@ -138,10 +138,10 @@ def top_k_kl(policy_logits: Tensor, ref_logits: Tensor, k: int) -> Tensor:
         return (log_p.exp() * (log_p - log_q)).sum(-1)
     top_p, index = log_p.topk(k, dim=-1)
     top_q = log_q.gather(-1, index)
-    tiny = torch.finfo(log_p.dtype).tiny
-    rest_p = (1 - top_p.exp().sum(-1)).clamp(min=tiny)
-    rest_q = (1 - top_q.exp().sum(-1)).clamp(min=tiny)
-    return (top_p.exp() * (top_p - top_q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())
+    # Summed over the other tokens: 1 - (sum of the top ones) would lose all digits if it is small.
+    rest_p = log_p.scatter(-1, index, -torch.inf).logsumexp(-1)
+    rest_q = log_q.scatter(-1, index, -torch.inf).logsumexp(-1)
+    return (top_p.exp() * (top_p - top_q)).sum(-1) + rest_p.exp() * (rest_p - rest_q)
 
 
 def k2_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
