@@ -331,8 +331,11 @@ except ConfigError as error:
     ("task", "message"),
     [
         ({"datasets": []}, r"task\.datasets: \[\] is not allowed"),
-        ({"prompt": "no place"}, r"task\.prompt: 'no place' does not hold \{problem\}; allowed"),
-        ({"system": "Be brief."}, r"task\.system: is part of a chat; allowed: with chat_templ"),
+        ({"prompt": "no place"}, r"task\.prompt: 'no place' does not contain \{problem\}; allowed"),
+        (
+            {"system": "Be brief."},
+            r"task\.system: 'Be brief\.' is part of a chat; allowed: null, or with",
+        ),
         ({"symbols": "+"}, r"task\.symbols: unknown key"),
         (
             {"benchmarks": {"m": {"task": "math"}}},
@@ -342,7 +345,10 @@ except ConfigError as error:
             {"benchmarks": {"m": {"task": "amc23", "style": "stock"}}},
             r"task\.benchmarks\.m\.style: amc23 has no 'stock' style; allowed: boxed, or stock wit",
         ),
-        ({"datasets": [{"path": "a/b", "answer_pattern": "("}]}, r"is not a regular expression"),
+        (
+            {"datasets": [{"path": "a/b", "answer_pattern": "("}]},
+            r"'\(' is not a regular expression \(.*\); allowed: one with",
+        ),
         ({"datasets": [{"path": "a/b", "answer_pattern": "x"}]}, r"has 0 groups; allowed: one"),
         ({"verifier": {"seconds": 0}}, r"task\.verifier\.seconds: 0 is not allowed"),
     ],

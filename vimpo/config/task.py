@@ -22,14 +22,14 @@ PROBLEM = "{problem}"
 
 def _has_problem(template: str) -> str:
     if PROBLEM not in template:
-        raise ValueError(f"{template!r} does not hold {PROBLEM}; allowed: a text with {PROBLEM}")
+        raise ValueError(f"{template!r} does not contain {PROBLEM}; allowed: a text with {PROBLEM}")
     return template
 
 
 Template = Annotated[
     str,
     BeforeValidator(lambda value: _has_problem(value) if isinstance(value, str) else value),
-    Field(description="text of the prompt; {problem} stands for the problem, other braces stay"),
+    Field(description="text of the prompt; {problem} becomes the problem, other braces stay"),
 ]
 
 
@@ -55,7 +55,7 @@ PublishedName = Annotated[
 
 
 class RealBenchmark(Strict):
-    """A published benchmark by its name, from the hub or from a local copy of it."""
+    """A published benchmark by its name, from the hub or from a local copy."""
 
     task: PublishedName
     style: Literal["boxed", "stock"] = Field(
@@ -64,15 +64,15 @@ class RealBenchmark(Strict):
         f"prompt, shots and stop texts of lm-eval's own task ({', '.join(with_stock_style())})",
     )
     path: str | None = Field(
-        None, description="local Parquet or JSONL file, or hub name; default: the stock hub name"
+        None, description="local Parquet or JSONL file, or hub name; default: its own hub name"
     )
-    split: str | None = Field(None, description="split on the hub; default: the stock one")
+    split: str | None = Field(None, description="split on the hub; default: its own")
     samples: Count | None = Field(
         None,
         description="k of avg@k; default: "
         + ", ".join(f"{row.samples} for {name}" for name, row in BENCHMARKS.items()),
     )
-    limit: Count | None = Field(None, description="first problems only, to try things out")
+    limit: Count | None = Field(None, description="only the first problems, to try things out")
     max_response: int | None = Field(
         None, ge=2, le=65536, description="response tokens; default: train.max_response"
     )
@@ -95,7 +95,7 @@ class RealBenchmark(Strict):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the source must have: the columns of the published files."""
+        """Columns that the source must have: those of the published files."""
         row = self.published
         worked = row.stock_solution if self.style == "stock" else None
         return (row.question, row.answer, *([worked] if worked else []))
@@ -108,7 +108,10 @@ class RealBenchmark(Strict):
                 f"{', '.join(with_stock_style())}"
             )
         if self.style == "stock" and self.prompt is not None:
-            raise ValueError("prompt: the stock style has its own; allowed: style boxed")
+            raise ValueError(
+                f"prompt: {self.prompt!r:.80} cannot replace the stock style's own; allowed: null, or "
+                "with style: boxed"
+            )
         return self
 
 
@@ -137,14 +140,14 @@ class ChainTask(Strict):
         [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
     )
     train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
-        [2, 3, 4], min_length=1, description="chain lengths met in reinforcement learning"
+        [2, 3, 4], min_length=1, description="chain lengths used in reinforcement learning"
     )
     step_error: float = Field(
         0.35,
         ge=0,
         lt=1,
-        description="chance that a carry or borrow is forgotten in a pretraining demonstration; "
-        "the wrong value is carried on, so that the base policy samples errors that reward can "
+        description="probability that a pretraining demonstration forgets a carry or borrow and "
+        "continues from the wrong value, so that the base policy samples errors that reward can "
         "remove (above 0.3 they survive top-p 0.7)",
     )
     benchmarks: dict[Name, AnyBenchmark] = Field(
@@ -155,11 +158,11 @@ class ChainTask(Strict):
             "chain_beyond": Benchmark(operators=5),
         },
         min_length=1,
-        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds what RL trains on",
+        description="lm-eval benchmarks of rising difficulty; `beyond` is longer than RL trains on",
     )
 
     def problem_space(self, operators: int) -> int:
-        """How many problems of this length there are, training and held out."""
+        """How many problems of this length exist, training and held out together."""
         return self.largest ** (operators + 1) * len(set(self.symbols)) ** operators
 
     @model_validator(mode="after")
@@ -168,8 +171,8 @@ class ChainTask(Strict):
             if isinstance(benchmark, RealBenchmark):
                 continue
             space = self.problem_space(benchmark.operators)
-            # One problem in five is held out; half of those may be asked for, so that drawing
-            # distinct ones stays quick.
+            # One problem in five is held out; at most half of those may be used, so that distinct
+            # ones are found quickly.
             if benchmark.problems > space // 10:
                 raise ValueError(
                     f"benchmarks.{name}.problems: {benchmark.problems} is more than this task "
@@ -185,7 +188,7 @@ class DataSource(Strict):
     subset: str | None = Field(None, description="configuration of a hub dataset, such as `main`")
     split: str = Field("train", description="split of a hub dataset")
     file: str | None = Field(
-        None, description="one data file of a hub dataset, in place of a subset and split"
+        None, description="one data file of a hub dataset, instead of subset and split"
     )
     problem: str = Field("problem", description="column of the problem; dots reach into structs")
     answer: str = Field("answer", description="column of the gold answer")
@@ -199,7 +202,9 @@ class DataSource(Strict):
     @model_validator(mode="after")
     def _file_is_of_the_hub(self) -> DataSource:
         if self.file and (self.subset or self.split != "train"):
-            raise ValueError(f"file: '{self.file}' takes the place of subset and split")
+            raise ValueError(
+                f"file: '{self.file}' replaces subset and split; allowed: without these two"
+            )
         return self
 
     @field_validator("answer_pattern")
@@ -210,31 +215,33 @@ class DataSource(Strict):
         try:
             groups = re.compile(value).groups
         except re.error as error:
-            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+            raise ValueError(
+                f"{value!r} is not a regular expression ({error}); allowed: one with one group"
+            ) from None
         if groups != 1:
             raise ValueError(f"{value!r} has {groups} groups; allowed: one, around the answer")
         return value
 
 
 class VerifierLimits(Strict):
-    """What one judgement of an answer may cost; beyond it the answer is wrong."""
+    """What judging one answer may cost; an answer that costs more counts as wrong."""
 
     workers: Count = Field(2, description="guarded processes")
-    seconds: Positive = Field(5.0, description="CPU seconds an answer")
-    memory_mb: int = Field(1024, ge=128, description="memory an answer, beyond the worker's own")
+    seconds: Positive = Field(5.0, description="CPU seconds per answer")
+    memory_mb: int = Field(1024, ge=128, description="memory per answer, beyond the worker's own")
 
 
 class DatasetTask(Strict):
     r"""Real problems: prompts that ask for a `\boxed{}` answer, judged by math-verify."""
 
     kind: Literal["dataset"]
-    datasets: list[DataSource] = Field(min_length=1, description="joined; equal problems are one")
+    datasets: list[DataSource] = Field(min_length=1, description="joined; equal ones count once")
     prompt: Template = BOXED_PROMPT
     chat_template: bool = Field(
         False, description="wrap the prompt as a user's message by the tokenizer's chat template"
     )
     system: str | None = Field(None, description="system message of the chat template")
-    max_prompt: Count = Field(2048, description="longer prompts (in tokens) are left out; see next")
+    max_prompt: Count = Field(2048, description="in tokens; for longer prompts see long_prompts")
     long_prompts: Literal["drop", "refuse"] = Field(
         "drop", description="drop: leave them out and count them; refuse: an error"
     )
@@ -258,12 +265,15 @@ class DatasetTask(Strict):
     @model_validator(mode="after")
     def _system_needs_a_chat(self) -> DatasetTask:
         if self.system is not None and not self.chat_template:
-            raise ValueError("system: is part of a chat; allowed: with chat_template: true")
+            raise ValueError(
+                f"system: {self.system!r:.80} is part of a chat; allowed: null, or with "
+                "chat_template: true"
+            )
         return self
 
 
 def _with_kind(value: Any) -> Any:
-    """A task that does not say its kind is one of chains."""
+    """A task without a kind is a chain task."""
     return {"kind": "chain"} | value if isinstance(value, dict) else value
 
 
