@@ -29,7 +29,7 @@ def against_trl(found: dict) -> str:
         for phase in ("rollout", "update", "total")
     ]
     head = ("phase", "here, s", "TRL, s", "TRL / here", "floor, s", "floor / here")
-    return f"""## A GRPO step beside TRL's
+    return f"""## A GRPO step next to TRL's
 
 128 x 3 model, 32 prompts x 8 rollouts, one update, {found["threads"]} threads; medians of
 {len(found["rounds"]["ours"])} processes each, taken in turns. The floor is the step's arithmetic
@@ -58,14 +58,14 @@ def step_table(found: dict) -> str:
 
 
 def steps(found: dict) -> str:
-    first = next(iter(found["sizes"].values()))
+    rounds = len(next(iter(found["sizes"].values()))["rounds"]["vimpo"])
     return f"""## The algorithms side by side
 
-Whole steps, median and range of {len(first["rounds"]["vimpo"])} rounds, {found["threads"]} threads;
-memory is the peak above what the libraries hold. Utilisation: FLOPs of GRPO's update without
+Complete steps: median and range of {rounds} rounds on {found["threads"]} threads.
+Memory is the peak above what the libraries hold. Utilisation: FLOPs of GRPO's update without
 padding over its time and the rate of a large product. To GRPO's rollouts, forward and backward
-pass, VIMPO adds a forward pass of the reference, and PPO all of a critic's. `wide` has few tokens
-for its parameters: weights, gradients and moments are most of its memory.
+pass, VIMPO adds a forward pass of the reference, and PPO all passes of a critic. `wide` has few
+tokens for its parameters: weights, gradients and moments take most of its memory.
 
 {step_table(found)}"""
 
@@ -93,17 +93,16 @@ def grid(found: dict) -> str:
     fixed = least["seconds"] - least["cells"] * a_cell
     return f"""## The grid
 
-Loading (and unloading) the libraries of a command, and what it would take with Python's garbage
-collector on:
+Loading and unloading the libraries of a command, and the same with Python's garbage collector on:
 
 {table(("command", "s", "with collector, s"), loading)}
 
 The tiny study, whose cells are nearly all start-up, on {found["cores"]} cores:
 
-{table(("cells", "s", "cells an hour"), grids)}
+{table(("cells", "s", "cells per hour"), grids)}
 
 That is {a_cell:.1f} s for every further cell (training, evaluation, probes), and {fixed:.0f} s once
-a study (base policy, cost, tables, report), which few cells share.
+per study (base policy, cost, tables, report), which here few cells share.
 
 `snakemake -n` on {dry["cells"]:,} cells: {dry["seconds"]:.0f} s and {dry["peak_mb"]:.0f} MB."""
 
@@ -125,7 +124,7 @@ def chunked_kl(found: dict) -> str:
     return f"""## Exact KL in chunks
 
 Log-probability with gradient, entropy and exact KL at a vocabulary of {found["vocabulary"]:,}.
-Peaks are above the inputs; {found["weight_gradient_mb"]:.0f} MB of each are the output matrix's
+Peaks are beyond the inputs; {found["weight_gradient_mb"]:.0f} MB of each are the output matrix's
 gradient.
 
 {table(head, rows)}"""
@@ -150,7 +149,7 @@ def verifier(found: dict) -> str:
 
 {table((*head, "precision", "recall"), rows)}
 
-{speed["answers_per_cpu_second"]:.0f} answers a second of its workers' CPU time."""
+{speed["answers_per_cpu_second"]:.0f} answers per second of its workers' CPU time."""
 
 
 def text() -> str:
@@ -159,8 +158,8 @@ def text() -> str:
     ]
     head = """# Benchmarks
 
-Each section is written by `tables.py` from the JSON that the script of its name left in `results/`.
-Seconds belong to one shared two-core machine; ratios were measured side by side.
+`tables.py` writes each section from the JSON that the script of its name left in `results/`.
+Seconds are those of one shared two-core machine; ratios were measured side by side.
 """
     return "\n\n".join([head.rstrip(), *sections]) + "\n"
 

@@ -255,7 +255,7 @@ def test_needs_no_network(run, monkeypatch):
 
 @pytest.fixture
 def foreign(checkpoint, tmp_path):
-    """The checkpoint with a model class and a tokenizer class of its own, in a folder of code."""
+    """The checkpoint with model and tokenizer classes of its own, whose code is in its folder."""
     config = {
         "model_type": "foreign",
         "architectures": ["ForeignForCausalLM"],

@@ -83,7 +83,7 @@ def with_gradient(loss, batch):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-# Padding is what a network says behind the end: any number, but a finite one.
+# Padding is what a network puts out past the end: any finite number.
 @profile(40)
 @given(batches(), st.sampled_from([1e3, -1e3, 1e30]))
 def test_a_loss_is_finite_and_padding_never_leaks(loss, batch, filler):

@@ -45,7 +45,7 @@ def judge_in_time(verifier, gold, text):
     started = time.perf_counter()
     verdict = verifier.grade([gold], [text], boxed_only=False)
     assert verdict[0] in (True, False)
-    # an answer may be said in several forms, and a worker may have to be started again
+    # an answer can have several forms, and a worker may have to be started again
     assert time.perf_counter() - started < 60
     assert verifier.readable([gold])[0] in (True, False)
 

@@ -94,7 +94,7 @@ def test_gold_answers_that_cannot_be_judged_are_known():
 
 
 def test_nothing_is_evaluated(tmp_path):
-    """Neither our sources nor what an answer says reach `eval`."""
+    """Neither our sources nor the text of an answer reaches `eval`."""
     for name in ("answers", "equivalence", "pool", "verifier", "verifier_worker"):
         text = Path(module.__file__).with_name(f"{name}.py").read_text()
         assert "eval(" not in text

@@ -109,8 +109,8 @@ class RealBenchmark(Strict):
             )
         if self.style == "stock" and self.prompt is not None:
             raise ValueError(
-                f"prompt: {self.prompt!r:.80} cannot replace the stock style's own; allowed: null, or "
-                "with style: boxed"
+                f"prompt: {self.prompt!r:.80} is not used by the stock style, which has its own; "
+                "allowed: null, or with style: boxed"
             )
         return self
 
