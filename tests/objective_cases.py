@@ -6,7 +6,7 @@ import torch
 
 F64 = torch.float64
 
-# Two responses, of two tokens and of one, and what stands at their tokens.
+# Two responses, of two tokens and of one, and the values at their tokens.
 VALUES = [[0.5, 0.25], [0.2, 9.0]]
 MASK = [[1, 1], [1, 0]]
 LOGP, REF = [[-1.0, -2.0], [-1.0, -9.0]], [[-1.5, -2.5], [-1.0, -7.0]]

@@ -25,15 +25,15 @@ CHAT = (
 
 
 def real_file(name: str) -> Path:
-    """Path of a real file; skips the test where the folder of real files is not there."""
+    """Path of a real file; skips the test if there is no such file."""
     path = DATA / name
     if not path.is_file():
-        pytest.skip(f"needs {path}: real files lie beside the repository, and are not part of it")
+        pytest.skip(f"needs {path}: real files lie beside the repository and are not part of it")
     return path
 
 
 def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """One token a byte, plus <pad> and <eos>; `special` replaces those two."""
+    """One token per byte, plus <pad> and <eos>; `special` replaces those two."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -44,7 +44,7 @@ def byte_tokenizer(**special: str) -> PreTrainedTokenizerFast:
 
 
 def byte_model(folder: Path, positions: int = 4096, chat: bool = False, **special: str) -> Path:
-    """Save a random Qwen3 of 16 x 1 over bytes; returns its folder."""
+    """Save a random Qwen3 over bytes, of width 16 and one layer; returns its folder."""
     tokenizer = byte_tokenizer(**special)
     tokenizer.chat_template = CHAT if chat else None
     torch.manual_seed(0)

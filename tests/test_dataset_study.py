@@ -1,4 +1,4 @@
-r"""A study of real problems from base policy to report, with a model that is right now and then."""
+r"""A study of real problems from base policy to report; the model is right now and then."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def test_every_probe_but_credit_has_numbers(finished, algorithm):
     rows = probes_of(finished, algorithm)
     assert (rows["value"].map(math.isfinite) == (rows["reason"] == "")).all()
     truth = rows.loc[("value", "truth", "value", "all")]["value"]
-    assert 0.1 < truth["mean"] < 0.7  # some answers are right, and some are not
+    assert 0.1 < truth["mean"] < 0.7  # some answers are right, some are not
     accuracy = rows.loc[("credit", "policy", "step", "all", "accuracy")]
     assert 0.1 < accuracy["value"] < 0.7
-    assert accuracy["n"] == 40  # twelve problems, which come round again
+    assert accuracy["n"] == 40  # twelve problems, used several times
     predictors = {"implied", "group_mean"} | ({"critic"} if algorithm == "ppo" else set())
     for predictor in predictors:
         assert math.isfinite(rows.loc[("value", predictor, "value", "all", "mse"), "value"])
@@ -170,7 +170,7 @@ def test_only_a_tasks_own_problems_are_drawn_and_prompts_are_those_of_training(f
     assert {p.prompt for p in problems} < {row["problem"] + " \\boxed{}" for row in PROBLEMS}
     right = [WORDS.index(f"\\boxed{{{problems[0].answer}}}"), subject.tokenizer.eos_token_id]
     rewards = subject.rewards([problems[0]] * 3, [right, [5, 1], right], [True, True, False])
-    assert rewards == [1.0, 0.0, 0.0]  # cut off, so it did not end
+    assert rewards == [1.0, 0.0, 0.0]  # cut off before its end
     assert (subject.sample_rows, subject.read_rows, subject.chunk) == (30, 8, 8)
 
 

@@ -1,6 +1,6 @@
-"""Policies small enough to be solved exactly: their next token depends on place and last token.
+"""Policies small enough to solve exactly: the next token depends on place and last token.
 
-The reward is 1 where EOS comes right behind an `a`, be it of the prompt. Values follow by backward
+The reward is 1 if EOS comes right after an `a`, even the prompt's. Values follow by backward
 induction, and pi(x|s) = pi_ref(x|s) exp(Q(s, x)/beta)/Z(s) is VIMPO's fixed point, at which the
 implied value is the value (vimpo/objectives/vimpo.py).
 """
@@ -22,7 +22,7 @@ EOS, LIMIT, BETA = 0, 6, 0.3
 
 
 class Tokens:
-    """EOS is 0, letters follow; what transformers' tokenizers offer the probes."""
+    """EOS is 0, letters follow; has what the probes use of a transformers tokenizer."""
 
     eos_token_id = pad_token_id = EOS
 
@@ -44,7 +44,7 @@ class Markov(torch.nn.Module):
         self.table = torch.tensor(logits, dtype=torch.float32)
 
     def forward(self, input_ids, position_ids, logits_to_keep=0, **_) -> SimpleNamespace:
-        places = position_ids.clamp(max=LIMIT - 1)  # what follows the limit counts for nothing
+        places = position_ids.clamp(max=LIMIT - 1)  # what follows the limit does not count
         return SimpleNamespace(logits=self.table[places, input_ids][:, -logits_to_keep:])
 
 
@@ -60,7 +60,7 @@ class Lookup:
 
 
 class ToySubject(Subject):
-    """Every problem is a prompt of one letter, and is solved where the whole text ends in `a`."""
+    """Every problem is a prompt of one letter, and is solved if the complete text ends in `a`."""
 
     def problems(self, count, purpose, operators=None) -> list[Problem]:
         return [Problem(LETTERS[i % len(LETTERS)], "a") for i in range(count)]
@@ -79,7 +79,7 @@ def solve(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for t in reversed(range(LIMIT)):
         q = np.repeat(values[t + 1][None], 5, 0)
         q[:, EOS] = 0.0
-        q[1, EOS] = 1.0  # EOS right behind an `a`
+        q[1, EOS] = 1.0  # EOS right after an `a`
         logits[t] = reference[t] + q / BETA
         policy = np.exp(logits[t]) / np.exp(logits[t]).sum(-1, keepdims=True)
         values[t] = (policy * q).sum(-1)

@@ -1,14 +1,14 @@
-"""A GRPO step here beside TRL's, on the same machine in the same run.
+"""A GRPO step here next to TRL's, on the same machine in the same run.
 
     pip install -e '.[peers]'
     python tests/benchmarks/against_trl.py --output against_trl.json
 
-Both start from the same base policy and do a step of 32 prompts x 8 rollouts, one update a batch,
-token-mean loss, clip 0.2 / 0.28, no KL, AdamW, gradient clip 1.0, float32, with the same limit of
-tokens and the same kind of problems. Each measurement is a process of its own; the two take turns.
+Both start from the same base policy and do steps of 32 prompts x 8 rollouts with one update per
+batch, token-mean loss, clip 0.2 / 0.28, no KL, AdamW, gradient clip 1.0, float32, the same limit of
+tokens and the same kind of problems. Each measurement is its own process; the two take turns.
 
-The floor is the step's arithmetic (2 FLOPs a parameter and token in decoding, 6 in the update, plus
-attention) at the machine's large-matmul rate, measured in the same run.
+The floor is the step's arithmetic (2 FLOPs per parameter and token in decoding, 6 in the update,
+plus attention) at the machine's large-matmul rate, measured in the same run.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def ours(results: str, threads: int, steps: int) -> dict:
 
 
 def trl(results: str, threads: int, steps: int) -> dict:
-    """Seconds of every step after warm-up; its rollouts are timed where they are made."""
+    """Seconds of every step after warm-up; its rollouts are timed as TRL makes them."""
     import torch
     from datasets import Dataset
     from trl import GRPOTrainer
@@ -110,7 +110,7 @@ def trl(results: str, threads: int, steps: int) -> dict:
 
 
 def trl_clock():
-    """A callback that keeps the seconds of every step, and of what it was asked to time therein."""
+    """A callback that records the seconds of every step, and of the calls it is told to time."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -168,7 +168,7 @@ def trl_config(study, output: str, steps: int):
 
 
 def matmul_rate(threads: int) -> float:
-    """FLOP/s of a large float32 product, the best of ten."""
+    """FLOP/s of a large float32 product, best of ten."""
     import torch
 
     torch.set_num_threads(threads)
@@ -221,9 +221,7 @@ def summary(rows: list[dict]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("against_trl.json"))
-    parser.add_argument(
-        "--results", default="results/benchmarks", help="where the base policy lies"
-    )
+    parser.add_argument("--results", default="results/benchmarks", help="folder of the base policy")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,11 +1,11 @@
-"""Peak memory and time of chunked scores beside the plain ones, at Qwen3's vocabulary of 151,936.
+"""Peak memory and time of chunked scores against plain ones, at Qwen3's vocabulary of 151,936.
 
     python tests/benchmarks/chunked_kl.py --output chunked_kl.json
 
-One forward and backward pass of what a VIMPO step asks of the output layer: logp with its graph,
-entropy and exact KL without. Each case is a process of its own; its peak is that of the resident
-set over what the inputs already held, its times the best of `--repeats`. Where other work shares
-the machine, CPU seconds at one thread are the time to read.
+One forward and backward pass of what a VIMPO step needs from the output layer: logp with its
+graph, entropy and exact KL without. Each case is its own process; its peak is that of the resident
+set beyond what the inputs hold, its times are the best of `--repeats`. If other work shares the
+machine, read CPU seconds at one thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WAYS = ("plain", "chunked")
 
 
 def case(way: str, tokens: int, hidden: int, chunk: int, repeats: int, threads: int) -> dict:
-    """Run one case in this process. -> seconds, and peak_mb over the inputs."""
+    """Run one case in this process -> its seconds, and peak_mb beyond the inputs."""
     import torch
 
     from vimpo.objectives.chunked import Head, chunked_scores

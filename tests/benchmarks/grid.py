@@ -1,10 +1,10 @@
-"""Does a grid's speed depend on its size? Cells an hour, start-up of processes, and large dry runs.
+"""Does a grid's speed depend on its size? Cells per hour, start-up of processes, large dry runs.
 
     python tests/benchmarks/grid.py --output grid.json        # about twenty minutes on two cores
 
 Runs the tiny study of the tests with 12 and with 120 cells from nothing to the report, and dry-runs
 10,000 cells of the quick study. Start-up is what a command takes before its first step of work:
-its wall time on an empty order less that of `python -c pass`.
+the wall time of its imports less that of `python -c pass`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 ALGORITHMS = 3
 LOADING = {
-    "train": "import vimpo.__main__, vimpo.trainer, vimpo.runs",
+    "train": "import vimpo.__main__, vimpo.training.trainer, vimpo.training.runs",
     "evaluate": "import vimpo.__main__, lm_eval.evaluator, lm_eval.models.huggingface",
     "probe": "import vimpo.__main__, vimpo.probes.run",
 }
@@ -39,7 +39,7 @@ def snakemake(*words: str) -> tuple[float, float]:
 
 
 def cells_an_hour(cells: int, cores: int) -> dict:
-    """The tiny study with so many cells, base policy, evaluation, probes, tables and report."""
+    """The tiny study with this many cells, from base policy to report."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "study.yaml"
         study = yaml.safe_load((ROOT / "workflow/config/tiny.yaml").read_text())
@@ -61,7 +61,7 @@ def dry_run(cells: int) -> dict:
 
 
 def start_up() -> dict[str, float]:
-    """Seconds of loading and unloading what a command needs, the best of three."""
+    """Seconds to load and unload what a command needs, best of three."""
 
     def seconds(code: str) -> float:
         best = float("inf")
@@ -99,7 +99,7 @@ def main() -> None:
     for cells in options.cells:
         one = cells_an_hour(cells, options.cores)
         report["grids"].append(one)
-        print(f"{cells} cells: {one['seconds']:.0f} s, {one['cells_an_hour']:.0f} an hour")
+        print(f"{cells} cells: {one['seconds']:.0f} s, {one['cells_an_hour']:.0f} per hour")
         options.output.write_text(json.dumps(report, indent=2) + "\n")
     options.output.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -1,12 +1,12 @@
-"""VIMPO's step beside PPO's and GRPO's, and how much of the machine an update uses, by size.
+"""VIMPO's step next to PPO's and GRPO's, and how much of the machine an update uses, by size.
 
     python tests/benchmarks/steps.py --output steps.json
     python tests/benchmarks/steps.py --output steps_one_thread.json --threads 1 --sizes xs s m l xl
 
 Every measurement is a process of its own, and algorithms take turns. `wide` has so many parameters
 and so few tokens that weights, gradients and moments are most of its memory. Utilisation: FLOPs of
-an update without padding (6 a parameter and token, and attention) over its seconds and the rate of
-a large float32 product on the same threads.
+an update without padding (6 per parameter and token, plus attention) over its seconds and the rate
+of a large float32 product on the same threads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_study(size: str, results: str, threads: int):
 
 
 def case(algorithm: str, size: str, results: str, threads: int, steps: int) -> dict:
-    """Medians over steps of one process: seconds by phase, tokens; its peak of memory."""
+    """One process: medians over its steps, in seconds by phase and FLOPs, and its peak memory."""
     from vimpo.config import Cell
     from vimpo.models.memory import shape_of
     from vimpo.models.networks import set_up_torch

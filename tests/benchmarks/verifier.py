@@ -2,8 +2,8 @@ r"""Precision, recall and speed of the answer verifier on labelled completions.
 
     python tests/benchmarks/verifier.py --output tests/benchmarks/results/verifier.json
 
-Reads ../shared/data/verifier_cases.jsonl (see the README beside it), prints a table a source, with
-and without the rows whose label is disputed, lists every disagreement, and measures answers a
+Reads ../shared/data/verifier_cases.jsonl (see the README beside it), prints one table with and one
+without the rows whose label is disputed, lists every disagreement, and measures answers per
 second: cold, from the cache, and for the answers that need no worker.
 """
 
@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from vimpo.config.task import VerifierLimits  # noqa: E402
-from vimpo.tasks.verifier import Verifier, answers, obvious  # noqa: E402
+from vimpo.tasks.answers import answers  # noqa: E402
+from vimpo.tasks.verifier import Verifier, obvious  # noqa: E402
 from vimpo.training.telemetry import versions  # noqa: E402
 
 CASES = ROOT.parent / "shared" / "data" / "verifier_cases.jsonl"
@@ -126,7 +127,7 @@ def main() -> None:
 
 
 def _cpu_seconds(verifier: Verifier) -> float:
-    """CPU time of the pool's workers so far: a speed that a busy machine does not change."""
+    """CPU time of the pool's workers so far, which does not depend on how busy the machine is."""
     import psutil
 
     times = [psutil.Process(w.process.pid).cpu_times() for w in verifier.pool._workers]

@@ -15,6 +15,7 @@ from transformers import Qwen3ForCausalLM
 
 from vimpo.analysis.reading import IncompleteError, read_scores
 from vimpo.config import ConfigError, load_study
+from vimpo.config.benchmarks import BENCHMARKS
 from vimpo.evaluation import lm_eval as evaluate
 from vimpo.evaluation.benchmarks import benchmark_task, needs_hub
 from vimpo.planning.preflight import check_before_running
@@ -80,10 +81,6 @@ def boxed(text):
 
 # --- Gold and wrong answers ----------------------------------------------------------------------
 
-SIZES = {
-    "math500": 500, "aime24": 30, "aime25": 30, "olympiadbench": 675, "amc23": 40, "gsm8k": 1319,
-}  # fmt: skip
-
 
 @pytest.mark.parametrize("task", FILES)
 def test_gold_answers_score_all_and_wrong_ones_nothing(task):
@@ -91,7 +88,7 @@ def test_gold_answers_score_all_and_wrong_ones_nothing(task):
     benchmark = benchmark_task(study, task)
     result, log, _ = score(study, task, lambda doc, index: boxed(benchmark.gold(doc)))
     assert result["value"] == 1
-    assert result["problems"] == len(log) == SIZES[task]
+    assert result["problems"] == len(log) == BENCHMARKS[task].problems
     assert result["samples"] == 2
     result, _, _ = score(study, task, lambda doc, index: boxed("-987654321/7"))
     assert result["value"] == 0

@@ -18,8 +18,9 @@ from lm_eval.tasks import TaskManager
 from transformers import Qwen3ForCausalLM
 from two_benchmarks import make_study, right_answer
 
-from vimpo.config import ConfigError, ModelSpec
+from vimpo.config import ConfigError, ModelSpec, Runtime
 from vimpo.evaluation import lm_eval as evaluate
+from vimpo.evaluation.benchmarks import benchmark_task
 from vimpo.models.networks import build_policy, chain_tokenizer, save_policy
 from vimpo.storage.files import read_sealed
 from vimpo.tasks.chain import held_out_problems
@@ -213,11 +214,8 @@ def test_same_numbers_as_simple_evaluate(checkpoint):
     (mine, _, *_), logs = evaluate.run_benchmarks(lm, study, ["chain_hard"])
     outcome = simple_evaluate(
         lm,
-        tasks=evaluate.task_definitions(study),
-        task_manager=TaskManager(
-            include_defaults=False,
-            metadata={"benchmark": "chain_hard", "chain": study.task.model_dump(mode="json")},
-        ),
+        tasks=evaluate.task_definitions(study, benchmark_task(study, "chain_hard")),
+        task_manager=TaskManager(include_defaults=False),
         torch_random_seed=study.evaluation.seed,
     )
     theirs = [sample["filtered_resps"][0] for sample in outcome["samples"]["sampled"]]
@@ -250,6 +248,58 @@ def test_needs_no_network(run, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     run()
+
+
+# --- Code that comes with a checkpoint -----------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(checkpoint, tmp_path):
+    """The checkpoint with model and tokenizer classes of its own, whose code is in its folder."""
+    config = {
+        "model_type": "foreign",
+        "architectures": ["ForeignForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "modeling_foreign.ForeignConfig",
+            "AutoModelForCausalLM": "modeling_foreign.ForeignForCausalLM",
+        },
+    }
+    tokenizer = {
+        "tokenizer_class": "ForeignTokenizer",
+        "auto_map": {"AutoTokenizer": [None, "tokenization_foreign.ForeignTokenizer"]},
+    }
+    folder = edited(checkpoint, tmp_path / "foreign", config=config, tokenizer_config=tokenizer)
+    (folder / "modeling_foreign.py").write_text(
+        "from transformers import Qwen3Config, Qwen3ForCausalLM\n"
+        "class ForeignConfig(Qwen3Config):\n    model_type = 'foreign'\n"
+        "class ForeignForCausalLM(Qwen3ForCausalLM):\n    config_class = ForeignConfig\n"
+    )
+    (folder / "tokenization_foreign.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n"
+        "class ForeignTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:runtime.trust_remote_code")
+def test_a_tokenizer_with_code_is_loaded_if_the_study_trusts_it(run, foreign):
+    study = make_study()
+    trusting = study.model_copy(update={"runtime": Runtime(trust_remote_code=True)})
+    report, _, logs = run(trusting, folder=foreign)
+    expected, _, expected_logs = run(study)
+    assert report["results"] == expected["results"]
+    assert logs == expected_logs
+    lm = evaluate.load_lm(foreign, trusting)
+    assert type(lm.tokenizer).__name__ == "ForeignTokenizer"
+    assert type(lm.model).__name__ == "ForeignForCausalLM"
+
+
+def test_code_that_comes_with_a_checkpoint_is_refused_unless_trusted(run, foreign, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "n")
+    with pytest.raises(
+        ConfigError, match=r"could not be loaded: The repository .* contains custom"
+    ):
+        run(folder=foreign)
 
 
 # --- Refusals ------------------------------------------------------------------------------------

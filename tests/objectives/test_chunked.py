@@ -1,4 +1,4 @@
-"""Chunked scores beside the plain ones: values, gradients, shapes, and no [N, V] held."""
+"""Chunked scores against plain ones: values, gradients, shapes, and no [N, V] is held."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw(count=13, hidden=8, vocabulary=50, dtype=torch.float32, bias=False, see
 
 
 def plain_scores(policy, targets, reference, temperature):
-    """The same by way of all logits; by autograd, in the widest type that is asked for."""
+    """The same from all logits at once, by autograd, in at least float32."""
     z, z_ref = (
         linear(*head).to(torch.promote_types(head.hidden.dtype, torch.float32)) / temperature
         for head in (policy, reference)

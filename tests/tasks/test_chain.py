@@ -163,7 +163,7 @@ def test_carrying_steps_go_wrong_at_the_set_rate_and_others_never(rate):
             else:
                 carrying += 1
                 wrong += not grade.right
-        assert answer == result  # the wrong value is carried on consistently
+        assert answer == result  # the chain continues from the wrong value
     assert carrying > 3000
     assert other > 1000
     spread = (rate * (1 - rate) / carrying) ** 0.5

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -246,7 +247,7 @@ def test_an_empty_dataset_is_refused(tmp_path, name):
         ("gone.jsonl", None, "is not a file; allowed: a .jsonl or .parquet file, or a hub name"),
         ("rows.csv", "a,b", r"ends in '.csv'; allowed: .jsonl or .parquet"),
         ("rows.jsonl", "{]", r"line 1 of '.*' is not JSON"),
-        ("rows.jsonl", "[1]\n", r"line 1 of '.*' is no object"),
+        ("rows.jsonl", "[1]\n", r"line 1 of '.*' is not an object"),
         ("rows.parquet", "text", r"is not a Parquet file"),
     ],
 )
@@ -282,7 +283,7 @@ def test_prompt_and_response_must_fit_the_model(tmp_path, path):
 
 
 def test_too_few_problems_for_a_step_are_refused(path):
-    with pytest.raises(ConfigError, match=r"20 problems are left of 20 rows, fewer than the 21"):
+    with pytest.raises(ConfigError, match=r"20 problems remain of 20 rows, fewer than the 21"):
         make_task(task_of(path), byte_tokenizer(), batch_size=21)
 
 
@@ -305,7 +306,7 @@ def test_a_tokenizer_without_pad_or_eos_is_refused(tmp_path, path, special, miss
 def test_a_hub_name_without_network_is_one_clear_error(tmp_path):
     script = f"""
 import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from real_data import byte_tokenizer
 from vimpo.config import ConfigError, DatasetTask
 from vimpo.tasks import make_task
@@ -330,15 +331,24 @@ except ConfigError as error:
     ("task", "message"),
     [
         ({"datasets": []}, r"task\.datasets: \[\] is not allowed"),
-        ({"prompt": "no place"}, r"task\.prompt: 'no place' does not hold \{problem\}; allowed"),
-        ({"system": "Be brief."}, r"task\.system: is part of a chat; allowed: with chat_templ"),
+        ({"prompt": "no place"}, r"task\.prompt: 'no place' does not contain \{problem\}; allowed"),
+        (
+            {"system": "Be brief."},
+            r"task\.system: 'Be brief\.' is part of a chat; allowed: null, or with",
+        ),
         ({"symbols": "+"}, r"task\.symbols: unknown key"),
-        ({"benchmarks": {"m": {"task": "math"}}}, r"task\.benchmarks\.m\.task: 'math' is not"),
+        (
+            {"benchmarks": {"m": {"task": "math"}}},
+            r"task\.benchmarks\.m\.task: 'math' is unknown; allowed: math500, aime24, aime25, ol",
+        ),
         (
             {"benchmarks": {"m": {"task": "amc23", "style": "stock"}}},
-            r"task\.benchmarks\.m\.style: 'stock' is not there for amc23",
+            r"task\.benchmarks\.m\.style: amc23 has no 'stock' style; allowed: boxed, or stock wit",
         ),
-        ({"datasets": [{"path": "a/b", "answer_pattern": "("}]}, r"is not a regular expression"),
+        (
+            {"datasets": [{"path": "a/b", "answer_pattern": "("}]},
+            r"'\(' is not a regular expression \(.*\); allowed: one with",
+        ),
         ({"datasets": [{"path": "a/b", "answer_pattern": "x"}]}, r"has 0 groups; allowed: one"),
         ({"verifier": {"seconds": 0}}, r"task\.verifier\.seconds: 0 is not allowed"),
     ],

@@ -10,8 +10,9 @@ from fuzzing import profile
 from hypothesis import example, given
 
 from vimpo.config.task import VerifierLimits
+from vimpo.tasks.answers import answers, last_boxed
 from vimpo.tasks.prompts import fill
-from vimpo.tasks.verifier import Verifier, answers, last_boxed
+from vimpo.tasks.verifier import Verifier
 
 PIECES = [
     *("\\boxed{", "\\fbox{", "}", "{", "\\frac", "\\sqrt", "\\left(", "\\right)", "^", "_", "$"),
@@ -44,7 +45,7 @@ def judge_in_time(verifier, gold, text):
     started = time.perf_counter()
     verdict = verifier.grade([gold], [text], boxed_only=False)
     assert verdict[0] in (True, False)
-    # an answer may be said in several forms, and a worker may have to be started again
+    # an answer can have several forms, and a worker may have to be started again
     assert time.perf_counter() - started < 60
     assert verifier.readable([gold])[0] in (True, False)
 

@@ -1,4 +1,4 @@
-r"""The answer verifier: extraction, equivalence, limits, and its score on labelled completions."""
+r"""The answer verifier: equivalence, limits, and its score on labelled completions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import pytest
 from real_data import real_file
 
 from vimpo.config.task import VerifierLimits
+from vimpo.tasks import pool as pool_module
 from vimpo.tasks import verifier as module
 from vimpo.tasks.equivalence import is_equivalent, is_readable
-from vimpo.tasks.verifier import GuardedPool, Verifier, answers, last_boxed, obvious
+from vimpo.tasks.pool import GuardedPool
+from vimpo.tasks.verifier import Verifier, obvious
 
 LIMITS = VerifierLimits(workers=2, seconds=0.6, memory_mb=512)
 
@@ -24,59 +26,6 @@ def verifier():
     made = Verifier(LIMITS)
     yield made
     made.close()
-
-
-# --- Extraction ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        (r"so \boxed{1} no, \boxed{2}.", "2"),
-        (r"\boxed{\frac{1}{2}} is the answer", r"\frac{1}{2}"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed {7}", "7"),
-        (r"\fbox{7}", "7"),
-        (r"\boxed{3} and then \boxed{4", "3"),
-        (r"\boxed{", None),
-        ("the answer is 5", None),
-        ("", None),
-    ],
-)
-def test_the_last_closed_box_is_the_answer(response, expected):
-    assert last_boxed(response) == expected
-
-
-def test_boxes_of_one_sentence_are_also_one_answer():
-    text = "First \\boxed{9}.\n\nThe roots are \\boxed{3} and \\boxed{4}."
-    assert answers(text) == ["4", "3,4"]
-
-
-def test_without_a_box_there_is_no_answer_unless_asked_for():
-    assert answers("The answer is 12.") == []
-    assert answers("The answer is 12.", boxed_only=False)[0] == "12"
-    assert answers("#### 1,234", boxed_only=False)[0] == "1,234"
-    assert "7" in answers("Hence $x = 7$.", boxed_only=False)
-    assert answers("nothing at all", boxed_only=False) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\\boxed{" * 150_000,
-        "\\boxed{1" + "{" * 1_000_000,
-        "}" * 1_000_000,
-        "\\boxed" * 170_000,
-        "$" * 1_000_000,
-        "answer is " * 100_000,
-        "**" * 500_000,
-    ],
-    ids=lambda text: text[:8],
-)
-def test_extraction_takes_linear_time(text):
-    start = time.perf_counter()
-    answers(text, boxed_only=False)
-    assert time.perf_counter() - start < 1
 
 
 # --- Equivalence ---------------------------------------------------------------------------------
@@ -145,10 +94,9 @@ def test_gold_answers_that_cannot_be_judged_are_known():
 
 
 def test_nothing_is_evaluated(tmp_path):
-    """Neither our sources nor what an answer says reach `eval`."""
-    sources = [Path(module.__file__).with_name(f"{n}.py") for n in ("verifier", "equivalence")]
-    for source in [*sources, Path(module.__file__).with_name("verifier_worker.py")]:
-        text = source.read_text()
+    """Neither our sources nor the text of an answer reaches `eval`."""
+    for name in ("answers", "equivalence", "pool", "verifier", "verifier_worker"):
+        text = Path(module.__file__).with_name(f"{name}.py").read_text()
         assert "eval(" not in text
         assert "exec(" not in text
         assert "ExprExtraction" not in text
@@ -205,7 +153,7 @@ def test_hostile_answers_end_within_the_limit_as_wrong_and_the_pool_survives(ver
     seconds = time.perf_counter() - start
     assert not any(marks.values()), marks
     # Each may use its limit and a new worker, two at a time; the machine may be busy.
-    assert seconds < len(HOSTILE) / 2 * (module.WALL_FACTOR * LIMITS.seconds + 5)
+    assert seconds < len(HOSTILE) / 2 * (pool_module.WALL_FACTOR * LIMITS.seconds + 5)
     assert verifier.grade(["12", "12"], ["\\boxed{6+6}", "\\boxed{13}"]) == [True, False]
     assert not Path("/tmp/vimpo_hostile").exists()
 
@@ -257,7 +205,7 @@ def test_a_stuck_worker_is_ended_by_the_clock(tmp_path):
 
 
 def test_workers_that_cannot_start_are_one_clear_error(monkeypatch):
-    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(pool_module.sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="workers do not start"):
         GuardedPool(LIMITS).run([("is_equivalent", "1", "2")])
 

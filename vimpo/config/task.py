@@ -1,7 +1,7 @@
 """Configuration of tasks: what is trained on, and which held-out benchmarks judge it.
 
 A task is either `chain`, generated arithmetic, or `dataset`, real problems from the hub or from
-files. Benchmarks are generated chains or, by name, real ones (MATH-500, AIME, OlympiadBench, ...).
+files. Benchmarks are generated chains or, by name, published ones (vimpo/config/benchmarks.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from vimpo.config.benchmarks import BENCHMARKS, Published, with_stock_style
 from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
 BOXED_PROMPT = (
@@ -18,28 +19,17 @@ BOXED_PROMPT = (
 )
 PROBLEM = "{problem}"
 
-# Name -> responses a problem (the paper's k; AMC as AIME), column of the problem, of the answer.
-REAL_BENCHMARKS = {
-    "math500": (1, "problem", "answer"),
-    "aime24": (32, "Problem", "Answer"),
-    "aime25": (32, "problem", "answer"),
-    "olympiadbench": (1, "question", "final_answer"),
-    "amc23": (32, "question", "answer"),
-    "gsm8k": (1, "question", "answer"),
-}
-STOCK_STYLES = ("math500", "aime24", "aime25")
-
 
 def _has_problem(template: str) -> str:
     if PROBLEM not in template:
-        raise ValueError(f"{template!r} does not hold {PROBLEM}; allowed: a text with {PROBLEM}")
+        raise ValueError(f"{template!r} does not contain {PROBLEM}; allowed: a text with {PROBLEM}")
     return template
 
 
 Template = Annotated[
     str,
     BeforeValidator(lambda value: _has_problem(value) if isinstance(value, str) else value),
-    Field(description="text of the prompt; {problem} stands for the problem, other braces stay"),
+    Field(description="text of the prompt; {problem} becomes the problem, other braces stay"),
 ]
 
 
@@ -53,23 +43,36 @@ class Benchmark(Strict):
     problems: int = Field(200, ge=1, le=5000, description="held-out problems")
 
 
-class RealBenchmark(Strict):
-    """A published benchmark by its name, from the hub or from a local copy of it."""
+def _is_published(name: Any) -> Any:
+    if not isinstance(name, str) or name not in BENCHMARKS:
+        raise ValueError(f"{name!r:.80} is unknown; allowed: {', '.join(BENCHMARKS)}")
+    return name
 
-    task: Literal["math500", "aime24", "aime25", "olympiadbench", "amc23", "gsm8k"]
+
+PublishedName = Annotated[
+    str, BeforeValidator(_is_published), Field(json_schema_extra={"enum": list(BENCHMARKS)})
+]
+
+
+class RealBenchmark(Strict):
+    """A published benchmark by its name, from the hub or from a local copy."""
+
+    task: PublishedName
     style: Literal["boxed", "stock"] = Field(
         "boxed",
         description="boxed: zero-shot, the prompt below, the last box is the answer; stock: "
-        "prompt, shots and stop texts of lm-eval's own task (math500, aime24, aime25)",
+        f"prompt, shots and stop texts of lm-eval's own task ({', '.join(with_stock_style())})",
     )
     path: str | None = Field(
-        None, description="local Parquet or JSONL file, or hub name; default: the stock hub name"
+        None, description="local Parquet or JSONL file, or hub name; default: its own hub name"
     )
-    split: str | None = Field(None, description="split on the hub; default: the stock one")
+    split: str | None = Field(None, description="split on the hub; default: its own")
     samples: Count | None = Field(
-        None, description="k of avg@k; default: 32 for AIME and AMC, else 1 (as in the paper)"
+        None,
+        description="k of avg@k; default: "
+        + ", ".join(f"{row.samples} for {name}" for name, row in BENCHMARKS.items()),
     )
-    limit: Count | None = Field(None, description="first problems only, to try things out")
+    limit: Count | None = Field(None, description="only the first problems, to try things out")
     max_response: int | None = Field(
         None, ge=2, le=65536, description="response tokens; default: train.max_response"
     )
@@ -81,25 +84,34 @@ class RealBenchmark(Strict):
         return self.limit
 
     @property
+    def published(self) -> Published:
+        """Its row of the registry."""
+        return BENCHMARKS[self.task]
+
+    @property
     def k(self) -> int:
-        """Responses a problem."""
-        return self.samples or REAL_BENCHMARKS[self.task][0]
+        """Responses per problem."""
+        return self.samples or self.published.samples
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the source must have: the columns of the published files."""
-        worked = ("solution",) if self.style == "stock" and self.task == "math500" else ()
-        return (*REAL_BENCHMARKS[self.task][1:], *worked)
+        """Columns that the source must have: those of the published files."""
+        row = self.published
+        worked = row.stock_solution if self.style == "stock" else None
+        return (row.question, row.answer, *([worked] if worked else []))
 
     @model_validator(mode="after")
     def _style_exists(self) -> RealBenchmark:
-        if self.style == "stock" and self.task not in STOCK_STYLES:
+        if self.style == "stock" and not self.published.stock_metric:
             raise ValueError(
-                f"style: 'stock' is not there for {self.task}; allowed: boxed, or stock with "
-                f"{', '.join(STOCK_STYLES)}"
+                f"style: {self.task} has no 'stock' style; allowed: boxed, or stock with "
+                f"{', '.join(with_stock_style())}"
             )
         if self.style == "stock" and self.prompt is not None:
-            raise ValueError("prompt: the stock style has its own; allowed: style boxed")
+            raise ValueError(
+                f"prompt: {self.prompt!r:.80} is not used by the stock style, which has its own; "
+                "allowed: null, or with style: boxed"
+            )
         return self
 
 
@@ -128,14 +140,14 @@ class ChainTask(Strict):
         [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
     )
     train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
-        [2, 3, 4], min_length=1, description="chain lengths met in reinforcement learning"
+        [2, 3, 4], min_length=1, description="chain lengths used in reinforcement learning"
     )
     step_error: float = Field(
         0.35,
         ge=0,
         lt=1,
-        description="chance that a carry or borrow is forgotten in a pretraining demonstration; "
-        "the wrong value is carried on, so that the base policy samples errors that reward can "
+        description="probability that a pretraining demonstration forgets a carry or borrow and "
+        "continues from the wrong value, so that the base policy samples errors that reward can "
         "remove (above 0.3 they survive top-p 0.7)",
     )
     benchmarks: dict[Name, AnyBenchmark] = Field(
@@ -146,11 +158,11 @@ class ChainTask(Strict):
             "chain_beyond": Benchmark(operators=5),
         },
         min_length=1,
-        description="lm-eval benchmarks of rising difficulty; `beyond` exceeds what RL trains on",
+        description="lm-eval benchmarks of rising difficulty; `beyond` is longer than RL trains on",
     )
 
     def problem_space(self, operators: int) -> int:
-        """How many problems of this length there are, training and held out."""
+        """How many problems of this length exist, training and held out together."""
         return self.largest ** (operators + 1) * len(set(self.symbols)) ** operators
 
     @model_validator(mode="after")
@@ -159,8 +171,8 @@ class ChainTask(Strict):
             if isinstance(benchmark, RealBenchmark):
                 continue
             space = self.problem_space(benchmark.operators)
-            # One problem in five is held out; half of those may be asked for, so that drawing
-            # distinct ones stays quick.
+            # One problem in five is held out; at most half of those may be used, so that distinct
+            # ones are found quickly.
             if benchmark.problems > space // 10:
                 raise ValueError(
                     f"benchmarks.{name}.problems: {benchmark.problems} is more than this task "
@@ -176,7 +188,7 @@ class DataSource(Strict):
     subset: str | None = Field(None, description="configuration of a hub dataset, such as `main`")
     split: str = Field("train", description="split of a hub dataset")
     file: str | None = Field(
-        None, description="one data file of a hub dataset, in place of a subset and split"
+        None, description="one data file of a hub dataset, instead of subset and split"
     )
     problem: str = Field("problem", description="column of the problem; dots reach into structs")
     answer: str = Field("answer", description="column of the gold answer")
@@ -190,7 +202,9 @@ class DataSource(Strict):
     @model_validator(mode="after")
     def _file_is_of_the_hub(self) -> DataSource:
         if self.file and (self.subset or self.split != "train"):
-            raise ValueError(f"file: '{self.file}' takes the place of subset and split")
+            raise ValueError(
+                f"file: '{self.file}' replaces subset and split; allowed: without these two"
+            )
         return self
 
     @field_validator("answer_pattern")
@@ -201,31 +215,33 @@ class DataSource(Strict):
         try:
             groups = re.compile(value).groups
         except re.error as error:
-            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+            raise ValueError(
+                f"{value!r} is not a regular expression ({error}); allowed: one with one group"
+            ) from None
         if groups != 1:
             raise ValueError(f"{value!r} has {groups} groups; allowed: one, around the answer")
         return value
 
 
 class VerifierLimits(Strict):
-    """What one judgement of an answer may cost; beyond it the answer is wrong."""
+    """What judging one answer may cost; an answer that costs more counts as wrong."""
 
     workers: Count = Field(2, description="guarded processes")
-    seconds: Positive = Field(5.0, description="CPU seconds an answer")
-    memory_mb: int = Field(1024, ge=128, description="memory an answer, beyond the worker's own")
+    seconds: Positive = Field(5.0, description="CPU seconds per answer")
+    memory_mb: int = Field(1024, ge=128, description="memory per answer, beyond the worker's own")
 
 
 class DatasetTask(Strict):
     r"""Real problems: prompts that ask for a `\boxed{}` answer, judged by math-verify."""
 
     kind: Literal["dataset"]
-    datasets: list[DataSource] = Field(min_length=1, description="joined; equal problems are one")
+    datasets: list[DataSource] = Field(min_length=1, description="joined; equal ones count once")
     prompt: Template = BOXED_PROMPT
     chat_template: bool = Field(
         False, description="wrap the prompt as a user's message by the tokenizer's chat template"
     )
     system: str | None = Field(None, description="system message of the chat template")
-    max_prompt: Count = Field(2048, description="longer prompts (in tokens) are left out; see next")
+    max_prompt: Count = Field(2048, description="in tokens; for longer prompts see long_prompts")
     long_prompts: Literal["drop", "refuse"] = Field(
         "drop", description="drop: leave them out and count them; refuse: an error"
     )
@@ -249,12 +265,15 @@ class DatasetTask(Strict):
     @model_validator(mode="after")
     def _system_needs_a_chat(self) -> DatasetTask:
         if self.system is not None and not self.chat_template:
-            raise ValueError("system: is part of a chat; allowed: with chat_template: true")
+            raise ValueError(
+                f"system: {self.system!r:.80} is part of a chat; allowed: null, or with "
+                "chat_template: true"
+            )
         return self
 
 
 def _with_kind(value: Any) -> Any:
-    """A task that does not say its kind is one of chains."""
+    """A task without a kind is a chain task."""
     return {"kind": "chain"} | value if isinstance(value, dict) else value
 
 

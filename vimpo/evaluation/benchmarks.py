@@ -1,68 +1,106 @@
 r"""Benchmarks in lm-eval's format: what each asks, where its problems are, how it is judged.
 
-Generated chains come from chain.yaml. Real ones are built on lm-eval's own definitions, or on ours
-in the same format where it has none. Two styles: `stock` keeps the definition's prompt, shots and
-stop texts; `boxed` asks zero-shot for a `\boxed{}` answer with the prompt of training. Both are
-judged by the suite's verifier, which finds 025 equal to 25; a stock style also reports the
-definition's own metric (minerva_math500: `math_verify`; aime: `exact_match`, which compares texts).
+Generated chains come from chain.yaml. Published ones (vimpo/config/benchmarks.py) are built on
+lm-eval's own definitions, or on ours in the same format if it has none. Two styles: `stock` keeps
+the definition's prompt, shots and stop texts; `boxed` asks zero-shot for a `\boxed{}` answer with
+the prompt of training. Both are judged by the suite's verifier, which finds 025 equal to 25; the
+stock style also reports the definition's own metric (minerva_math500: `math_verify`; aime:
+`exact_match`, which compares texts).
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, RealBenchmark, Study
-from vimpo.config.task import REAL_BENCHMARKS, VerifierLimits
+from vimpo.config.task import VerifierLimits
+from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import held_out_problems, is_right
 from vimpo.tasks.prompts import Prompter
 from vimpo.tasks.sources import column, local_file, read_rows
-from vimpo.tasks.verifier import last_boxed, shared_verifier
+from vimpo.tasks.verifier import shared_verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OURS = Path(__file__).parent / "definitions"
-# Definition: a file of ours, or one below lm_eval/tasks with the metric that it scores by.
-DEFINITIONS = {
-    "math500": ("minerva_math/minerva_math500.yaml", "math_verify"),
-    "aime24": ("aime/aime24.yaml", "exact_match"),
-    "aime25": ("aime/aime25.yaml", "exact_match"),
-    "gsm8k": ("gsm8k/gsm8k.yaml", None),
-    "olympiadbench": ("olympiadbench.yaml", None),
-    "amc23": ("amc23.yaml", None),
-}
 MEAN = {"aggregation": "mean", "higher_is_better": True}
 
 
-class BenchmarkTask(Protocol):
+class BenchmarkTask(ABC):
     """One benchmark of a study as lm-eval is to see it."""
 
     name: str
-    samples: int
-    max_response: int
-    metadata: dict
-    stock_metric: str | None
+    samples: int  # per problem
+    max_response: int  # tokens
+    stock_metric: str | None = None
 
+    @abstractmethod
     def definition(self) -> dict:
         """lm-eval's task, without what the study's evaluation settings decide."""
 
+    @abstractmethod
+    def rows(self) -> list[dict]:
+        """The problems, with the columns that the definition reads. Raises ConfigError."""
+
+    @abstractmethod
     def describe(self, doc: dict) -> tuple[str, str]:
         """A problem's text and its gold answer, for the log."""
 
+    @abstractmethod
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         """Is each response right?"""
+
+    def stock_marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        """Is each response right by the definition's own metric, if it has one?"""
+        raise NotImplementedError
+
+    def prompts(self) -> list[str]:
+        """All prompts as lm-eval builds them, shots included."""
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_defaults=False)
+        (task,) = manager.load([self.definition() | {"task": self.name}])["tasks"].values()
+        shots = task.config.num_fewshot or 0
+        return [task.fewshot_context(doc, num_fewshot=shots) for doc in task.test_docs()]
+
+    def _with_rows_and_marks(self, template: dict) -> dict:
+        """A definition whose problems and scores are those of this benchmark."""
+
+        def load(**_metadata) -> dict:
+            from datasets import Dataset
+
+            return {template["test_split"]: Dataset.from_list(self.rows())}
+
+        def score(doc: dict, results: list[list[str]]) -> dict[str, float]:
+            """avg@k of one problem, whose k responses arrive as one list."""
+            (responses,) = results
+            if isinstance(responses, str):
+                raise TypeError("score needs all responses to a problem: take_first_k is missing")
+            scores = {"accuracy": _share(self.marks(doc, responses))}
+            if self.stock_metric:
+                scores["stock"] = _share(self.stock_marks(doc, responses))
+            return scores
+
+        metrics = ["accuracy", "stock"] if self.stock_metric else ["accuracy"]
+        return template | {
+            "custom_dataset": load,
+            "process_results": score,
+            "metric_list": [{"metric": metric, **MEAN} for metric in metrics],
+        }
 
 
 def benchmark_task(
     study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> BenchmarkTask:
-    """The named benchmark. Raises ConfigError where its problems cannot be had."""
-    spec = study.task.benchmarks[name]
-    kind = RealTask if isinstance(spec, RealBenchmark) else ChainBenchmarkTask
-    return kind(study, name, tokenizer)
+    """The named benchmark. Raises ConfigError if its prompts cannot be built."""
+    if isinstance(study.task.benchmarks[name], RealBenchmark):
+        return RealTask(study, name, tokenizer)
+    return ChainBenchmarkTask(study, name)
 
 
 def needs_hub(study: Study, names: Sequence[str]) -> bool:
@@ -73,26 +111,23 @@ def needs_hub(study: Study, names: Sequence[str]) -> bool:
     )
 
 
-class ChainBenchmarkTask:
+class ChainBenchmarkTask(BenchmarkTask):
     """Held-out arithmetic chains."""
 
-    stock_metric = None
-
-    def __init__(
-        self, study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> None:
-        self.name, self.study = name, study
+    def __init__(self, study: Study, name: str) -> None:
+        self.name, self.task = name, study.task
         self.samples = study.evaluation.samples
         self.max_response = study.train.max_response
-        self.metadata = {"benchmark": name, "chain": study.task.model_dump(mode="json")}
 
     def definition(self) -> dict:
-        from lm_eval.tasks._yaml_loader import load_yaml
+        return self._with_rows_and_marks(_load("chain.yaml"))
 
-        return load_yaml(OURS / "chain.yaml")
+    def rows(self) -> list[dict]:
+        problems = held_out_problems(self.task, self.name)
+        return [{"prompt": problem.prompt, "answer": problem.answer} for problem in problems]
 
     def prompts(self) -> list[str]:
-        return [problem.prompt for problem in held_out_problems(self.study.task, self.name)]
+        return [row["prompt"] for row in self.rows()]
 
     def describe(self, doc: dict) -> tuple[str, str]:
         return doc["prompt"], doc["answer"]
@@ -101,43 +136,33 @@ class ChainBenchmarkTask:
         return [is_right(doc["answer"], response) for response in responses]
 
 
-class RealTask:
+class RealTask(BenchmarkTask):
     """A published benchmark."""
 
     def __init__(
         self, study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> None:
-        self.name, self.study = name, study
+        self.name = name
         self.spec: RealBenchmark = study.task.benchmarks[name]
         self.field = f"task.benchmarks.{name}"
         self.samples = self.spec.k
         self.max_response = self.spec.max_response or study.train.max_response
-        self.metadata: dict = {}
         self.prompter = Prompter(study.task, tokenizer, self.spec.prompt)
         self.verifier = shared_verifier(getattr(study.task, "verifier", VerifierLimits()))
         self.boxed_only = self.spec.style == "boxed" and getattr(study.task, "boxed_only", True)
-        self.stock_metric = None
-        if self.spec.style == "stock":
-            self.stock_metric = DEFINITIONS[self.spec.task][1]
-        _, self.question, self.answer = REAL_BENCHMARKS[self.spec.task]
+        self.published = self.spec.published
+        self.stock_metric = self.published.stock_metric if self.spec.style == "stock" else None
         self._rows: list[dict] | None = None
 
     def definition(self) -> dict:
-        stock = _load(self.spec.task)
-        split = stock["test_split"]
-        shared = stock | {
-            "custom_dataset": self._dataset(split),
-            "process_results": self._scorer(),
-            "metric_list": [{"metric": "accuracy", **MEAN}],
-        }
+        shared = self._with_rows_and_marks(_load(self.published.definition))
         for key in ("tag", "filter_list", "dataset_kwargs"):
             shared.pop(key, None)
         if self.stock_metric:
-            shared["metric_list"].append({"metric": "stock", **MEAN})
             return shared
         for key in ("fewshot_config", "process_docs", "training_split", "fewshot_split"):
             shared.pop(key, None)
-        prompter, question, gold = self.prompter, self.question, self.gold
+        prompter, question, gold = self.prompter, self.published.question, self.gold
         return shared | {
             "num_fewshot": 0,
             "doc_to_text": lambda doc: prompter(doc[question]),
@@ -145,9 +170,8 @@ class RealTask:
         }
 
     def rows(self) -> list[dict]:
-        """The problems, with the columns that the definition reads. Raises ConfigError."""
         if self._rows is None:
-            stock = _load(self.spec.task)
+            stock = _load(self.published.definition)
             source, field = self.spec.path or stock["dataset_path"], f"{self.field}.path"
             raw = read_rows(
                 source,
@@ -169,11 +193,11 @@ class RealTask:
 
     def gold(self, doc: dict) -> str:
         """The gold answer of a problem, as text."""
-        answer = doc[self.answer]
-        if self.spec.task == "math500" and self.stock_metric:
-            return last_boxed(doc["solution"]) or str(answer)  # the definition normalises `answer`
-        if self.spec.task == "gsm8k":
-            return str(answer).rpartition("####")[2].strip().replace(",", "")
+        row, answer = self.published, doc[self.published.answer]
+        if row.stock_solution and self.stock_metric:
+            return last_boxed(doc[row.stock_solution]) or str(answer)
+        if row.answer_mark:
+            return str(answer).rpartition(row.answer_mark)[2].strip().replace(",", "")
         if isinstance(answer, list):
             answer = ", ".join(map(str, answer))
         if isinstance(answer, float) and answer.is_integer():
@@ -181,48 +205,30 @@ class RealTask:
         return str(answer)
 
     def describe(self, doc: dict) -> tuple[str, str]:
-        return doc[self.question], self.gold(doc)
+        return doc[self.published.question], self.gold(doc)
 
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         golds = [self.gold(doc)] * len(responses)
         return self.verifier.grade(golds, responses, self.boxed_only)
 
-    def _dataset(self, split: str) -> Callable[..., dict]:
-        def load(**_metadata) -> dict:
-            from datasets import Dataset
-
-            return {split: Dataset.from_list(self.rows())}
-
-        return load
-
-    def _scorer(self) -> Callable[[dict, list], dict]:
-        file, _ = DEFINITIONS[self.spec.task]
-        utilities = str((_stock_folder() / file).parent / "utils.py")
-
-        def score(doc: dict, results: list[list[str]]) -> dict[str, float]:
-            """avg@k of one problem by the verifier, and by the definition's own metric."""
-            (responses,) = results
-            scores = {"accuracy": _share(self.marks(doc, responses))}
-            if self.stock_metric:
-                marks = self.verifier.stock(utilities, self.stock_metric, doc, responses)
-                scores["stock"] = _share(marks)
-            return scores
-
-        return score
+    def stock_marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        utilities = _definition_file(self.published.definition).with_name("utils.py")
+        return self.verifier.stock(str(utilities), self.stock_metric, doc, responses)
 
 
 def _share(marks: Sequence[bool]) -> float:
     return sum(marks) / len(marks)
 
 
-def _stock_folder() -> Path:
-    """Folder of lm-eval's task definitions."""
+def _definition_file(name: str) -> Path:
+    """A definition of ours (or one given by its whole path); else one that lm-eval ships."""
+    if (ours := OURS / name).is_file():
+        return ours
     (folder,) = importlib.util.find_spec("lm_eval").submodule_search_locations
-    return Path(folder) / "tasks"
+    return Path(folder) / "tasks" / name
 
 
-def _load(task: str) -> dict:
+def _load(name: str) -> dict:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    file, _ = DEFINITIONS[task]
-    return load_yaml(_stock_folder() / file if "/" in file else OURS / file)
+    return load_yaml(_definition_file(name))

@@ -1,13 +1,13 @@
 """Evaluation of a saved checkpoint by lm-eval: avg@k by sampling, and greedy.
 
-Four things in lm-eval and transformers silently falsify such scores; each is closed here and has a
-test. With `repeats` alone only the first of the k samples is scored: the tasks carry a
-`take_first_k` filter. A checkpoint without an EOS setting goes on behind EOS and is scored there:
-EOS is taken from the tokenizer. transformers inherits top-k, top-p, penalties and the like from the
-checkpoint's generation config: it is replaced, and every decoding setting is given. The answer
-checks of stock tasks fail right answers: the suite's own verifier judges.
+Four things in lm-eval and transformers silently falsify such scores; each is prevented here and has
+a test. With `repeats` alone only the first of the k samples is scored: the tasks carry a
+`take_first_k` filter. A checkpoint without an EOS setting continues past EOS, and what follows is
+scored: EOS is taken from the tokenizer. transformers takes top-k, top-p, penalties and so on from
+the checkpoint's generation config: it is replaced, and every decoding setting is given. The answer
+checks of stock tasks reject right answers: the suite's own verifier judges.
 
-Neither torch nor lm-eval is imported before an evaluation starts, so commands stay quick.
+Neither torch nor lm-eval is imported before an evaluation starts, so commands start fast.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def evaluate_checkpoint(
     """Score the checkpoint in folder `model`; write `output` (JSON) and `samples` (JSON lines, gz).
 
     A result has `benchmark`, `metric` (`sampled` is avg@k, `greedy` is one response), `value`,
-    `stderr` over problems (null for a single problem), `problems`, and `samples`, the responses a
-    problem; of a stock task also `stock_metric`, `stock_value` and `stock_stderr`, lm-eval's own
+    `stderr` over problems (null for a single problem), `problems`, and `samples`, the responses per
+    problem; in the stock style also `stock_metric`, `stock_value` and `stock_stderr`, lm-eval's own
     score of the same responses. `results` and `samples` repeat byte for byte on the CPU, and those
-    of one benchmark do not depend on which others are asked for. `output` is written last, so it
-    vouches for `samples`, of which it has the checksum.
+    of one benchmark do not depend on which others are evaluated. `output` is written last and holds
+    the checksum of `samples`.
 
-    Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder that
-    holds no model, and for a model too short for the longest prompt and its response.
+    Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder without
+    a model, and for a model whose positions do not fit the longest prompt and its response.
     """
     started = time.perf_counter()
     names = choose_benchmarks(study, benchmarks)
@@ -82,7 +82,7 @@ def evaluate_checkpoint(
 def choose_benchmarks(study: Study, names: Iterable[str] | None = None) -> list[str]:
     """The named benchmarks in the study's order, each once; all of them for None.
 
-    Raises ConfigError for a name that the study does not have, and for no names.
+    Raises ConfigError for a name that the study does not have, and for an empty list.
     """
     known = study.task.benchmarks
     if names is None:
@@ -96,27 +96,33 @@ def choose_benchmarks(study: Study, names: Iterable[str] | None = None) -> list[
 
 
 def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
-    """lm-eval's Hugging Face model on a saved checkpoint, without progress bars."""
+    """A saved checkpoint as lm-eval's Hugging Face model, without progress bars."""
     _quiet(offline)
-    # Before set_up_torch, which ends the loading of libraries: that of lm_eval.evaluate too.
+    # Before set_up_torch, by which time all libraries are to be loaded: lm_eval.evaluate's too.
     import lm_eval.evaluator  # noqa: F401
     from lm_eval.models.huggingface import HFLM
 
     from vimpo.models.networks import load_policy, load_tokenizer, set_up_torch
 
+    trust = study.runtime.trust_remote_code
     set_up_torch(study.runtime)
-    policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder)
+    policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder, trust)
     _replace_generation_config(policy, tokenizer)
-    lm = HFLM(pretrained=policy, tokenizer=tokenizer, batch_size=study.evaluation.batch_size)
+    lm = HFLM(
+        pretrained=policy,
+        tokenizer=tokenizer,
+        batch_size=study.evaluation.batch_size,
+        trust_remote_code=trust,
+    )
     lm.generate_until = functools.partial(lm.generate_until, disable_tqdm=True)
     return lm
 
 
 def check_length(lm: LM, study: Study, names: list[str]) -> None:
-    """Raise ConfigError where lm-eval would cut the longest prompt to make room for a response."""
+    """Raise ConfigError if lm-eval would cut the longest prompt to make room for a response."""
     for name in names:
         benchmark = benchmark_task(study, name, lm.tokenizer)
-        longest = max(len(ids) for ids in lm.tokenizer(prompts_of(benchmark))["input_ids"])
+        longest = max(len(ids) for ids in lm.tokenizer(benchmark.prompts())["input_ids"])
         room = lm.max_length - longest
         if benchmark.max_response > room:
             field = "train.max_response"
@@ -128,24 +134,12 @@ def check_length(lm: LM, study: Study, names: list[str]) -> None:
             )
 
 
-def prompts_of(benchmark: BenchmarkTask) -> list[str]:
-    """All prompts of a benchmark as lm-eval builds them, shots included."""
-    if hasattr(benchmark, "prompts"):
-        return benchmark.prompts()
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_defaults=False, metadata=benchmark.metadata)
-    (task,) = manager.load([benchmark.definition() | {"task": benchmark.name}])["tasks"].values()
-    shots = task.config.num_fewshot or 0
-    return [task.fewshot_context(doc, num_fewshot=shots) for doc in task.test_docs()]
-
-
 def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], list[dict]]:
     """Let lm-eval score `lm` on the named benchmarks: results, and a log of every problem.
 
-    One call a benchmark, each from the same seed: requests of one call share batches and random
-    numbers, so a benchmark's score would otherwise depend on its company. `lm_eval.evaluate` is
-    what `simple_evaluate` calls; the latter adds 0.4 s a call to describe the machine.
+    One call per benchmark, each from the same seed: the requests of a call share batches and random
+    numbers, so a benchmark's score would otherwise depend on the others. `simple_evaluate` calls
+    `lm_eval.evaluate` too, but adds 0.4 s per call to describe the machine.
     """
     import torch
     from lm_eval import evaluate
@@ -154,8 +148,7 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
     results, logs = [], []
     for name in names:
         benchmark = benchmark_task(study, name, getattr(lm, "tokenizer", None))
-        manager = TaskManager(include_defaults=False, metadata=benchmark.metadata)
-        tasks = manager.load(task_definitions(study, benchmark))
+        tasks = TaskManager(include_defaults=False).load(task_definitions(study, benchmark))
         torch.manual_seed(study.evaluation.seed)
         # The standard error of a mean is analytic: any number above 0 switches it on.
         outcome = evaluate(lm, tasks, bootstrap_iters=1)
@@ -181,12 +174,8 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
     return results, logs
 
 
-def task_definitions(study: Study, benchmark: BenchmarkTask | None = None) -> list[dict]:
-    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings.
-
-    benchmark: the study's first one unless given.
-    """
-    benchmark = benchmark or benchmark_task(study, next(iter(study.task.benchmarks)))
+def task_definitions(study: Study, benchmark: BenchmarkTask) -> list[dict]:
+    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings."""
     template, evaluation = benchmark.definition(), study.evaluation
     until = template.get("generation_kwargs", {}).get("until", [])
 
@@ -212,7 +201,7 @@ def task_definitions(study: Study, benchmark: BenchmarkTask | None = None) -> li
 
 
 def _log(benchmark: BenchmarkTask, metric: str, sample: dict) -> dict:
-    """One problem: its k responses as lm-eval scored them, and a mark for each."""
+    """One problem: its k responses as lm-eval scored them, and a mark for each response."""
     doc, (responses,) = sample["doc"], sample["filtered_resps"]
     prompt, answer = benchmark.describe(doc)
     return {
@@ -226,7 +215,7 @@ def _log(benchmark: BenchmarkTask, metric: str, sample: dict) -> dict:
 
 
 def _quiet(offline: bool) -> None:
-    """No logs below errors, and no network; the variables count where they precede the imports."""
+    """Log only errors; no network if `offline`. The variables must be set before the imports."""
     os.environ["TQDM_DISABLE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     if offline:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -238,13 +227,13 @@ def _quiet(offline: bool) -> None:
 
 
 def _replace_generation_config(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Keep of a checkpoint's generation settings only where a response ends."""
+    """Of a checkpoint's generation settings, keep only the tokens that end a response."""
     from transformers import GenerationConfig
 
     saved = policy.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(saved if isinstance(saved, list) else [saved])} - {None}
-    # A policy whose training failed may give logits of NaN: every token is then as likely, and the
-    # answer wrong, where sampling would end the program. Finite logits stay as they are.
+    # The logits of a policy whose training failed may be NaN. All tokens are then equally likely,
+    # and the answer is wrong; otherwise sampling would end the program. Finite logits stay.
     policy.generation_config = GenerationConfig(
         eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id, remove_invalid_values=True
     )

@@ -1,7 +1,7 @@
-"""Log-probabilities, entropy and exact KL from hidden states, without holding [N, V].
+"""Log-probabilities, entropy and exact KL from hidden states, without ever holding [N, V].
 
-The logits z = h W^T / temperature of a few tokens at a time are computed, reduced and dropped; the
-backward pass computes them again. Beyond its inputs and gradients it holds O(chunk * V), whatever N
+The logits z = h W^T / temperature are computed, reduced and dropped a few tokens at a time; the
+backward pass computes them again. Beyond inputs and gradients this holds O(chunk * V), whatever N
 is. With p = softmax(z) of the policy, q of the reference and a_t the sampled token:
 
     logp_t    = log p(a_t)               d logp / dz    = onehot(a_t) - p
@@ -27,7 +27,7 @@ from vimpo.objectives.common import check_rows
 
 
 class Head(NamedTuple):
-    """What turns hidden states into logits: hidden [N, H], weight [V, H], bias [V] or None."""
+    """Hidden states and the layer that makes logits: hidden [N, H], weight [V, H], bias [V]."""
 
     hidden: Tensor
     weight: Tensor
@@ -35,7 +35,7 @@ class Head(NamedTuple):
 
 
 class TokenScores(NamedTuple):
-    """Each [N], float32, in nats; ref_logp and kl are None where no reference was given."""
+    """Each [N], float32, in nats; ref_logp and kl are None if no reference is given."""
 
     logp: Tensor
     entropy: Tensor
@@ -54,8 +54,8 @@ def chunked_scores(
     """Score N tokens, `chunk` at a time. targets [N]: the sampled tokens -> :class:`TokenScores`.
 
     logp, entropy and kl are differentiable in the policy's hidden states, weight and bias; ref_logp
-    has no graph. Raises ValueError with both shapes where policy, targets and reference do not fit
-    each other, and for a chunk below 1.
+    has no graph. Raises ValueError with both shapes if policy, targets and reference do not match,
+    and for a chunk below 1.
     """
     if chunk < 1:
         raise ValueError(f"chunk: {chunk} is not a number of tokens; allowed: >= 1")
@@ -75,7 +75,7 @@ def chunked_scores(
 
 
 def _log_probs(head: Head, rows: slice, temperature: float) -> Tensor:
-    """log softmax of a few rows' logits. -> [n, V], at least float32; a fresh tensor."""
+    """log softmax of the logits of a few rows -> [n, V], at least float32, a new tensor."""
     logits = linear(head.hidden[rows], head.weight, head.bias)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if temperature != 1.0:
@@ -84,7 +84,7 @@ def _log_probs(head: Head, rows: slice, temperature: float) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """sum_v a b without a product of that size. [n, V], [n, V] -> [n]."""
+    """sum_v a b without holding the product. [n, V], [n, V] -> [n]."""
     return torch.linalg.vecdot(a, b)
 
 
@@ -107,7 +107,7 @@ class _Scores(torch.autograd.Function):
             if reference is not None:
                 log_q = _log_probs(reference, rows, temperature)
                 out[2][rows] = log_q.gather(1, index).squeeze(1)
-                # The difference first: p log p - p log q of two sums would cancel digits.
+                # The difference first: two sums, of p log p and of p log q, would cancel digits.
                 out[3][rows] = _dot(p, log_p.sub_(log_q))
         ctx.save_for_backward(
             hidden, weight, bias, targets, out[1], *out[3:], *(reference or (None,) * 3)
@@ -165,7 +165,7 @@ class _Scores(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b in place, without a buffer of total's size where dtypes agree."""
+    """total += a @ b in place, without a buffer of total's size if the dtypes agree."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:

@@ -1,7 +1,7 @@
 """What the objectives share: group statistics, GAE, whitening, the clipped surrogate, exact KL.
 
-All functions are pure, take float32 or float64, and raise ValueError that names both shapes where
-two inputs do not fit each other.
+All functions are pure, take float32 or float64, and raise a ValueError that names both shapes if
+two inputs do not match.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Reduction = Literal["token-mean", "seq-mean"]
-LOG_RATIO_BOUND = 20.0  # exp() of more would overflow a product in float32
+LOG_RATIO_BOUND = 20.0  # exp() of more would make products overflow in float32
 
 
 def check_shapes(**tensors: Tensor) -> None:
@@ -26,7 +26,7 @@ def check_shapes(**tensors: Tensor) -> None:
 
 
 def check_rows(**tensors: Tensor) -> None:
-    """Raise ValueError with both shapes unless the others are [B], B the rows of the first."""
+    """Raise ValueError with both shapes unless the others are [B], B = rows of the first."""
     (first, expected), *rest = tensors.items()
     for name, tensor in rest:
         if tensor.shape != expected.shape[:1]:  # [B, 1] would broadcast to [B, B]
@@ -36,7 +36,7 @@ def check_rows(**tensors: Tensor) -> None:
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x over mask; 0 where the mask is empty. Any common shape -> scalar."""
+    """Mean of x over mask; 0 if the mask is empty. Any common shape -> scalar."""
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
@@ -67,7 +67,7 @@ def gae(td: Tensor, mask: Tensor, lam: float) -> Tensor:
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
     """(x - mean) * rsqrt(var + 1e-8) over mask, var with Bessel's correction; 0 off mask.
 
-    x, mask [B, T] -> [B, T]. A mask of one token, or of none, gives zeros.
+    x, mask [B, T] -> [B, T]. A mask of one token or none gives zeros.
     """
     check_shapes(x=x, mask=mask)
     centred = (x - masked_mean(x, mask)) * mask
@@ -76,9 +76,9 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def reduce_tokens(x: Tensor, mask: Tensor, reduction: Reduction) -> Tensor:
-    """Mean over all tokens, or mean over responses of each one's token mean. [B, T] -> scalar.
+    """Mean over all tokens, or mean over responses of their token means. [B, T] -> scalar.
 
-    Raises ValueError for another name of a reduction.
+    Raises ValueError for any other reduction.
     """
     if reduction == "token-mean":
         return masked_mean(x, mask)
@@ -99,8 +99,8 @@ def clipped_surrogate(
 ) -> Tensor:
     """PPO's clipped loss (arXiv 1707.06347, eq. 7) with a dual clip (arXiv 1912.09729, eq. 5).
 
-    r = exp(logp - old_logp); l = max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)), and where
-    A < 0 no more than -A dual_clip. logp, old_logp, adv, mask [B, T] -> scalar.
+    r = exp(logp - old_logp); l = max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)), and for
+    A < 0 at most -A dual_clip. logp, old_logp, adv, mask [B, T] -> scalar.
     """
     check_shapes(logp=logp, old_logp=old_logp, adv=adv, mask=mask)
     ratio = (logp - old_logp).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
@@ -112,7 +112,7 @@ def clipped_surrogate(
 def clip_fraction(
     logp: Tensor, old_logp: Tensor, adv: Tensor, mask: Tensor, clip_low: float, clip_high: float
 ) -> Tensor:
-    """Share of tokens whose ratio the clip holds back, given the sign of A. [B, T] -> scalar."""
+    """Share of tokens whose gradient the clip removes, given the sign of A. [B, T] -> scalar."""
     check_shapes(logp=logp, old_logp=old_logp, adv=adv, mask=mask)
     ratio = (logp - old_logp).exp()
     held = ((adv > 0) & (ratio > 1 + clip_high)) | ((adv < 0) & (ratio < 1 - clip_low))
@@ -129,7 +129,7 @@ def exact_kl(policy_logits: Tensor, ref_logits: Tensor) -> Tensor:
 def top_k_kl(policy_logits: Tensor, ref_logits: Tensor, k: int) -> Tensor:
     """KL(pi || pi_ref) with all but pi's k likeliest tokens merged into one.
 
-    Merging can only lose divergence (log-sum inequality), so this is a lower bound of
+    Merging can only lower the divergence (log-sum inequality), so this is a lower bound on
     :func:`exact_kl`, and equal to it for k >= V - 1. [..., V], [..., V] -> [...], in nats.
     """
     check_shapes(policy_logits=policy_logits, ref_logits=ref_logits)
@@ -138,10 +138,10 @@ def top_k_kl(policy_logits: Tensor, ref_logits: Tensor, k: int) -> Tensor:
         return (log_p.exp() * (log_p - log_q)).sum(-1)
     top_p, index = log_p.topk(k, dim=-1)
     top_q = log_q.gather(-1, index)
-    tiny = torch.finfo(log_p.dtype).tiny
-    rest_p = (1 - top_p.exp().sum(-1)).clamp(min=tiny)
-    rest_q = (1 - top_q.exp().sum(-1)).clamp(min=tiny)
-    return (top_p.exp() * (top_p - top_q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())
+    # Summed over the other tokens: 1 - (sum of the top ones) would lose all digits if it is small.
+    rest_p = log_p.scatter(-1, index, -torch.inf).logsumexp(-1)
+    rest_q = log_q.scatter(-1, index, -torch.inf).logsumexp(-1)
+    return (top_p.exp() * (top_p - top_q)).sum(-1) + rest_p.exp() * (rest_p - rest_q)
 
 
 def k2_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def k2_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
 def k3_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """k3 estimate of KL(pi || pi_ref) from a token of pi: e^-x - 1 + x, x the log-ratio.
 
-    Unbiased and never negative. [...], [...] -> [...]. Source as :func:`k2_kl`.
+    Unbiased and never negative. [...], [...] -> [...]. Source as in :func:`k2_kl`.
     """
     check_shapes(logp=logp, ref_logp=ref_logp)
     x = (logp - ref_logp).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)

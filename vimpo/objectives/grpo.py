@@ -1,4 +1,4 @@
-"""GRPO: advantage of a response over its own group (arXiv 2402.03300, sec. 4.1.2)."""
+"""GRPO: the advantage of a response within its group (arXiv 2402.03300, sec. 4.1.2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def group_advantage(
 ) -> Tensor:
     """A = (R - mean_g) / (std_g + eps), std with Bessel's correction. [B], [B] -> [B].
 
-    A group whose rewards are all equal gives 0. Raises ValueError for a group of one response,
+    A group whose rewards are all equal gets 0. Raises ValueError for a group of one response,
     which has nothing to be compared with.
     """
     check_shapes(rewards=rewards, groups=groups)

@@ -1,4 +1,4 @@
-"""PPO with a learned critic (arXiv 1707.06347): advantages from its values, clipped value loss."""
+"""PPO with a learned critic (arXiv 1707.06347): its advantages and its clipped value loss."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def ppo_advantages(
 ) -> tuple[Tensor, Tensor]:
     """Whitened GAE and the critic's targets.
 
-    rewards [B]; values, mask [B, T] -> (advantage [B, T], returns [B, T]), where
-    returns = GAE + values before whitening, 0 off mask.
+    rewards [B]; values, mask [B, T] -> (advantage [B, T], returns [B, T]), both 0 off mask;
+    returns = unwhitened GAE + values.
     """
     advantage = gae(critic_td(rewards, values, mask), mask, lam)
     return whiten(advantage, mask), (advantage + values) * mask
@@ -52,7 +52,7 @@ def critic_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over mask; NaN where returns do not vary.
+    """1 - Var(returns - values) / Var(returns) over mask; NaN if the returns do not vary.
 
     values, returns, mask [B, T] -> scalar.
     """

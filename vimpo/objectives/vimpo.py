@@ -7,8 +7,8 @@
     A_t     = whiten(GAE_lambda(sg[td]))
     L       = L_V + c_A * clipped_surrogate(A)
 
-No critic is trained: where pi is proportional to pi_ref exp(Q / beta), L_V is zero on every
-trajectory. sg is stop-gradient. Checked against the official code (backprop07/VIMPO, 2aa83bc).
+No critic is trained: if pi is proportional to pi_ref exp(Q / beta), L_V is zero on every
+trajectory. sg is the stop-gradient. Checked against the official code (backprop07/VIMPO, 2aa83bc).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from vimpo.objectives.common import check_rows, check_shapes, clipped_surrogate,
 def implied_td(
     logp: Tensor, ref_logp: Tensor, token_kl: Tensor, mask: Tensor, beta: float
 ) -> Tensor:
-    """td_t = beta * (log-ratio_t - KL_t), the step of the implied value (eq. 4).
+    """td_t = beta * (log-ratio_t - KL_t), the change in the implied value at token t (eq. 4).
 
     logp, ref_logp, token_kl (nats), mask [B, T] -> [B, T], 0 off mask, in units of reward.
     """
     check_shapes(logp=logp, ref_logp=ref_logp, token_kl=token_kl, mask=mask)
-    # where() and not a product: a log-ratio off mask may be infinite, and inf * 0 is NaN.
+    # where(), not a product with mask: a log-ratio off mask may be infinite, and inf * 0 is NaN.
     return torch.where(mask.bool(), beta * (logp - ref_logp - token_kl), 0.0)
 
 
 def implied_values(td: Tensor, baseline: Tensor, mask: Tensor) -> Tensor:
-    """V(s_t) = baseline + sum_{k<t} td_k: forward, so it never sees this rollout's own reward.
+    """V(s_t) = baseline + sum_{k<t} td_k: summed forward, so it never uses the rollout's reward.
 
     td, mask [B, T], baseline [B] = V(s_0) -> [B, T+1]; constant after the last token.
     """
@@ -52,9 +52,9 @@ def value_loss(
     mask: Tensor,
     beta: float,
 ) -> Tensor:
-    """The terminal-anchor loss L_V: the summed td must reach R - mean_group(R).
+    """The terminal-anchor loss L_V, which pulls sum_t td_t towards R - mean_group(R).
 
-    token_kl is detached here, so the gradient flows through the sampled log-ratio alone.
+    token_kl is detached here, so the gradient flows only through the sampled log-ratio.
     logp, ref_logp, token_kl, mask [B, T]; rewards, baseline [B] -> scalar.
     """
     residual = terminal_residual(logp, ref_logp, token_kl.detach(), rewards, baseline, mask, beta)
@@ -70,7 +70,7 @@ def terminal_residual(
     mask: Tensor,
     beta: float,
 ) -> Tensor:
-    """sum_t td_t - (R - baseline), what L_V squares. Shapes as :func:`value_loss` -> [B]."""
+    """sum_t td_t - (R - baseline), which L_V squares. Shapes as in :func:`value_loss` -> [B]."""
     check_rows(logp=logp, rewards=rewards, baseline=baseline)
     check_shapes(rewards=rewards, baseline=baseline)
     return implied_td(logp, ref_logp, token_kl, mask, beta).sum(1) - (rewards - baseline)
@@ -79,7 +79,7 @@ def terminal_residual(
 def actor_advantage(td: Tensor, mask: Tensor, lam: float, whiten: bool = True) -> Tensor:
     """A_t = GAE_lambda(sg[td]), whitened over all valid tokens. td, mask [B, T] -> [B, T].
 
-    Detached: the actor must not move its own log-ratios through the advantage.
+    Detached, so that no gradient reaches the log-ratios through the advantage.
     """
     advantage = gae(td.detach(), mask, lam)
     return common.whiten(advantage, mask) if whiten else advantage
@@ -104,10 +104,10 @@ def vimpo_loss(
     value_share: float = 1.0,
     actor_share: float = 1.0,
 ) -> Tensor:
-    """L = L_V + c_A * L_A. Shapes as :func:`value_loss`; old_logp [B, T] -> scalar.
+    """L = L_V + c_A * L_A. Shapes as in :func:`value_loss`; old_logp [B, T] -> scalar.
 
-    A micro-batch of a larger batch passes the `advantage` that was whitened over the whole batch,
-    and its share of the batch's responses (L_V is a mean over those) and tokens (L_A likewise).
+    For a micro-batch, pass the `advantage` whitened over the whole batch, and the micro-batch's
+    shares of its responses and of its tokens: L_V is a mean over responses, L_A one over tokens.
     """
     value = value_loss(logp, ref_logp, token_kl, rewards, baseline, mask, beta)
     if actor_coef == 0:

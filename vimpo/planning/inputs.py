@@ -13,15 +13,6 @@ from vimpo.models import memory
 from vimpo.models.memory import Shape
 
 DEVICES = Path(__file__).with_name("devices.csv")
-# Problems of the published benchmarks (vimpo/evaluation/benchmarks.py).
-PROBLEMS = {
-    "math500": 500,
-    "aime24": 30,
-    "aime25": 30,
-    "olympiadbench": 675,
-    "amc23": 40,
-    "gsm8k": 1319,
-}
 
 
 @dataclass(frozen=True)
@@ -109,6 +100,7 @@ def benchmark_responses(study: Study) -> int:
     for name, benchmark in study.task.benchmarks.items():
         problems = benchmark.problems
         if isinstance(benchmark, RealBenchmark):
-            problems = min(benchmark.limit or PROBLEMS[benchmark.task], PROBLEMS[benchmark.task])
+            available = benchmark.published.problems
+            problems = min(benchmark.limit or available, available)
         total += problems * (study.samples_of(name) + study.evaluation.greedy)
     return total

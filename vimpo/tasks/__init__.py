@@ -1,6 +1,6 @@
 """Maths problems: generators, datasets, prompts, answer checking, reward noise.
 
-A task is what a learner trains on; trainers know it by :class:`Task` alone.
+A task is what a learner trains on; trainers see only :class:`Task`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ class Problem(Protocol):
 
 
 class Task(Protocol):
-    """Where problems come from and how responses are judged. All draws are pure in their arguments.
+    """Where problems come from and how responses are judged.
 
-    Problems of one step are distinct. `benchmarks` are the names of the held-out ones, which
-    training never meets by intent. A response ends at EOS or at its limit; the texts that end one
-    in evaluation are those of the benchmark's lm-eval definition. `grade_steps` is the oracle of
-    single steps of a response, None where a task has none.
+    All draws are pure functions of their arguments, and the problems of one step are distinct.
+    `benchmarks` names the held-out problem sets, which training never draws from. A response ends
+    at EOS or at its limit; in evaluation also at the stop texts of the benchmark's lm-eval
+    definition. `grade_steps` is the oracle that grades each step of a response, None if a task has
+    none.
     """
 
     benchmarks: tuple[str, ...]
@@ -46,16 +47,16 @@ class Task(Protocol):
         """The `count` distinct problems of one step of reinforcement learning."""
 
     def supply(self) -> int:
-        """How many distinct problems a step may ask for."""
+        """How many distinct problems a step can draw."""
 
     def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
         """`count` (prompt, response) pairs of one step of the supervised warm start."""
 
     def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
-        """1 for each right response, else 0; texts without EOS and padding."""
+        """1 for each right response, else 0. responses: texts without EOS and padding."""
 
     def provenance(self, seed: int) -> dict:
-        """What the manifest records of the data; empty where the configuration says it all."""
+        """What the manifest records of the data; empty if the configuration says it all."""
 
 
 def make_task(
@@ -67,8 +68,8 @@ def make_task(
 ) -> Task:
     """The task that a configuration describes, with its data read and checked.
 
-    batch_size: problems that a step asks for; room: tokens that a model has for a prompt. Raises
-    ConfigError for data that cannot be trained on.
+    batch_size: problems per step; room: tokens that a model has for a prompt. Raises ConfigError
+    for data that cannot be trained on.
     """
     if isinstance(config, DatasetTask):
         from vimpo.tasks.dataset import DatasetProblems
@@ -95,6 +96,6 @@ def load_task(
 
 
 def prompt_room(model: PreTrainedConfig, max_response: int) -> int | None:
-    """Tokens that a model has for a prompt; None where its configuration names no last position."""
+    """Tokens that a model has for a prompt; None if its configuration sets no limit."""
     positions = getattr(model, "max_position_embeddings", None)
     return positions and positions - max_response

@@ -1,9 +1,9 @@
 """Chains of integer arithmetic with written-out steps: `7+5-3=` -> `7+5=12;12-3=9#9`.
 
-Problems are split into training and held-out ones by a hash of their prompt, so the two are
+Problems are split into training and held-out ones by a hash of the prompt, so the two sets are
 disjoint at every length and for every seed. Steps that carry or borrow are the hard ones: with
-chance ``step_error`` a demonstration forgets the carry and goes on from the wrong value, as people
-and language models do. Every step of every response can be graded by the oracle.
+probability ``step_error`` a demonstration forgets the carry and continues from the wrong value, as
+people and language models do. An oracle can grade every step of every response.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Step:
 
 
 def is_held_out(prompt: str) -> bool:
-    """True for the fifth of all prompts that training never meets."""
+    """True for the fifth of all prompts that training never sees."""
     return hashlib.blake2b(prompt.encode(), digest_size=8).digest()[0] % HELD_OUT_SHARE == 0
 
 
 def draw_problem(task: ChainTask, operators: int, rng: random.Random) -> Problem:
-    """One uniform problem of the given length, from either side of the split."""
+    """Draw one problem of the given length uniformly, from either side of the split."""
     first = rng.randint(1, task.largest)
     value, prompt = first, str(first)
     for _ in range(operators):
@@ -70,7 +70,7 @@ def training_problems(
 ) -> list[Problem]:
     """Distinct training problems of one step: a pure function of its arguments.
 
-    operators: the lengths to draw from, the task's `train_operators` unless given.
+    operators: the lengths to draw from; by default the task's `train_operators`.
     """
     lengths = operators or task.train_operators
     rng = random.Random(f"train:{seed}:{step}")
@@ -83,7 +83,7 @@ def training_problems(
 
 
 def held_out_problems(task: ChainTask, benchmark: str) -> list[Problem]:
-    """The fixed, distinct problems of a benchmark, none of which training ever meets."""
+    """The fixed, distinct problems of a benchmark, none of which training ever sees."""
     spec = task.benchmarks[benchmark]
     rng = random.Random(f"test:{benchmark}")
     problems: dict[str, Problem] = {}
@@ -95,7 +95,7 @@ def held_out_problems(task: ChainTask, benchmark: str) -> list[Problem]:
 
 
 def forgets_carry(value: int, symbol: str, operand: int) -> int | None:
-    """The result with its carry or borrow forgotten; None where the step has neither."""
+    """The result with its carry or borrow forgotten; None if the step has neither."""
     right = SYMBOL[symbol](value, operand)
     if symbol == "-":
         return right + 10 if value % 10 < operand % 10 else None
@@ -105,7 +105,7 @@ def forgets_carry(value: int, symbol: str, operand: int) -> int | None:
 
 
 def demonstration(problem: Problem, step_error: float, rng: random.Random) -> str:
-    """A written-out response; each carrying step is wrong with chance `step_error`."""
+    """A written-out response; each step that carries is wrong with probability `step_error`."""
     value, terms = problem.terms
     steps = []
     for symbol, operand in terms:
@@ -119,7 +119,7 @@ def demonstration(problem: Problem, step_error: float, rng: random.Random) -> st
 
 
 def final_answer(response: str) -> str | None:
-    """What stands behind the last `#`; None where there is no integer."""
+    """The integer after the last `#`; None if there is none."""
     _, mark, answer = response.rpartition("#")
     return answer if mark and re.fullmatch(r"-?\d+", answer) else None
 
@@ -130,12 +130,12 @@ def is_right(answer: str, response: str) -> bool:
 
 
 def grade_steps(problem: Problem, response: str) -> list[Step]:
-    """Oracle: grade every step of a response, each given the value that the one before claimed.
+    """Oracle: grade every step of a response, given the value that the previous step claimed.
 
-    A step is right when it continues from the claimed value, uses the problem's next operator and
-    operand, and computes correctly; the answer after `#` is the last step and is right when it
-    repeats the last claimed value after all operators were used. Text that is no step, a missing
-    step and a superfluous one are wrong. The first wrong step is where the response left the path.
+    A step is right if it continues from the claimed value, uses the problem's next operator and
+    operand, and computes correctly. The answer after `#` counts as the last step; it is right if
+    all operators were used and it repeats the last claimed value. Text that is not a step, a
+    missing step and a superfluous step are wrong. The response went wrong at its first wrong step.
     """
     value, terms = problem.terms
     body, mark, answer = response.partition("#")
@@ -171,7 +171,7 @@ class ChainProblems:
         return training_problems(self.config, seed, step, count, operators)
 
     def supply(self, operators: Sequence[int] | None = None) -> int:
-        """Half of all problems of these lengths, so that drawing distinct ones stays quick."""
+        """Half of all problems of these lengths, so that distinct ones are found quickly."""
         lengths = set(operators or self.config.train_operators)
         return sum(self.config.problem_space(n) for n in lengths) // 2
 

@@ -1,9 +1,9 @@
 r"""Real problems from datasets: prompts with `\boxed{}`, answers judged by the verifier.
 
-Problems with equal texts are one. Each run goes through them epoch by epoch, every epoch in its own
-order; the order depends on the order seed, the run's seed and the problems' texts, not on the order
-of the files, and is the same for every algorithm. What an epoch has left over that does not fill a
-step is not used in that epoch, so the problems of a step are distinct.
+Problems with equal texts count as one. Each run goes through them epoch by epoch, each epoch in an
+order of its own. The order depends on the order seed, the run's seed and the problems' texts, not
+on the order of the files, and is the same for every algorithm. Problems left over at the end of an
+epoch that do not fill a step are not used in that epoch, so the problems of a step are distinct.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vimpo.errors import ConfigError
 from vimpo.storage.files import sha256
 from vimpo.tasks.noise import uniform
 from vimpo.tasks.prompts import Prompter
-from vimpo.tasks.sources import check_columns, column, local_file, read_rows
+from vimpo.tasks.sources import column, local_file, read_rows
 from vimpo.tasks.verifier import shared_verifier
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class DatasetProblem:
 
 @dataclass(frozen=True)
 class Row:
-    """A problem as its source tells it."""
+    """A problem as its source gives it."""
 
     problem: str
     answer: str
@@ -92,8 +92,8 @@ class DatasetProblems:
         self.counts["problems"] = len(self.problems)
         if len(self.problems) < batch_size:
             raise ConfigError(
-                f"task.datasets: {len(self.problems)} problems are left of {len(rows)} rows, fewer "
-                f"than the {batch_size} of a step; allowed: more problems, a longer "
+                f"task.datasets: {len(self.problems)} problems remain of {len(rows)} rows, fewer "
+                f"than the {batch_size} that a step needs; allowed: more problems, a longer "
                 "task.max_prompt, or a smaller train.prompts_per_step"
             )
 
@@ -110,7 +110,7 @@ class DatasetProblems:
             raise ConfigError(
                 f"task.max_prompt: {len(rows) - len(short)} of {len(rows)} prompts are longer than "
                 f"{limit} tokens, such as {row.place} with {length}; allowed: at least "
-                f"{max(lengths)}, or task.long_prompts: drop where shorter ones are left"
+                f"{max(lengths)}, or task.long_prompts: drop if shorter ones remain"
             )
         return short
 
@@ -128,9 +128,9 @@ class DatasetProblems:
         return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict]
 
     def order(self, seed: int, epoch: int) -> tuple[str, ...]:
-        """Identities of all problems in the order of one epoch of one run."""
+        """The ids of all problems, in the order of one epoch of one run."""
         key = ("order", self.config.order_seed, seed, epoch)
-        if key not in self._orders:  # the newest only: an epoch is left for good
+        if key not in self._orders:  # only the newest is kept: a run never returns to an epoch
             shuffled = sorted(self.problems, key=lambda identity: uniform(*key, identity))
             self._orders = {key: tuple(shuffled)}
         return self._orders[key]
@@ -163,13 +163,12 @@ class DatasetProblems:
 
 
 def _rows(source: DataSource, index: int) -> list[Row]:
-    """The rows of one source as text. Raises ConfigError for a row that lacks problem or answer."""
+    """The rows of one source as text. Raises ConfigError for one without problem or answer."""
     field = f"task.datasets[{index}]"
     which = {"subset": source.subset, "split": source.split, "file": source.file}
     raw = read_rows(source.path, f"{field}.path", **which)
     found = []
     for number, row in enumerate(raw, 1):
-        check_columns(source, row, field)
         place = f"row {number} of '{source.path}'"
         problem = _text(column(row, source.problem, f"{field}.problem", source.path))
         answer = _text(column(row, source.answer, f"{field}.answer", source.path))
@@ -181,7 +180,7 @@ def _rows(source: DataSource, index: int) -> list[Row]:
         elif source.answer_pattern:
             raise ConfigError(
                 f"{field}.answer_pattern: {source.answer_pattern!r} is not in the answer of "
-                f"{place} ({answer[:SHOWN]!r}); allowed: a pattern that every answer has"
+                f"{place} ({answer[:SHOWN]!r}); allowed: a pattern that matches every answer"
             )
         if not problem.strip():
             raise ConfigError(

@@ -1,9 +1,9 @@
 r"""Is this answer the gold answer? Equivalence of two mathematical answers, by math-verify.
 
-Only :mod:`vimpo.tasks.verifier_worker` calls this, inside a guarded process: sympy may need endless
-time or memory. Answers are read by math-verify's LaTeX grammar alone; its reader of plain
-expressions ends in Python's `eval` and is left out, and sympy's own is replaced. What is added to
-math-verify are readings that leave the value unchanged: the dummy variable of a function, names
+Only :mod:`vimpo.tasks.verifier_worker` calls this, inside a guarded process: sympy may need
+unlimited time or memory. Answers are read by math-verify's LaTeX grammar alone; its reader of plain
+expressions ends in Python's `eval` and is not used, and sympy's own is replaced. Added to
+math-verify are readings that leave the value unchanged: another dummy variable of a function, names
 before an equals sign, an interval written as an inequality, a column vector as a tuple, degrees as
 radians, a percentage, and an exact value that rounds to a decimal gold.
 """
@@ -17,7 +17,7 @@ from itertools import product
 
 import sympy
 import sympy.parsing.sympy_parser
-import sympy.physics.units  # it reads texts of its own while it is imported, so it goes first
+import sympy.physics.units  # parses texts while it is imported, so before parse_expr is replaced
 from math_verify import LatexExtractionConfig, parse, verify
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
@@ -35,7 +35,7 @@ def number(text: str, *_args, **_options) -> sympy.Number:
 
 
 # sympy turns every text into a number, even the grammar's own digits, by evaluating it as Python.
-# In the processes that import this module no text is ever evaluated; reading is faster, too.
+# In a process that imports this module no text is ever evaluated; reading is also faster.
 sympy.parsing.sympy_parser.parse_expr = number
 
 UNICODE = str.maketrans(
@@ -71,7 +71,7 @@ PROSE = re.compile(r"[a-z]{3,}", re.IGNORECASE)
 
 
 def is_equivalent(gold: str, answer: str) -> bool:
-    """Does `answer`, as it stands in a box, say the same as `gold`? LaTeX or plain text."""
+    """Does `answer`, the content of a box, say the same as `gold`? LaTeX or plain text."""
     gold, answer = clean(gold), clean(answer)
     if not gold or not answer:
         return False
@@ -92,7 +92,7 @@ def is_equivalent(gold: str, answer: str) -> bool:
 
 
 def is_readable(gold: str) -> bool:
-    """Can this gold answer be judged: is it an expression, and not prose or a fragment?"""
+    """Can this gold answer be judged: is it an expression, not prose or a fragment?"""
     gold = clean(gold)
     if not gold or len(WORD.findall(TEXT.sub(r" \1 ", gold))) > MOST_WORDS:
         return False
@@ -131,7 +131,7 @@ def same_text(gold: str, answer: str) -> bool:
 
 
 def readings(gold: str, answer: str):
-    """Pairs of texts that mean what the two answers mean, the plain one first."""
+    """Pairs of texts with the meaning of the two answers, the answers themselves first."""
     yield gold, answer
     golds, answers = _forms(gold), _forms(answer)
     answers += _renamed(gold, answer)
@@ -146,7 +146,7 @@ def readings(gold: str, answer: str):
         answers.append(answer.replace(r"\{", " ").replace(r"\}", " "))
     if DEGREES.search(answer) and not DEGREES.search(gold) and r"\pi" in gold:
         answers.append(rf"\frac{{\pi}}{{180}} \cdot ({DEGREES.sub('', answer)})")
-    if r"\%" in gold + answer:  # 9 % is 9 where one side leaves the sign out, and 0.09
+    if r"\%" in gold + answer:  # 9 % is 0.09, or 9 if the other side leaves out the sign
         golds += _percentages(gold)
         answers += _percentages(answer)
     seen = {(gold, answer)}
@@ -201,7 +201,7 @@ def _union(text: str) -> list[str]:
 
 
 def _renamed(gold: str, answer: str) -> list[str]:
-    """f(y) = y + 1 as f(x) = x + 1 where the gold says f(x): the variable is a dummy."""
+    """f(y) = y + 1 as f(x) = x + 1 if the gold says f(x): the variable is a dummy."""
     mine, theirs = FUNCTION.fullmatch(gold), FUNCTION.fullmatch(answer)
     if not mine or not theirs or mine[1] != theirs[1] or mine[2] == theirs[2]:
         return []
@@ -212,7 +212,7 @@ def _renamed(gold: str, answer: str) -> list[str]:
 
 
 def _without_names(text: str) -> list[str]:
-    """`a = 1, b = 2` -> `1, 2`; nothing where a left side is more than a name."""
+    """`a = 1, b = 2` -> `1, 2`; nothing if a left side is more than a name."""
     parts = re.split(r",(?![^()\[\]{}]*[)\]}])", text)
     bare = []
     for part in parts:
@@ -224,7 +224,7 @@ def _without_names(text: str) -> list[str]:
 
 
 def rounds_to(gold: str, values: list) -> bool:
-    """Is one of the values exact, and does it round to the decimal places of the gold?
+    """Is one of the values exact, and does it round to the gold at the gold's decimal places?
 
     At least two decimal places, or a percentage: a gold of 0.5 is exact, not rounded.
     """

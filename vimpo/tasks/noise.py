@@ -1,8 +1,8 @@
 """Reward noise: flips of binary training rewards.
 
-A flip is a pure function of (seed, step, prompt id, rollout index), so it is the same for every
+A flip is a pure function of (seed, step, prompt id, rollout index): it is the same for every
 algorithm, repeats exactly, and does not depend on the order of a batch. One uniform number decides
-for every rate: what flips at 0.1 flips at 0.25 too, which keeps comparisons across rates paired.
+at every rate: what flips at 0.1 also flips at 0.25, which keeps comparisons across rates paired.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vimpo.config import Noise
 
 
 def uniform(*key: int | str) -> float:
-    """A number in [0, 1) that depends on nothing but `key`."""
+    """A number in [0, 1) that depends only on `key`."""
     text = "\x1f".join(map(str, key)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
 
@@ -28,11 +28,11 @@ def noisy_rewards(
     seed: int,
     step: int,
 ) -> list[float]:
-    """Flip 0/1 rewards, each with its index inside the group of its prompt.
+    """Flip 0/1 rewards. rollout_indices: of each, its index within the group of its prompt.
 
-    `group`: all labels of a prompt flip together (what the official code does); `rollout`: each
-    label alone; `asymmetric`: each alone, at the rate of its clean label. Raises ValueError for a
-    reward that is neither 0 nor 1, and where the three sequences differ in length.
+    `group`: all labels of a prompt flip together (as in the official code); `rollout`: each label
+    flips on its own; `asymmetric`: each on its own, at the rate of its clean label. Raises
+    ValueError for a reward that is neither 0 nor 1, and if the three sequences differ in length.
     """
     result = []
     for reward, prompt, index in zip(rewards, prompt_ids, rollout_indices, strict=True):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def fill(template: str, problem: str) -> str:
-    """The template with the problem in its place; all other braces stay as they are."""
+    """The template with the problem filled in; all other braces stay as they are."""
     return template.replace(PROBLEM, problem)
 
 
@@ -26,7 +26,7 @@ def as_chat(text: str, tokenizer: PreTrainedTokenizerBase, system: str | None = 
 class Prompter:
     """Problem -> prompt, by the settings of a task.
 
-    Raises ConfigError where a chat is asked of a tokenizer without a chat template.
+    Raises ConfigError if a chat is asked for and the tokenizer has no chat template.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Prompter:
         if self.chat and getattr(tokenizer, "chat_template", None) is None:
             raise ConfigError(
                 "task.chat_template: true needs a tokenizer with a chat template, and the model's "
-                "has none; allowed: false, or a model with one"
+                "has none; allowed: false, or a model whose tokenizer has one"
             )
 
     def __call__(self, problem: str) -> str:

@@ -1,13 +1,13 @@
 """Rows of problems from local Parquet and JSONL files, or from the hub.
 
 Local files are read here and not by `datasets`, whose cache is keyed by path and time and can
-return old rows. Every fault is a ConfigError that names the field to change.
+return stale rows. Every fault is a ConfigError that names the field to change.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ SUFFIXES = (".jsonl", ".parquet")
 def local_file(path: str, field: str) -> Path | None:
     """The file that `path` means; None for a hub name (`owner/name`).
 
-    Raises ConfigError for what is written like a file and is none, and for other file types.
+    Raises ConfigError for a path that looks like a file but is not one, and for other file types.
     """
     local, there = local_path(path, field)
     looks_local = local.suffix in SUFFIXES or path.startswith((".", "/", "~")) or there
@@ -49,13 +49,12 @@ def read_rows(
 ) -> list[dict]:
     """All rows of a local file, or of a hub dataset's split or file.
 
-    Raises ConfigError where there are none to be had: no file, no network, no such split, not JSON,
-    empty.
+    Raises ConfigError if there are none: no file, no network, no such split, not JSON, empty.
     """
     local = local_file(path, field)
     rows = list(_file_rows(local, field)) if local else _hub_rows(path, field, subset, split, file)
     if not rows:
-        raise ConfigError(f"{field}: '{path}' holds no rows; allowed: a dataset with problems")
+        raise _no_rows(path, field)
     return rows
 
 
@@ -65,7 +64,8 @@ def _file_rows(path: Path, field: str) -> Iterator[dict]:
         from pyarrow import ArrowException
 
         try:
-            yield from pyarrow.parquet.read_table(path).to_pylist()
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
         except (ArrowException, OSError) as error:
             raise ConfigError(f"{field}: '{path}' is not a Parquet file: {error}") from None
         return
@@ -78,11 +78,12 @@ def _file_rows(path: Path, field: str) -> Iterator[dict]:
             except ValueError as error:
                 raise ConfigError(
                     f"{field}: line {number} of '{path}' is not JSON ({error}); allowed: one "
-                    "object a line"
+                    "object per line"
                 ) from None
             if not isinstance(row, dict):
                 raise ConfigError(
-                    f"{field}: line {number} of '{path}' is no object; allowed: one object a line"
+                    f"{field}: line {number} of '{path}' is not an object; allowed: one object per "
+                    "line"
                 )
             yield row
 
@@ -108,7 +109,7 @@ def _hub_rows(
 def column(row: dict, name: str, field: str, path: str) -> Any:
     """The value of a column; dots reach into structs, numbers into lists (`reward.truth.0`).
 
-    Raises ConfigError where there is no such column.
+    Raises ConfigError if there is no such column.
     """
     value: Any = row
     for part in [name] if name in row else name.split("."):
@@ -124,10 +125,10 @@ def column(row: dict, name: str, field: str, path: str) -> Any:
 
 
 def check_sources(task: TaskConfig) -> None:
-    """Local files of a task: there, of a known type, not empty, with the named columns.
+    """Check that the local files of a task exist, are readable and have rows and columns.
 
-    Reads one row of each file and needs neither network nor torch; all rows, and hub names, are
-    for vimpo/planning/preflight.py. Raises ConfigError.
+    Reads one row per file and needs neither network nor torch; vimpo/planning/preflight.py checks
+    all rows and hub names. Raises ConfigError.
     """
     for name, benchmark in task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark) and benchmark.path:
@@ -143,7 +144,7 @@ def check_sources(task: TaskConfig) -> None:
 
 
 def check_columns(source: DataSource, row: dict, field: str) -> None:
-    """Raise ConfigError where the row lacks a column that the source names."""
+    """Raise ConfigError if the row lacks a column that the source names."""
     for role in ("problem", "answer", "solution"):
         if name := getattr(source, role):
             column(row, name, f"{field}.{role}", source.path)
@@ -154,20 +155,10 @@ def _first_row(path: str, field: str) -> dict | None:
     local = local_file(path, field)
     if local is None:
         return None
-    rows: Iterable[dict] = _file_rows(local, field)
-    if local.suffix == ".parquet":
-        rows = _first_of_parquet(local, field)
-    for row in rows:
+    for row in _file_rows(local, field):
         return row
-    raise ConfigError(f"{field}: '{path}' holds no rows; allowed: a dataset with problems")
+    raise _no_rows(path, field)
 
 
-def _first_of_parquet(path: Path, field: str) -> list[dict]:
-    import pyarrow.parquet
-    from pyarrow import ArrowException
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        return next((batch.to_pylist() for batch in file.iter_batches(batch_size=1)), [])
-    except (ArrowException, OSError) as error:
-        raise ConfigError(f"{field}: '{path}' is not a Parquet file: {error}") from None
+def _no_rows(path: str, field: str) -> ConfigError:
+    return ConfigError(f"{field}: '{path}' holds no rows; allowed: a dataset with problems")

@@ -1,9 +1,9 @@
-"""A worker of :class:`vimpo.tasks.verifier.GuardedPool`: judges one answer after another.
+"""A worker of :class:`vimpo.tasks.pool.GuardedPool`: judges one answer after another.
 
 Started as `python -m vimpo.tasks.verifier_worker DESCRIPTOR SECONDS MEMORY_MB`, in a fresh
-interpreter that holds nothing of its parent. Requests and verdicts are JSON, so that nothing that
-an answer says is ever unpickled or evaluated. Past its time the process is ended by the kernel
-(SIGPROF), even where it is stuck in C code; past its memory an allocation fails.
+interpreter that shares nothing with its parent. Requests and verdicts are JSON, so nothing in an
+answer is ever unpickled or evaluated. When its time is up the kernel ends the process (SIGPROF),
+even if it is stuck in C code; beyond its memory limit an allocation fails.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ def main(descriptor: int, seconds: float, memory_mb: int) -> None:
 
 
 def stock_score(file: str, metric: str, doc: dict, response: str) -> bool:
-    """What lm-eval's own `process_results` in `file` makes of one response.
+    """How lm-eval's own `process_results` in `file` scores one response.
 
-    Its time limits need the main thread (SIGALRM), and it parses what the model wrote: hence here.
+    It runs here because its time limits need the main thread (SIGALRM) and it parses model output.
     """
     return bool(_stock_module(file).process_results(doc, [response])[metric])
 
 
 @functools.cache
 def _stock_module(file: str):
-    """The module, without lm-eval's package around it, which takes seconds to import."""
+    """The module, loaded without lm-eval's package, which takes seconds to import."""
     specification = importlib.util.spec_from_file_location(f"stock_{Path(file).parent.name}", file)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -65,7 +65,7 @@ def _stock_module(file: str):
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Address space beyond what is in use now, in MiB; not enforced where the system cannot."""
+    """Limit address space to what is in use now plus `megabytes` MiB, if the system can."""
     try:
         import resource
 

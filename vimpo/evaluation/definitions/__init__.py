@@ -1,1 +1,0 @@
-"""Task definitions in lm-eval's format."""
