@@ -54,7 +54,7 @@ def test_a_cell_that_the_reference_lacks_is_refused(reference, tmp_path, capsys)
     command = ["reproduce", str(reference), "--results", str(tmp_path / "new"), "--cells", "sft/a"]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "cells: 'sft/a' is none of study 'tiny'; allowed: such as grpo/tiny/" in error
+    assert "cells: 'sft/a' is not in study 'tiny'; allowed: such as grpo/tiny/" in error
     assert not (tmp_path / "new").exists()
 
 
