@@ -1,4 +1,4 @@
-"""Two results held against each other: re-runs, published tables, other configurations."""
+"""Two results compared: re-runs, published tables, other configurations."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def side(study, kind):
 
 
 def rerun(old, folder, seed=1, **changes):
-    """The same study, trained again with other luck; or with the same, of a changed part."""
+    """The same study, trained again, with other random draws or with a changed part."""
     study = load_study(old.model_dump(mode="json") | {"results": str(folder)} | changes)
     write_results(study, seed=seed)
     return study
@@ -66,7 +66,7 @@ def change_scores(study, cells, by, metrics=("sampled", "greedy")):
 
 @pytest.mark.parametrize("kind", ["runs", "published", "means", "cells"])
 def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
-    """Whatever A is, and though B lies elsewhere and was not aggregated."""
+    """Whatever kind A is, and though B lies elsewhere and was not aggregated."""
     new = rerun(old, tmp_path)
     found = compare(side(old, kind), read_side(new.folder))
     assert found.verdict == "byte-equal"
@@ -81,7 +81,7 @@ def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
         assert set(found.digits) == {"accuracy", "curves_summary", "probe_summary"}
     else:
         assert set(found.digits) == kinds
-    # every position of the probes, where both sides have them
+    # every position of the probes, if both sides have them
     rows = [row for cell in old.cells() for row in probes_of(old, cell).to_pylist()]
     whole = sum(row["position"] == "all" for row in rows)
     counts = {"means": 0, "cells": whole}
@@ -111,12 +111,12 @@ def change_curve(study, cell):
 
 
 def set_weights(study, content):
-    """Weights of the first run, and timings that are never alike."""
+    """Weights of the first run; its timings differ from those of any other study."""
     folder = study.run_folder(study.cells()[0])
     (folder / "model").mkdir()
     (folder / "model/model.safetensors").write_text(content)
-    with (folder / "timing.csv").open("a") as file:
-        file.write("\n" * len(study.results))
+    timing = (folder / "timing.csv").read_text()
+    (folder / "timing.csv").write_text(timing.replace("total_s", f'total_s,"{study.results}"'))
     seal_again(folder)
 
 
@@ -144,7 +144,7 @@ def test_damaged_manifests_are_refused_by_name(old, tmp_path):
 
 @pytest.mark.parametrize("kind", ["published", "means"])
 def test_one_cell_against_a_published_study(old, kind, tmp_path):
-    """All of it compares digit by digit, but curves and probes of which means alone are there."""
+    """All of it compares digit by digit, except curves and probes with means alone."""
     cell = Cell("ppo", "s", "0.25", 2)
     new = rerun(old, tmp_path)
     for other in set(new.cells()) - {cell}:
@@ -170,7 +170,7 @@ def test_one_cell_against_a_published_study(old, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["runs", "published"])
-def test_other_luck_is_statistically_the_same(old, kind, tmp_path):
+def test_other_random_draws_are_statistically_the_same(old, kind, tmp_path):
     found = compare(side(old, kind), read_side(rerun(old, tmp_path, seed=2).folder))
     assert found.verdict == "statistically the same"
     assert found.exit_code == 0

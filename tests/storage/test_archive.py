@@ -1,4 +1,4 @@
-"""Rows of single runs as Parquet: all of them, exact, small, and never other than was written."""
+"""Rows of single runs as Parquet: all of them, exact, small, and never damaged unnoticed."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A study goes on with a published one: what it takes over is as if it had been run here."""
+"""A study continues a published one: what it takes over is as if it had been run here."""
 
 import json
 import shutil
@@ -106,7 +106,7 @@ def test_a_study_of_two_sittings_is_that_of_one(whole, tmp_path):
     assert not taken_over(study).sizes  # its base policies are here
     aggregate(study, study.folder / "tables")
     assert_equal_files(study.folder / "tables", whole.folder / "tables")
-    # by the study's own file, which may well not say what was continued
+    # with the study's own file, which may not name what was continued
     plain = study.model_copy(update={"continues": None})
     assert publish(plain, tmp_path / "published") == place
     assert publish(study, tmp_path / "published") == place
@@ -131,7 +131,7 @@ def test_a_grid_that_grows_at_one_size_makes_its_base_policy_alone(whole, tmp_pa
 
 
 def test_base_policies_of_two_sittings_are_told_apart(whole, published, tmp_path):
-    """And stay so, when a third sitting goes on with what the second published."""
+    """And stay so when a third sitting continues what the second published."""
 
     def recorded(study):
         aggregate(study, study.folder / "tables")
@@ -174,7 +174,7 @@ def test_what_was_run_here_wins(whole, published, tmp_path):
     [
         ({"algorithms": {"vimpo_value_only": {"beta": 0.5}}}, {"vimpo", "ppo", "grpo"}),
         ({"algorithms": {"ppo": {"lam": 0.9}}}, {"vimpo", "grpo", "vimpo_value_only"}),
-        # the others' values are read out at its beta
+        # the values of the others are read at its beta
         ({"algorithms": {"vimpo": {"beta": 0.5}}}, {"vimpo_value_only"}),
         ({"probes": {"continuations": 8}}, set()),
         ({"evaluation": {"samples": 4}}, set()),
@@ -190,7 +190,7 @@ def test_a_cell_of_another_configuration_is_run_again(whole, published, tmp_path
     assert taken.sizes == ({"xs", "s"} if len(kept) == 4 else set())
 
 
-def test_a_cell_that_is_not_whole_is_run_again(whole, tmp_path):
+def test_an_incomplete_cell_is_run_again(whole, tmp_path):
     lost = {"manifest.json": whole.cells()[0], "eval.json": whole.cells()[1]}
     lost["probes.parquet"] = whole.cells()[2]
     study = elsewhere(whole, tmp_path / "one", cells=whole.cells(), sizes=WEIGHTS)
@@ -212,7 +212,7 @@ def test_no_digest_knows_what_a_study_continues(whole, published, tmp_path):
         assert study.base_digest(size) == whole.base_digest(size)
         assert study.cost_digest(size) == whole.cost_digest(size)
     assert study.evaluation_digest() == whole.evaluation_digest()
-    # a folder that was made without it may be gone on with, and the other way round
+    # a folder made without it may be continued with it, and the other way round
     study.folder.mkdir()
     for one, other in ((whole, study), (study, whole)):
         (study.folder / "config.yaml").write_text(dump_yaml(one))

@@ -1,4 +1,4 @@
-"""Damaged files and full disks: noticed, named, and never a traceback of some library."""
+"""Damaged files and full disks: noticed, named, and never a traceback from some library."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ DAMAGES = (truncated, flipped, emptied, missing)
 
 @pytest.fixture(scope="module")
 def finished(tiny_base, tmp_path_factory):
-    """A study whose one cell went through every stage: (study, its folder's copy maker)."""
+    """A study whose one cell went through every stage."""
     from conftest import TINY, merged
 
     from vimpo.config import load_study
@@ -86,7 +86,7 @@ def study(finished, tmp_path):
 
 @pytest.fixture
 def command(study, tmp_path, capsys):
-    """Gives a command on the cell: exit code and what was said."""
+    """Runs a command on the cell: exit code and standard error."""
     config = tmp_path / "study.yaml"
     config.write_text(yaml.safe_dump(study.model_dump(mode="json")))
     cell = ["--algorithm", "ppo", "--noise", "rollout-0.25"]
@@ -269,7 +269,7 @@ def test_a_disk_that_is_full_at_any_write_costs_no_more_than_that_write(
         assert error.startswith(f"error: no room left to write in '{folder}")
         assert error.count("\n") == 1
         assert "make room, and the same command resumes from there" in error
-        # Whole or not there: a manifest whose last sync failed is whole.
+        # Complete or not there: a manifest whose last sync failed is complete.
         assert not (folder / "manifest.json").exists() or outcome(folder) == expected
         assert not list(folder.rglob(".*.[0-9]*"))
     assert full > 10
