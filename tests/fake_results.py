@@ -16,7 +16,8 @@ from vimpo.config import Cell, Study, dump_yaml, load_study
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
 from vimpo.storage.columns import FIGURES
-from vimpo.storage.files import write_sealed_rows
+from vimpo.storage.files import write_rows
+from vimpo.storage.integrity import SUMS, beside, seal
 
 PARAMETERS = {"xs": 107_000, "s": 371_000, "m": 860_000, "l": 2_900_000, "xl": 6_800_000}
 PROVENANCE = {
@@ -92,6 +93,7 @@ def _write_base(study: Study, size: str, rng: np.random.Generator) -> None:
     }
     _write_json(folder / "manifest.json", manifest | PROVENANCE)
     _write_json(folder / "eval.json", _evaluation(study, base_accuracy(study, size), rng))
+    seal_again(folder)
 
 
 def _write_cell(study: Study, cell: Cell, rng: np.random.Generator) -> None:
@@ -148,10 +150,23 @@ def _write_cell(study: Study, cell: Cell, rng: np.random.Generator) -> None:
         "peak_memory_mb": 600 + 40 * (trained + resident) * scale**0.5 + rng.normal(0, 4),
         "wall_s": wall + 7.0,
         "phases_s": {"startup": 7.0} | {k.removesuffix("_s"): wall / 4 for k in seconds},
-        "outputs": {},
+        "outcome": {"kind": "finished", "step": study.train.steps - 1, "reason": ""},
     }
     _write_json(folder / "manifest.json", manifest | PROVENANCE)
     _write_json(folder / "eval.json", _evaluation(study, end, rng))
+    seal_again(folder)
+
+
+def seal_again(folder: Path) -> None:
+    """Seal the files of a run or base policy as its stages would have, after a test edited them."""
+    (folder / "samples.jsonl.gz").touch()
+    seals = {
+        SUMS: ("config.yaml", "metrics.csv", "timing.csv", "model", "manifest.json"),
+        "eval.sha256": ("eval.json", "samples.jsonl.gz"),
+        "probes.sha256": ("probes.parquet",),
+    }
+    for sums, parts in seals.items():
+        seal(folder / sums, [part for part in parts if (folder / part).exists()])
 
 
 def _evaluation(study: Study, accuracy: float, rng: np.random.Generator) -> dict:
@@ -224,7 +239,9 @@ def write_cost(study: Study, size: str, rng: np.random.Generator, rounds: int = 
         model = key | {"kind": "model", "round": 0, "unit": "bytes"}
         rows.append(model | {"metric": "memory_above_floor", "value": 9e7 + 300 * count * trained})
     rows = [{c: row[c] for c in COST_COLUMNS} for row in rows]
-    write_sealed_rows(study.cost_file(size), rows, COST_COLUMNS)
+    path = study.cost_file(size)
+    write_rows(path, rows, COST_COLUMNS)
+    seal(beside(path), [path.name])
 
 
 def write_probes(
@@ -245,6 +262,7 @@ def write_probes(
     )
     table = pa.table({c: [row[c] for row in rows] for c in PROBE_COLUMNS}, schema=schema)
     pq.write_table(table, study.run_folder(cell) / "probes.parquet")
+    seal_again(study.run_folder(cell))
 
 
 def probe_rows(study: Study, cell: Cell, rng: np.random.Generator) -> list[dict]:

@@ -7,7 +7,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from fake_results import write_results
+from fake_results import seal_again, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_rows, trials, varied
@@ -40,6 +40,7 @@ def set_accuracy(study, cell, value):
     for row in report["results"]:
         row["value"] = value
     path.write_text(json.dumps(report))
+    seal_again(path.parent)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,7 @@ def test_a_failed_run_counts_with_its_score(finished, tmp_path):
     path = copy.run_folder(copy.cells()[0]) / "manifest.json"
     outcome = {"kind": "collapsed", "step": 3, "reason": "planted"}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"outcome": outcome}))
+    seal_again(path.parent)
     rows = pd.DataFrame(sweep_rows(copy)).query("metric == @ACCURACY").set_index("trial")
     assert rows.failed.to_dict() == dict.fromkeys(TRIALS, 0) | {"vimpo_1": 1}
     assert rows.loc["vimpo_1", "mean"] == pytest.approx(0.45)

@@ -1,4 +1,4 @@
-"""Two results held against each other: re-runs, published tables, other configurations."""
+"""Two results compared: re-runs, published tables, other configurations."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fake_results import small_study, write_probes, write_results
+from fake_results import seal_again, small_study, write_probes, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.intervals import mean_interval, normal_interval
@@ -22,6 +22,7 @@ from vimpo.config import Cell, ConfigError, dump_yaml, load_study
 from vimpo.report.published import publish
 from vimpo.storage.columns import CELL_TABLES
 
+FILES = "files of weights and metrics"
 GRID = {"sizes": ["xs", "s"], "noise": [0.25], "seeds": [1, 2]}
 
 
@@ -29,8 +30,8 @@ GRID = {"sizes": ["xs", "s"], "noise": [0.25], "seeds": [1, 2]}
 def old(tmp_path_factory):
     """A finished study, and its published folders.
 
-    published: summaries, and rows of single cells; means: from before there were such rows; cells:
-    tables of single cells.
+    published: summaries, and rows of single runs; means: summaries alone, as
+    results/published/quick; cells: tables of single runs.
     """
     study = small_study(tmp_path_factory.mktemp("old"), grid=GRID)
     write_results(study, seed=1)
@@ -46,7 +47,7 @@ def side(study, kind):
 
 
 def rerun(old, folder, seed=1, **changes):
-    """The same study, trained again with other luck; or with the same, of a changed part."""
+    """The same study, trained again, with other random draws or with a changed part."""
     study = load_study(old.model_dump(mode="json") | {"results": str(folder)} | changes)
     write_results(study, seed=seed)
     return study
@@ -60,11 +61,12 @@ def change_scores(study, cells, by, metrics=("sampled", "greedy")):
             if result["metric"] in metrics:
                 result["value"] = float(np.clip(result["value"] + by, 0, 1))
         path.write_text(json.dumps(report))
+        seal_again(path.parent)
 
 
 @pytest.mark.parametrize("kind", ["runs", "published", "means", "cells"])
 def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
-    """Whatever A is, and though B lies elsewhere and was not aggregated."""
+    """Whatever kind A is, and though B lies elsewhere and was not aggregated."""
     new = rerun(old, tmp_path)
     found = compare(side(old, kind), read_side(new.folder))
     assert found.verdict == "byte-equal"
@@ -73,12 +75,13 @@ def test_the_same_numbers_are_byte_equal(old, kind, tmp_path):
     assert all(count and not unequal for count, unequal in found.digits.values())
     kinds = {"accuracy", "curves", "probes"}
     assert set(found.rows["kind"]) == kinds
+    assert found.digits.pop(FILES) == (len(old.cells()), 0)
     assert (found.rows["number"] == "mean sampled").sum() == len(old.cells()) + 2
     if kind == "means":
         assert set(found.digits) == {"accuracy", "curves_summary", "probe_summary"}
     else:
         assert set(found.digits) == kinds
-    # every position of the probes, where both sides have them
+    # every position of the probes, if both sides have them
     rows = [row for cell in old.cells() for row in probes_of(old, cell).to_pylist()]
     whole = sum(row["position"] == "all" for row in rows)
     counts = {"means": 0, "cells": whole}
@@ -96,6 +99,7 @@ def change_probe(study, cell):
     next(row for row in rows if row["position"] != "all")["value"] += 1e-6
     changed = pa.Table.from_pylist(rows, schema=table.schema)
     pq.write_table(changed, study.run_folder(cell) / "probes.parquet")
+    seal_again(study.run_folder(cell))
 
 
 def change_curve(study, cell):
@@ -103,13 +107,17 @@ def change_curve(study, cell):
     metrics = pd.read_csv(path)
     metrics.loc[4, "entropy"] += 1e-6
     metrics.to_csv(path, index=False)
+    seal_again(path.parent)
 
 
-def set_weights(study, checksum):
-    """What the first run's manifest says of its weights."""
-    path = study.run_folder(study.cells()[0]) / "manifest.json"
-    outputs = {"outputs": {"model/model.safetensors": checksum, "timing.csv": "never alike"}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | outputs))
+def set_weights(study, content):
+    """Weights of the first run; its timings differ from those of any other study."""
+    folder = study.run_folder(study.cells()[0])
+    (folder / "model").mkdir()
+    (folder / "model/model.safetensors").write_text(content)
+    timing = (folder / "timing.csv").read_text()
+    (folder / "timing.csv").write_text(timing.replace("total_s", f'total_s,"{study.results}"'))
+    seal_again(folder)
 
 
 @pytest.mark.parametrize("kind", ["runs", "published", "cells"])
@@ -123,7 +131,7 @@ def test_weights_count_though_they_are_committed_nowhere(old, kind, weights, tmp
     new = rerun(old, tmp_path / "new")
     set_weights(new, weights)
     found = compare(side(first, kind), read_side(new.folder))
-    assert found.digits["files of weights and metrics"] == (1, int(weights == "other"))
+    assert found.digits[FILES] == (len(old.cells()) + 1, int(weights == "other"))
     assert found.verdict == ("byte-equal" if weights == "alike" else "statistically the same")
 
 
@@ -136,7 +144,7 @@ def test_damaged_manifests_are_refused_by_name(old, tmp_path):
 
 @pytest.mark.parametrize("kind", ["published", "means"])
 def test_one_cell_against_a_published_study(old, kind, tmp_path):
-    """All of it compares digit by digit, but curves and probes of which means alone are there."""
+    """All of it compares digit by digit, except curves and probes with means alone."""
     cell = Cell("ppo", "s", "0.25", 2)
     new = rerun(old, tmp_path)
     for other in set(new.cells()) - {cell}:
@@ -146,7 +154,7 @@ def test_one_cell_against_a_published_study(old, kind, tmp_path):
     assert found.verdict == "byte-equal"
     if kind == "published":
         assert set(found.rows["judgement"]) == {"equal"}
-        assert set(found.digits) == {"accuracy", "curves", "probes"}
+        assert set(found.digits) == {"accuracy", "curves", "probes", FILES}
         change_probe(new, cell)
         change_curve(new, cell)
         changed = compare(side(old, kind), read_side(new.folder)).digits
@@ -162,7 +170,7 @@ def test_one_cell_against_a_published_study(old, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["runs", "published"])
-def test_other_luck_is_statistically_the_same(old, kind, tmp_path):
+def test_other_random_draws_are_statistically_the_same(old, kind, tmp_path):
     found = compare(side(old, kind), read_side(rerun(old, tmp_path, seed=2).folder))
     assert found.verdict == "statistically the same"
     assert found.exit_code == 0
@@ -200,13 +208,15 @@ def test_one_changed_digit_anywhere_is_not_byte_equal(old, tmp_path, part):
     found = compare(side(old, "runs"), read_side(new.folder))
     assert found.verdict == "statistically the same"
     assert found.digits[part][1] >= 1
-    assert all(unequal == 0 for name, (_, unequal) in found.digits.items() if name != part)
+    changed = {part, FILES} if part == "curves" else {part}
+    assert {name for name, (_, unequal) in found.digits.items() if unequal} == changed
 
 
 def test_a_lost_number_is_not_byte_equal(old, tmp_path):
     new = rerun(old, tmp_path)
     path = new.run_folder(new.cells()[0]) / "metrics.csv"
     pd.read_csv(path).iloc[:-1].to_csv(path, index=False)
+    seal_again(path.parent)
     found = compare(side(old, "runs"), read_side(new.folder))
     assert found.digits["curves"][1] > 0
     assert found.verdict != "byte-equal"
@@ -228,7 +238,7 @@ def test_other_settings_are_refused_by_name_and_the_machine_is_named(old, tmp_pa
     assert found.verdict == "byte-equal"
     new = rerun(old, tmp_path / "probes", probes={"continuations": 8})
     found = compare(side(old, "published"), read_side(new.folder))
-    assert "probes: of other settings, not compared" in found.notes
+    assert "probes: other settings, not compared" in found.notes
     assert "probes" not in set(found.rows["kind"])
 
 
@@ -240,6 +250,7 @@ def test_memory_and_time_are_told_and_not_judged(old, tmp_path):
         manifest["peak_memory_mb"] *= 100
         manifest["hardware"]["cpu"] = "another"
         path.write_text(json.dumps(manifest))
+        seal_again(path.parent)
     found = compare(side(old, "published"), read_side(new.folder))
     assert found.verdict == "byte-equal"
     told = {row["item"]: row for row in found.machine}
@@ -274,7 +285,7 @@ def test_damaged_rows_of_single_cells_are_refused_by_name(old, tmp_path):
     with pytest.raises(ConfigError, match=r"cells: '.*cells/curves\.parquet' is damaged"):
         read_side(folder)
     path.unlink()
-    with pytest.raises(ConfigError, match=r"cells: '.*cells/curves\.parquet' is not a file"):
+    with pytest.raises(ConfigError, match=r"cells: '.*cells/curves\.parquet' is missing"):
         read_side(folder)
 
 
@@ -284,8 +295,8 @@ def test_bad_input_is_one_error(old, tmp_path, capsys):
     write_results(other)
     (tmp_path / "empty").mkdir()
     cases = {
-        (published, str(tmp_path / "none")): "is no results folder",
-        (published, str(tmp_path / "empty")): "is no results folder",
+        (published, str(tmp_path / "none")): "is not a results folder",
+        (published, str(tmp_path / "empty")): "is not a results folder",
         (published, str(other.folder)): "have no finished cell in common",
         (published, published, "--output", "x.txt"): "allowed: a name in .csv or .json",
     }
@@ -299,7 +310,8 @@ def test_bad_input_is_one_error(old, tmp_path, capsys):
     text = (tables / "tables/accuracy.csv").read_text()
     (tables / "tables/accuracy.csv").write_text(text.replace("0.5", "0.6"))
     assert main(["compare", published, str(tables)]) == 2
-    assert "is not the accuracy table" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"tables: '{tables}/tables/accuracy.csv' is damaged: its checksum is not" in error
 
 
 def test_runs_made_by_hand_take_the_study_from_config(old, tmp_path):

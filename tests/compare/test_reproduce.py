@@ -30,7 +30,7 @@ def reference(tiny_study, tmp_path):
 
 
 def test_a_cell_that_is_trained_again_is_byte_equal(reference, tmp_path, capsys):
-    """Base policy and all; a second time it is trained once more, not read."""
+    """Base policy included; a second time it is trained once more, not read."""
     command = ["reproduce", str(reference), "--cells", CELLS[0], "--results", str(tmp_path / "new")]
     folder = tmp_path / "new/tiny"
     trained = []
@@ -44,7 +44,7 @@ def test_a_cell_that_is_trained_again_is_byte_equal(reference, tmp_path, capsys)
     assert trained[0] < trained[1]
     assert not (folder / "runs" / CELLS[1]).exists()
 
-    # interrupted before its verdict: goes on
+    # interrupted before its verdict: resumes
     (folder / "comparison.json").unlink()
     assert main(command) == 0
     assert (folder / "runs" / CELLS[0] / "manifest.json").stat().st_mtime_ns == trained[1]
@@ -54,7 +54,7 @@ def test_a_cell_that_the_reference_lacks_is_refused(reference, tmp_path, capsys)
     command = ["reproduce", str(reference), "--results", str(tmp_path / "new"), "--cells", "sft/a"]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "cells: 'sft/a' is none of study 'tiny'; allowed: such as grpo/tiny/" in error
+    assert "cells: 'sft/a' is not in study 'tiny'; allowed: such as grpo/tiny/" in error
     assert not (tmp_path / "new").exists()
 
 

@@ -22,7 +22,7 @@ from vimpo.config import ConfigError, ModelSpec, Runtime
 from vimpo.evaluation import lm_eval as evaluate
 from vimpo.evaluation.benchmarks import benchmark_task
 from vimpo.models.networks import build_policy, chain_tokenizer, save_policy
-from vimpo.storage.files import read_sealed
+from vimpo.storage.integrity import beside, fault_of
 from vimpo.tasks.chain import held_out_problems
 
 VOCABULARY = ["<pad>", "<eos>", *"0123456789+-*=;#"]
@@ -53,7 +53,8 @@ def run(checkpoint, tmp_path):
         report = evaluate.evaluate_checkpoint(
             folder, study or make_study(), output, samples, digest="d1", **options
         )
-        assert read_sealed(output) == report
+        assert fault_of(output, beside(output)) is fault_of(samples, beside(output)) is None
+        assert json.loads(output.read_text()) == report
         lines = gzip.decompress(samples.read_bytes()).splitlines()
         return report, samples.read_bytes(), [json.loads(line) for line in lines]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import subprocess
 import sys
 
@@ -23,7 +22,7 @@ from vimpo.probes.cost import (
     peak_bytes,
     resident_bytes,
 )
-from vimpo.storage.files import read_sealed_rows
+from vimpo.storage.integrity import beside, fault_of
 
 
 def test_networks_moments_and_phases_are_counted(tiny_study):
@@ -91,7 +90,8 @@ def test_algorithms_take_turns_and_the_model_stands_beside(tiny_study, tmp_path,
     output = tmp_path / "cost.csv"
     rows = compare_costs(study, "tiny", ["vimpo", "ppo"], output, rounds=2)
     assert turns == ["vimpo", "ppo", "vimpo", "ppo"]
-    table = list(csv.DictReader(io.StringIO(read_sealed_rows(output))))
+    table = list(csv.DictReader(output.open()))
+    assert fault_of(output, beside(output)) is None
     assert list(table[0]) == COLUMNS
     assert len(table) == len(rows)
     totals = [(r["algorithm"], r["round"], r["value"]) for r in rows if r["metric"] == "step_total"]

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pandas as pd
 import pytest
-from fake_results import large_study, small_study, write_results
+from fake_results import large_study, seal_again, small_study, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell, ConfigError
@@ -87,11 +87,11 @@ def test_small_pieces():
 
 
 def test_missing_tables_are_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"provenance\.csv' is not a file"):
+    with pytest.raises(ConfigError, match=r"provenance\.csv' is missing"):
         plots.draw(tmp_path, tmp_path)
     aggregate(small_study(tmp_path), tmp_path / "tables")
     (tmp_path / "tables/accuracy.csv").unlink()
-    with pytest.raises(ConfigError, match=r"accuracy\.csv' is not a file"):
+    with pytest.raises(ConfigError, match=r"accuracy\.csv' is missing"):
         plots.draw(tmp_path / "tables", tmp_path)
 
 
@@ -120,6 +120,7 @@ def widest(tmp_path_factory):
     write_results(study)
     for path in study.folder.glob("runs/**/metrics.csv"):
         pd.read_csv(path, nrows=3).to_csv(path, index=False)
+        seal_again(path.parent)
     for path in study.folder.glob("runs/**/probes.parquet"):
         if "noise-0/" not in str(path):
             path.unlink()  # figures of the probes show clean rewards only

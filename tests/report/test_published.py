@@ -57,12 +57,14 @@ def test_what_is_published_is_small_and_names_no_place(clone, study):
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     tables = {f"tables/{name}.csv" for name in PUBLISHED_TABLES}
     cells = {f"cells/{name}.parquet" for name in ARCHIVED}
-    assert files == {"config.yaml", "manifests.jsonl", *tables, *cells}
+    assert files == {"SHA256SUMS", "config.yaml", "manifests.jsonl", *tables, *cells}
+    subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=folder, check=True)
     manifests = read_manifests(folder)
     assert len(manifests) == 23 + 2  # runs and base policies
     cell = study.cells()[0]
     written = json.loads((study.run_folder(cell) / "manifest.json").read_text())
-    written.pop("checksum", None)
+    outputs = {"config.yaml", "metrics.csv", "timing.csv"}
+    assert set(manifests[cell.name].pop("outputs")) == outputs
     assert manifests[cell.name] == written
     assert not set(RAW) & set(PUBLISHED_TABLES)
     assert str(study.results) not in (folder / "config.yaml").read_text()
@@ -98,7 +100,7 @@ def test_figures_draws_again_the_same_bytes_without_torch(clone):
 def test_a_changed_table_is_refused_by_name(clone):
     path = clone / "results/published/fake/tables/claims.csv"
     path.write_text(path.read_text().replace("inconclusive", "supported"))
-    with pytest.raises(ConfigError, match=r"claims\.csv' is not the claims table"):
+    with pytest.raises(ConfigError, match=r"claims\.csv' is damaged: its checksum is not"):
         draw_published(clone / "results/published")
     assert not (clone / "results/published/fake/report.html").exists()
 

@@ -1,4 +1,4 @@
-"""A study goes on with a published one: what it takes over is as if it had been run here."""
+"""A study continues a published one: what it takes over is as if it had been run here."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_results import small_study, write_results
+from fake_results import seal_again, small_study, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
@@ -16,7 +16,9 @@ from vimpo.planning.preflight import check_before_running
 from vimpo.planning.text import describe
 from vimpo.report.published import publish
 from vimpo.storage.continued import taken_over
-from vimpo.storage.manifests import read_manifests
+from vimpo.storage.files import sha256
+from vimpo.storage.integrity import beside
+from vimpo.storage.manifests import read_manifests, weights
 from vimpo.storage.tables import read_table
 
 GRID = {
@@ -29,10 +31,13 @@ LAST = Cell("ppo", "s", "0.25", 2)
 WEIGHTS = {"xs": "a" * 64, "s": "b" * 64}
 
 
-def set_weights(study, size, checksum):
-    path = study.base_folder(size) / "manifest.json"
-    outputs = {"outputs": {"model/model.safetensors": checksum}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | outputs))
+def set_weights(study, size, content):
+    """Returns their checksum."""
+    path = study.base_folder(size) / "model/model.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    seal_again(study.base_folder(size))
+    return sha256(path)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +45,8 @@ def whole(tmp_path_factory):
     """A study of one sitting, aggregated."""
     study = small_study(tmp_path_factory.mktemp("whole"), grid=GRID)
     write_results(study)
-    for size, checksum in WEIGHTS.items():
-        set_weights(study, size, checksum)
+    for size, content in WEIGHTS.items():
+        set_weights(study, size, content)
     aggregate(study, study.folder / "tables")
     return study
 
@@ -63,7 +68,8 @@ def elsewhere(whole, folder, continues=None, cells=(), sizes=(), **changes):
     for size in sizes:
         shutil.copytree(whole.base_folder(size), study.base_folder(size))
         study.cost_file(size).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(whole.cost_file(size), study.cost_file(size))
+        for path in (study.cost_file(size), beside(study.cost_file(size))):
+            shutil.copy(whole.cost_file(size).with_name(path.name), path)
     return study
 
 
@@ -100,7 +106,7 @@ def test_a_study_of_two_sittings_is_that_of_one(whole, tmp_path):
     assert not taken_over(study).sizes  # its base policies are here
     aggregate(study, study.folder / "tables")
     assert_equal_files(study.folder / "tables", whole.folder / "tables")
-    # by the study's own file, which may well not say what was continued
+    # with the study's own file, which may not name what was continued
     plain = study.model_copy(update={"continues": None})
     assert publish(plain, tmp_path / "published") == place
     assert publish(study, tmp_path / "published") == place
@@ -125,7 +131,7 @@ def test_a_grid_that_grows_at_one_size_makes_its_base_policy_alone(whole, tmp_pa
 
 
 def test_base_policies_of_two_sittings_are_told_apart(whole, published, tmp_path):
-    """And stay so, when a third sitting goes on with what the second published."""
+    """And stay so when a third sitting continues what the second published."""
 
     def recorded(study):
         aggregate(study, study.folder / "tables")
@@ -134,12 +140,14 @@ def test_base_policies_of_two_sittings_are_told_apart(whole, published, tmp_path
         return rows.set_index(["item", "value"])["count"].to_dict()
 
     study = elsewhere(whole, tmp_path / "two", published, cells=[LAST], sizes=["s"])
-    set_weights(study, "s", "c" * 64)
+    old = {size: weights(read_manifests(published)[f"base/{size}"]) for size in WEIGHTS}
+    new = set_weights(study, "s", "another")
     expected = {
-        ("base_weights.xs", WEIGHTS["xs"]): 8 + 1,
-        ("base_weights.s", WEIGHTS["s"]): 7,
-        ("base_weights.s", "c" * 64): 1 + 1,
+        ("base_weights.xs", old["xs"]): 8 + 1,
+        ("base_weights.s", old["s"]): 7,
+        ("base_weights.s", new): 1 + 1,
     }
+    assert len(expected) == 3
     assert recorded(study) == expected
     place = publish(study, tmp_path / "published")
     assert recorded(elsewhere(whole, tmp_path / "three", place)) == expected
@@ -151,6 +159,7 @@ def test_what_was_run_here_wins(whole, published, tmp_path):
     report = json.loads(path.read_text())
     report["results"][0]["value"] = 0.123456
     path.write_text(json.dumps(report))
+    seal_again(path.parent)
     assert set(whole.cells()) - taken_over(study).cells == {LAST}
     aggregate(study, study.folder / "tables")
     accuracy = read_table(study.folder / "tables", "accuracy")
@@ -165,7 +174,7 @@ def test_what_was_run_here_wins(whole, published, tmp_path):
     [
         ({"algorithms": {"vimpo_value_only": {"beta": 0.5}}}, {"vimpo", "ppo", "grpo"}),
         ({"algorithms": {"ppo": {"lam": 0.9}}}, {"vimpo", "grpo", "vimpo_value_only"}),
-        # the others' values are read out at its beta
+        # the values of the others are read at its beta
         ({"algorithms": {"vimpo": {"beta": 0.5}}}, {"vimpo_value_only"}),
         ({"probes": {"continuations": 8}}, set()),
         ({"evaluation": {"samples": 4}}, set()),
@@ -181,7 +190,7 @@ def test_a_cell_of_another_configuration_is_run_again(whole, published, tmp_path
     assert taken.sizes == ({"xs", "s"} if len(kept) == 4 else set())
 
 
-def test_a_cell_that_is_not_whole_is_run_again(whole, tmp_path):
+def test_an_incomplete_cell_is_run_again(whole, tmp_path):
     lost = {"manifest.json": whole.cells()[0], "eval.json": whole.cells()[1]}
     lost["probes.parquet"] = whole.cells()[2]
     study = elsewhere(whole, tmp_path / "one", cells=whole.cells(), sizes=WEIGHTS)
@@ -203,7 +212,7 @@ def test_no_digest_knows_what_a_study_continues(whole, published, tmp_path):
         assert study.base_digest(size) == whole.base_digest(size)
         assert study.cost_digest(size) == whole.cost_digest(size)
     assert study.evaluation_digest() == whole.evaluation_digest()
-    # a folder that was made without it may be gone on with, and the other way round
+    # a folder made without it may be continued with it, and the other way round
     study.folder.mkdir()
     for one, other in ((whole, study), (study, whole)):
         (study.folder / "config.yaml").write_text(dump_yaml(one))
@@ -240,9 +249,10 @@ def test_what_cannot_be_continued_is_one_error(whole, published, tmp_path, capsy
     [
         ("cells/curves.parquet", "cells: '{}' is damaged"),
         ("cells/measured_cost.parquet", "cells: '{}' is damaged"),
-        ("tables/missing.csv", "tables: '{}' is not the missing table"),
+        ("tables/missing.csv", "tables: '{}' is damaged"),
         ("tables/provenance.csv", "tables: '{}' is damaged"),
         ("manifests.jsonl", "manifests: '{}' is damaged"),
+        ("SHA256SUMS", "is damaged: its checksum is not the one in SHA256SUMS"),
     ],
 )
 def test_damage_is_named_before_anything_runs(whole, published, tmp_path, name, message):
@@ -255,7 +265,7 @@ def test_damage_is_named_before_anything_runs(whole, published, tmp_path, name, 
     assert message.format(copy / name) in str(caught.value)
 
 
-def test_a_configuration_that_was_changed_by_hand_vouches_for_nothing(whole, published, tmp_path):
+def test_a_configuration_that_was_changed_by_hand_is_refused(whole, published, tmp_path):
     copy = tmp_path / "published"
     shutil.copytree(published, copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Damaged files and full disks: noticed, named, and never a traceback of some library."""
+"""Damaged files and full disks: noticed, named, and never a traceback from some library."""
 
 from __future__ import annotations
 
@@ -13,22 +13,13 @@ import pytest
 import yaml
 
 from vimpo.analysis.aggregate import aggregate
-from vimpo.analysis.reading import IncompleteError, read_measured_cost, read_probes
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError
 from vimpo.errors import DamagedError, DiskFullError
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
 from vimpo.storage import files as records
-from vimpo.storage.columns import PUBLISHED_TABLES
-from vimpo.storage.files import (
-    is_disk_full,
-    read_sealed,
-    write_rows,
-    write_sealed,
-    write_sealed_rows,
-)
-from vimpo.storage.integrity import check_model
-from vimpo.storage.tables import read_tables
+from vimpo.storage.files import is_disk_full, write_rows
+from vimpo.storage.integrity import beside, check_model, fault_of, read_sums, seal, sealing
 from vimpo.training.runs import train_cell
 
 CELL = Cell("ppo", "tiny", "rollout-0.25", 1)
@@ -61,7 +52,7 @@ DAMAGES = (truncated, flipped, emptied, missing)
 
 @pytest.fixture(scope="module")
 def finished(tiny_base, tmp_path_factory):
-    """A study whose one cell went through every stage: (study, its folder's copy maker)."""
+    """A study whose one cell went through every stage."""
     from conftest import TINY, merged
 
     from vimpo.config import load_study
@@ -80,7 +71,8 @@ def finished(tiny_base, tmp_path_factory):
     assert main(["train", *named, *cell, "--quiet"]) == 0
     assert main(["evaluate", *named, *cell]) == main(["evaluate", *named, "--base"]) == 0
     assert main(["probe", *named, *cell]) == 0
-    write_sealed_rows(study.cost_file("tiny"), COST_ROWS, COST_COLUMNS)
+    write_rows(study.cost_file("tiny"), COST_ROWS, COST_COLUMNS)
+    seal(beside(study.cost_file("tiny")), ["tiny.csv"])
     aggregate(study, study.folder / "tables")
     return study
 
@@ -94,7 +86,7 @@ def study(finished, tmp_path):
 
 @pytest.fixture
 def command(study, tmp_path, capsys):
-    """Gives a command on the cell: exit code and what was said."""
+    """Runs a command on the cell: exit code and standard error."""
     config = tmp_path / "study.yaml"
     config.write_text(yaml.safe_dump(study.model_dump(mode="json")))
     cell = ["--algorithm", "ppo", "--noise", "rollout-0.25"]
@@ -123,38 +115,49 @@ READ = {
     "tables/summary.csv": ("plot", "report", "publish"),
     "tables/provenance.csv": ("plot", "report"),
 }
+# checksums: the commands that read them; the error names the first file whose checksum is lost
+SUMS = {
+    f"{BASE}/SHA256SUMS": ("train",),
+    f"{RUN}/SHA256SUMS": ("evaluate", "probe"),
+    "tables/SHA256SUMS": ("plot", "report", "publish"),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("file", READ)
+@pytest.mark.parametrize("file", READ | SUMS)
 def test_a_damaged_input_is_one_error_that_names_it(study, command, file, damage):
     if file.startswith(BASE):  # only a cell that is not trained yet reads its base
         (study.run_folder(CELL) / "manifest.json").rename(study.folder / "kept.json")
-    if file.endswith("base/tiny/manifest.json") and damage is missing:
-        pytest.skip("a base policy without a manifest is unfinished, and is made again")
+    if file in (f"{BASE}/manifest.json", f"{BASE}/SHA256SUMS") and damage is missing:
+        pytest.skip("a base policy without either is unfinished, and is made again")
     damage(study.folder / file)
-    for name in READ[file]:
+    for name in (READ | SUMS)[file]:
         if name == "probe" and file.startswith(BASE):
             (study.folder / "kept.json").rename(study.run_folder(CELL) / "manifest.json")
         code, error = command(name)
         assert code == 2, (name, error)
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-        assert str(study.folder / file) in error
+        named = study.folder / file if file in READ else "is not the one in SHA256SUMS; "
+        assert str(named) in error
         assert "again" in error
 
 
-# file, the stage that counts as missing, what is to be removed
+# file: the stage that counts as missing, the file that is named, what is to be removed
 COLLECTED = {
-    f"{RUN}/manifest.json": ("train", RUN),
-    f"{RUN}/metrics.csv": ("train", RUN),
-    f"{RUN}/timing.csv": ("timing", RUN),
-    f"{RUN}/eval.json": ("evaluate", f"{RUN}/eval.json"),
-    f"{RUN}/samples.jsonl.gz": ("evaluate", f"{RUN}/eval.json"),
-    f"{RUN}/probes.parquet": ("probe", f"{RUN}/probes.parquet"),
-    f"{BASE}/manifest.json": ("pretrain", BASE),
-    f"{BASE}/eval.json": ("evaluate", f"{BASE}/eval.json"),
-    "cost/tiny.csv": ("cost", "cost/tiny.csv"),
+    f"{RUN}/manifest.json": ("train", "manifest.json", RUN),
+    f"{RUN}/metrics.csv": ("train", "metrics.csv", RUN),
+    f"{RUN}/timing.csv": ("timing", "timing.csv", RUN),
+    f"{RUN}/SHA256SUMS": ("train", "manifest.json", RUN),
+    f"{RUN}/eval.json": ("evaluate", "eval.json", f"{RUN}/eval.json"),
+    f"{RUN}/samples.jsonl.gz": ("evaluate", "samples.jsonl.gz", f"{RUN}/eval.json"),
+    f"{RUN}/eval.sha256": ("evaluate", "eval.json", f"{RUN}/eval.json"),
+    f"{RUN}/probes.parquet": ("probe", "probes.parquet", f"{RUN}/probes.parquet"),
+    f"{RUN}/probes.sha256": ("probe", "probes.parquet", f"{RUN}/probes.parquet"),
+    f"{BASE}/manifest.json": ("pretrain", "manifest.json", BASE),
+    f"{BASE}/eval.json": ("evaluate", "eval.json", f"{BASE}/eval.json"),
+    "cost/tiny.csv": ("cost", "tiny.csv", "cost/tiny.csv"),
+    "cost/tiny.sha256": ("cost", "tiny.csv", "cost/tiny.csv"),
 }
 
 
@@ -164,81 +167,54 @@ def test_a_damaged_result_enters_no_table_and_is_listed_with_its_remedy(study, f
     damage(study.folder / file)
     aggregate(study, study.folder / "tables")
     listed = pd.read_csv(study.folder / "tables/missing.csv").set_index("stage")["reason"]
-    stage, remedy = COLLECTED[file]
+    stage, name, remedy = COLLECTED[file]
     reason = listed[stage]
-    assert reason.startswith(os.path.basename(file))
-    assert ("is missing" if damage is missing else "is damaged: ") in reason
-    if damage is not missing:
+    assert reason.startswith(f"{name} is ")
+    lost = damage is missing and file.endswith(name)
+    assert ("is missing" if lost else "is damaged: its checksum is not the one in ") in reason
+    if not lost:
         assert f"'{study.folder / remedy}'" in reason
         assert "makes" in reason
 
 
-def test_every_flipped_bit_of_a_probe_table_is_noticed_or_harmless(study):
-    path = study.run_folder(CELL) / "probes.parquet"
-    expected, content = repr(read_probes(study, CELL)), path.read_bytes()
-    for place in range(0, len(content), max(1, len(content) // 400)):
-        damaged = bytearray(content)
-        damaged[place] ^= 1 << (place % 8)
-        path.write_bytes(bytes(damaged))
-        try:
-            found = repr(read_probes(study, CELL))
-        except IncompleteError:
-            continue
-        assert found == expected, place
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path):
+    """Of a file, of its checksums, and of a name in them."""
+    path, sums = tmp_path / "rows.csv", tmp_path / "rows.sha256"
+    write_rows(path, COST_ROWS[:1], COST_COLUMNS)
+    (tmp_path / "other").write_text("x")
+    with sealing(sums, [path.name, "other"]):
+        pass
+    expected = read_sums(sums)
+    assert set(expected) == {"rows.csv", "other"}
+    for damaged in (path, sums):
+        content = damaged.read_bytes()
+        flips = (
+            content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
+            for place in range(len(content))
+            for bit in range(8)
+        )
+        for bad in (*flips, *(content[:end] for end in range(len(content)))):
+            damaged.write_bytes(bad)
+            assert fault_of(path, sums).startswith("is damaged: its checksum is not"), bad
+        damaged.write_bytes(content)
+        assert fault_of(path, sums) is None
 
 
-def test_every_flipped_bit_of_a_sealed_file_is_noticed_or_harmless(tmp_path):
-    path = tmp_path / "manifest.json"
-    value = {"digest": "ab", "wall_s": 12.5, "nan": float("nan"), "phases_s": {"startup": 1}}
-    write_sealed(path, value)
-    assert repr(read_sealed(path)) == repr(value)
-    content = path.read_bytes()
-    noticed = 0
-    for place in range(8 * len(content)):
-        damaged = bytearray(content)
-        damaged[place // 8] ^= 1 << (place % 8)
-        path.write_bytes(bytes(damaged))
-        try:
-            found = read_sealed(path)
-        except ValueError:
-            noticed += 1
-            continue
-        found = {key: x for key, x in found.items() if key in value}
-        assert repr(found) == repr(value), place
-    assert noticed > 6 * len(content)
+def test_what_was_killed_while_it_wrote_has_no_checksums(tmp_path):
+    path, sums = tmp_path / "eval.json", tmp_path / "eval.sha256"
+    path.write_text("old")
+    seal(sums, [path.name])
+    with pytest.raises(KeyboardInterrupt), sealing(sums, [path.name]):
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert fault_of(path, sums) is not None
 
 
-def test_every_flipped_bit_and_every_cut_of_a_cost_table_is_noticed_or_harmless(study):
-    path = study.cost_file("tiny")
-    expected, content = repr(read_measured_cost(study, "tiny")), path.read_bytes()
-    flips = (
-        content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
-        for place in range(len(content))
-        for bit in range(8)
-    )
-    cuts = (content[:end] for end in range(len(content)))
-    noticed = 0
-    for damaged in (*flips, *cuts):
-        path.write_bytes(damaged)
-        try:
-            found = repr(read_measured_cost(study, "tiny"))
-        except IncompleteError:
-            noticed += 1
-            continue
-        assert found == expected, damaged
-    assert noticed > 8 * len(content)
-
-
-def test_a_cost_table_of_before_there_were_seals_is_read(study):
-    expected = read_measured_cost(study, "tiny")
-    write_rows(study.cost_file("tiny"), COST_ROWS, COST_COLUMNS)
-    assert read_measured_cost(study, "tiny") == expected == COST_ROWS
-
-
-def test_provenance_of_before_there_were_seals_is_read(study):
-    path = study.folder / "tables/provenance.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    assert set(read_tables(study.folder / "tables", PUBLISHED_TABLES)) == set(PUBLISHED_TABLES)
+def test_checksums_are_those_of_coreutils(study):
+    for sums in (*study.folder.rglob("SHA256SUMS"), *study.folder.rglob("*.sha256")):
+        check = ["sha256sum", "-c", "--strict", sums.name]
+        done = subprocess.run(check, cwd=sums.parent, capture_output=True, text=True, check=True)
+        assert done.stdout.count(": OK\n") == len(read_sums(sums)) > 0
 
 
 def test_a_model_is_read_whole_and_only_the_model(study):
@@ -250,7 +226,7 @@ def test_a_model_is_read_whole_and_only_the_model(study):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 128
     weights.write_bytes(bytes(content))
-    with pytest.raises(DamagedError, match="not what was written: its checksum differs"):
+    with pytest.raises(DamagedError, match="safetensors' is damaged: its checksum is not the one"):
         check_model(folder)
 
 
@@ -292,8 +268,8 @@ def test_a_disk_that_is_full_at_any_write_costs_no_more_than_that_write(
         assert code == 74
         assert error.startswith(f"error: no room left to write in '{folder}")
         assert error.count("\n") == 1
-        assert "make room, and the same command goes on from there" in error
-        # Whole or not there: a manifest whose last sync failed is whole.
+        assert "make room, and the same command resumes from there" in error
+        # Complete or not there: a manifest whose last sync failed is complete.
         assert not (folder / "manifest.json").exists() or outcome(folder) == expected
         assert not list(folder.rglob(".*.[0-9]*"))
     assert full > 10

@@ -95,8 +95,10 @@ def test_the_newest_is_loaded_and_the_last_two_are_kept(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "step-000010.json",
         "step-000010.safetensors",
+        "step-000010.sha256",
         "step-000100.json",
         "step-000100.safetensors",
+        "step-000100.sha256",
     ]
 
 
@@ -120,6 +122,9 @@ def flip(path):
         ("step-000004.json", lambda path: path.write_text("")),
         ("step-000004.json", lambda path: path.write_text("{}")),
         ("step-000004.json", lambda path: path.unlink()),
+        ("step-000004.sha256", cut),
+        ("step-000004.sha256", flip),
+        ("step-000004.sha256", lambda path: path.unlink()),
         ("step-000004.json", lambda path: path.write_text(path.read_text().replace("0.5", "0.7"))),
     ],
     ids=[
@@ -130,6 +135,9 @@ def flip(path):
         "json empty",
         "json hollow",
         "json gone",
+        "sums cut",
+        "sums flipped",
+        "sums gone",
         "a metric",
     ],
 )
@@ -170,6 +178,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "step-000002.json",
         "step-000002.safetensors",
+        "step-000002.sha256",
     ]
     other = Network(seed=9)
     assert other.load(tmp_path)[0] == 2

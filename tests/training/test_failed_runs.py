@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from failing import NAN, cell, collapsing, manifest_of
-from fake_results import small_study, write_figures, write_results
+from fake_results import seal_again, small_study, write_figures, write_results
 from safetensors.torch import load_file, save_file
 
 from vimpo.analysis.aggregate import aggregate
@@ -22,7 +22,7 @@ from vimpo.evaluation.lm_eval import evaluate_checkpoint
 from vimpo.probes import probe_run
 from vimpo.report.figures import draw
 from vimpo.report.page import write_report
-from vimpo.storage.files import checksums, read_sealed, write_sealed
+from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.tables import read_table
 from vimpo.training.runs import OUTPUTS, train_cell
 
@@ -51,9 +51,7 @@ def test_a_failed_run_is_evaluated_and_probed_like_any_other(tiny_study, algorit
     folder = train_cell(study, run, quiet=True)
     if broken is not None:
         with_weights(folder / "model", lambda t: torch.full_like(t, broken))
-        manifest = read_sealed(folder / "manifest.json")
-        manifest["outputs"] = checksums(folder, OUTPUTS)
-        write_sealed(folder / "manifest.json", manifest)
+        seal(folder / SUMS, OUTPUTS)
     report = evaluate_checkpoint(
         folder / "model", study, folder / "eval.json", folder / "samples.jsonl.gz", digest="d"
     )
@@ -91,6 +89,7 @@ def failed_study(tmp_path):
         for result in scores["results"]:
             result["value"] = 0.0
         (folder / "eval.json").write_text(json.dumps(scores))
+        seal_again(folder)
     aggregate(study, study.folder / "tables")
     return study
 
@@ -141,6 +140,7 @@ def test_a_gap_before_the_step_of_failure_is_still_missing(failed_study):
     metrics = pd.read_csv(folder / "metrics.csv")
     metrics.loc[4, "reward"] = np.nan
     metrics.to_csv(folder / "metrics.csv", index=False)
+    seal_again(folder)
     aggregate(failed_study, failed_study.folder / "tables")
     assert table(failed_study, "missing")["reason"].tolist() == [
         "not finite: reward at 1 of 12 steps"

@@ -79,17 +79,17 @@ class Run:
         return max((int(n[5:11]) for n in self.names() if n.startswith("step-")), default=0)
 
     def saving(self):
-        """Is a checkpoint half written? Either file lies aside, or the tensors have no JSON."""
+        """Is a checkpoint half written? A file lies aside, or the tensors have no checksums."""
         names = self.names()
         bare = {n for n in names if n.endswith(".safetensors") and n.startswith("step-")}
         return any(n.startswith(".step-") for n in names) or any(
-            n.replace(".safetensors", ".json") not in names for n in bare
+            n.replace(".safetensors", ".sha256") not in names for n in bare
         )
 
     def finishing(self):
         """Are the outputs being written?"""
         names = self.names()
-        return "manifest.json" not in names and not {".model", "metrics.csv"}.isdisjoint(names)
+        return "SHA256SUMS" not in names and not {".model", "metrics.csv"}.isdisjoint(names)
 
 
 def when(process, condition):
@@ -129,7 +129,7 @@ def check_damage_free(run, algorithm, expected):
     """Finish what was killed, and compare."""
     train_cell(run.study, cell(algorithm), quiet=True)
     assert outcome(run.folder) == expected
-    left = ["config.yaml", "manifest.json", "metrics.csv", "model", "timing.csv"]
+    left = ["SHA256SUMS", "config.yaml", "manifest.json", "metrics.csv", "model", "timing.csv"]
     assert sorted(p.name for p in run.folder.iterdir()) == left
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vimpo.config import Cell, CellConfig, ConfigError, cell_digest, load_study
-from vimpo.storage.integrity import only_writer
+from vimpo.storage.integrity import only_writer, read_sums
 from vimpo.training.pretrain import Pretrainer
 from vimpo.training.runs import is_complete, pretrain_base, train_cell
 from vimpo.training.trainer import Trainer
@@ -104,6 +104,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(tiny_study
     if algorithm == "ppo":
         assert "model/critic/critic.safetensors" in found
     assert sorted(p.name for p in folder.iterdir()) == [
+        "SHA256SUMS",
         "config.yaml",
         "manifest.json",
         "metrics.csv",
@@ -262,8 +263,8 @@ def test_manifest_tells_digest_parameters_cost_and_checksums(
     assert manifest["versions"]["torch"].startswith("2.13.0")
     assert len(manifest["git_commit"].removesuffix("-dirty")) == 40
     assert manifest["hardware"]["threads"] == 1
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"]
-    assert manifest["outputs"] == {
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS"]
+    assert read_sums(folder / "SHA256SUMS") == {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
     }
 

@@ -37,11 +37,14 @@ from vimpo.analysis.summaries import (
 )
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.models.memory import projection
+from vimpo.storage.archive import FILES as ARCHIVE_FILES
 from vimpo.storage.archive import FOLDER as ARCHIVE
 from vimpo.storage.archive import write_archive
 from vimpo.storage.columns import COLUMNS
 from vimpo.storage.continued import taken_over
+from vimpo.storage.integrity import SUMS, sealing
 from vimpo.storage.manifests import BASE_WEIGHTS, weights, write_manifests
+from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.tables import BASE, WHOLE, read_table, section_digests, write_tables
 
 STEP_PHASES = ("rollout_s", "reference_s", "critic_s", "update_s", "total_s")
@@ -102,7 +105,7 @@ class Collection:
         taken = self.taken.manifests.get(cell.name)
         try:
             manifest = taken or read_manifest(folder, self.study.cell_digest(cell), cell.name)
-            metrics = None if taken else read_csv(folder / "metrics.csv", manifest)
+            metrics = None if taken else read_csv(folder / "metrics.csv")
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
             return
@@ -181,7 +184,7 @@ class Collection:
         """Manifest fields, medians of the step timings, and the rates that follow from them."""
         costs: list[tuple[str, str, float]] = [
             (f"step_{phase.removesuffix('_s')}", "s", median)
-            for phase, median in self._step_medians(folder, key, manifest).items()
+            for phase, median in self._step_medians(folder, key).items()
         ]
         step = dict((name, value) for name, _, value in costs).get("step_total", math.nan)
         if metrics is not None and step > 0:
@@ -205,11 +208,11 @@ class Collection:
             if is_finite(value)
         ]
 
-    def _step_medians(self, folder: Path | None, key: dict, manifest: dict) -> dict[str, float]:
+    def _step_medians(self, folder: Path | None, key: dict) -> dict[str, float]:
         if folder is None:
             return {}
         try:
-            timing = read_csv(folder / "timing.csv", manifest)
+            timing = read_csv(folder / "timing.csv")
         except IncompleteError as reason:
             name = Cell(key["algorithm"], key["size"], key["noise"], key["seed"]).name
             self.missing(name, "timing", reason)
@@ -260,14 +263,13 @@ def aggregate(study: Study, output: Path) -> None:
         for path in map(Path, study.sweeps)
         for row in read_table(path.parent, "sweeps", path.name).to_dict("records")
     ]
-    tables["provenance"] = [
-        *collection.provenance(),
-        *_digests(study),
-        *write_archive(Path(output) / ARCHIVE, tables),
-        *write_manifests(Path(output) / ARCHIVE, collection.manifests),
-    ]
-    tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
-    write_tables(Path(output), tables)
+    tables["provenance"] = [*collection.provenance(), *_digests(study)]
+    single_runs = [f"{ARCHIVE}/{name}" for name in (*ARCHIVE_FILES, MANIFESTS)]
+    with sealing(Path(output) / SUMS, [*(f"{name}.csv" for name in COLUMNS), *single_runs]):
+        write_archive(Path(output) / ARCHIVE, tables)
+        write_manifests(Path(output) / ARCHIVE, collection.manifests)
+        tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
+        write_tables(Path(output), tables)
 
 
 def _digests(study: Study) -> list[dict]:

@@ -1,10 +1,10 @@
-"""Two results of one study held against each other: is a re-run what was published?
+"""Compares two results of one study: is a re-run what was published?
 
-A side is a results folder (its tables, or its runs where they were not aggregated) or a published
-one, with rows of single runs in cells/ or, from before there were any, with means alone. Cells that
-both have, and that were made by one configuration, are compared: to the last digit, and by the
-yardsticks of agreement.py. Timings and memory belong to the machine and are reported apart,
-as is the precision probe, which measures the machine's arithmetic.
+A side is a results folder (its tables, or its runs if they were not aggregated) or a published one,
+with rows of single runs in cells/ or, as results/published/quick, with means alone. Cells that both
+sides have, made by the same configuration, are compared: to the last digit, and by the yardsticks
+of agreement.py. Timings and memory depend on the machine and are reported apart, as is the
+precision probe, which measures the machine's arithmetic.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from vimpo.config import (
 from vimpo.storage.archive import FOLDER as CELLS
 from vimpo.storage.archive import archived_frames
 from vimpo.storage.columns import PROBED
+from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.manifests import checksums, read_manifests
 from vimpo.storage.tables import BASE, MEAN, WHOLE, check_tables, read_tables
 
@@ -46,7 +47,7 @@ TABLES = (
 )
 SINGLE_RUNS = ("curves", "probes", "cost")
 MACHINE_COSTS = ("step_total", "peak_memory_mb")
-# What of each table is one number: its key, and where it stands.
+# The numbers of each table: what identifies one, and the column that holds it.
 KEYS = {
     "accuracy": ([*GROUP, "seed", "benchmark", "metric"], "value"),
     "curves": ([*GROUP, "seed", "step", "metric"], "value"),
@@ -58,7 +59,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is said of two sides."""
+    """Everything that is known of two sides."""
 
     rows: pd.DataFrame
     digits: dict[str, tuple[int, int]]
@@ -78,7 +79,7 @@ class Comparison:
 def read_side(path: str | Path, config: Path | None = None) -> Side:
     """Read a results folder, a published one, or a folder of tables.
 
-    config: the study's file, where the folder holds none. Raises ConfigError.
+    config: the study's file, if the folder holds none. Raises ConfigError.
     """
     folder = Path(path)
     tables = next((t for t in (folder / "tables", folder) if (t / "provenance.csv").exists()), None)
@@ -86,13 +87,14 @@ def read_side(path: str | Path, config: Path | None = None) -> Side:
     file = home / "config.yaml" if (home / "config.yaml").is_file() else config
     if (tables is None and not (folder / "runs").is_dir()) or file is None:
         raise ConfigError(
-            f"compare: '{folder}' is no results folder (config.yaml with tables/ or runs/); "
+            f"compare: '{folder}' is not a results folder (config.yaml with tables/ or runs/); "
             "allowed: results/<study>, results/published/<study>, or --config for a folder of runs"
         )
     study = load_study(file)
     here = study.model_copy(update={"results": str(home.parent), "study": home.name})
     if tables is not None:
-        manifests = read_manifests(home) or read_manifests(tables / CELLS)
+        places = [place for place in (home, tables / CELLS) if (place / MANIFESTS).is_file()]
+        manifests = read_manifests(places[0]) if places else {}
         return Side(folder, study, _checked(study, tables, file), "tables", manifests)
     from vimpo.analysis.aggregate import aggregate
 
@@ -114,7 +116,7 @@ def _checked(study: Study, folder: Path, file: Path | None) -> dict[str, pd.Data
 
 
 def shared_cells(a: Side, b: Side) -> list[Cell]:
-    """Cells that both sides have, in the order of A's grid. Raises ConfigError where none is."""
+    """Cells that both sides have, in the order of A's grid. Raises ConfigError if there is none."""
     mine, other = a.seeds, b.seeds
 
     def done(cell: Cell, seeds: dict) -> bool:
@@ -128,7 +130,7 @@ def shared_cells(a: Side, b: Side) -> list[Cell]:
 
 
 def check_configurations(a: Study, b: Study, cells: Iterable[Cell]) -> list[str]:
-    """Differences that do not forbid a comparison: of the machine, and of probes.
+    """Differences that do not rule out a comparison: those of the machine.
 
     Raises ConfigError that names every setting of training or evaluation that differs.
     """
@@ -152,7 +154,7 @@ def check_configurations(a: Study, b: Study, cells: Iterable[Cell]) -> list[str]
 
 
 def _settings(study: Study, cell: Cell) -> tuple[dict, dict]:
-    """What a cell's result depends on, and on which kind of machine it was made."""
+    """What a cell's result depends on, and the kind of machine it was made on."""
     config = study.cell_config(cell).model_dump(mode="json")
     machine = {k: v for k, v in config.pop("runtime").items() if k not in PLACEMENT}
     config["model"] = {k: v for k, v in config["model"].items() if k not in NO_RESULT}
@@ -164,9 +166,9 @@ def _settings(study: Study, cell: Cell) -> tuple[dict, dict]:
 
 
 def equal_digits(a: Side, b: Side, cells: list[Cell], probes: bool) -> dict[str, tuple[int, int]]:
-    """Of each table that both have: how many numbers, and how many of them are unequal.
+    """For each table that both have: how many numbers there are, and how many are unequal.
 
-    Means over seeds are comparable where both sides have the same seeds.
+    Means over seeds are comparable if both sides have the same seeds.
     """
     groups = {(BASE, c.size, "0"): {-1.0} for c in cells}
     for cell in cells:
@@ -179,7 +181,7 @@ def equal_digits(a: Side, b: Side, cells: list[Cell], probes: bool) -> dict[str,
         if not both or ("prob" in name and not probes):
             continue
         if raw != name and raw in a.tables and raw in b.tables:
-            continue  # the single cells say it already
+            continue  # the single runs show it already
         sides = [_of_groups(f, groups if raw == name else whole) for f in _alike(name, a, b)]
         columns = [*key, value]
         x, y = (
@@ -198,7 +200,7 @@ def equal_digits(a: Side, b: Side, cells: list[Cell], probes: bool) -> dict[str,
 
 
 def equal_files(a: Side, b: Side, cells: list[Cell]) -> dict[str, tuple[int, int]]:
-    """Of weights and metrics that both sides have checksums of: how many, and how many differ."""
+    """For weights and metrics with checksums on both sides: how many, and how many differ."""
     names = [*(f"{BASE}/{size}" for size in {c.size for c in cells}), *(c.name for c in cells)]
     sides = [
         {
@@ -214,7 +216,7 @@ def equal_files(a: Side, b: Side, cells: list[Cell]) -> dict[str, tuple[int, int
 
 
 def _alike(name: str, a: Side, b: Side) -> list[pd.DataFrame]:
-    """A table of both sides; of probes, CSV has whole responses alone, and cells/ all positions."""
+    """A table of both sides; for probes, CSV has whole responses alone, cells/ all positions."""
     frames = [side.tables[name] for side in (a, b)]
     if name == "probes" and any(set(frame["position"]) == {WHOLE} for frame in frames):
         return [frame[frame["position"] == WHOLE] for frame in frames]
@@ -230,12 +232,12 @@ def _of_groups(frame: pd.DataFrame, groups: Iterable[tuple]) -> pd.DataFrame:
 
 
 def compare(a: Side, b: Side) -> Comparison:
-    """Compare B with A. Raises ConfigError for two configurations, or no cell in common."""
+    """Compare B with A. Raises ConfigError for different configurations, or no cell in common."""
     cells = shared_cells(a, b)
     notes = check_configurations(a.study, b.study, cells)
     probes = _probed_alike(a.study, b.study, cells)
     if not probes:
-        notes.append("probes: of other settings, not compared")
+        notes.append("probes: other settings, not compared")
     left_out = [
         f"{len(set(s.study.cells()) - set(cells))} only in {n}" for n, s in (("A", a), ("B", b))
     ]
@@ -265,7 +267,7 @@ def _agreement(rows: pd.DataFrame) -> Agreement:
 
 
 def machine_rows(a: Side, b: Side, cells: list[Cell]) -> list[dict]:
-    """What belongs to the machine: hardware and versions that differ, step time and memory."""
+    """What depends on the machine: hardware and versions that differ, step time and memory."""
     facts = [s.tables["provenance"].groupby("item")["value"].agg(" | ".join) for s in (a, b)]
     items = [i for i in facts[0].index.union(facts[1].index) if not i.startswith(_OWN)]
     rows = [{"item": i, "a": facts[0].get(i, ""), "b": facts[1].get(i, "")} for i in items]
@@ -279,10 +281,10 @@ def machine_rows(a: Side, b: Side, cells: list[Cell]) -> list[dict]:
 
 
 def _medians(side: Side) -> pd.Series:
-    """Median over the runs of an algorithm at a size; their mean where it was published alone."""
+    """Median over the runs of an algorithm at a size; their mean if only that was published."""
     name, value = ("cost", "value") if "cost" in side.tables else ("cost_summary", "mean")
     frame = side.tables.get(name, pd.DataFrame(columns=["algorithm", "size", "metric", value]))
     return frame.groupby(["algorithm", "size", "metric"])[value].median()
 
 
-_OWN = ("configuration.", "study.", "table.", "cells.")
+_OWN = ("configuration.", "study.")

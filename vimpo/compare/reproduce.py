@@ -1,7 +1,7 @@
-"""Cells of a finished study trained again on this machine, and compared with what they were.
+"""Trains cells of a finished study again on this machine, and compares them with the originals.
 
-Everything is made anew, base policies too, in a folder of its own: <folder>/<study>. An interrupted
-reproduction goes on where it stopped; one that reached its verdict begins again.
+Everything is made again, base policies too, in <folder>/<study>. An interrupted reproduction
+resumes where it stopped; one that reached its verdict starts over.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from vimpo.compare.text import describe, write_comparison
 from vimpo.config import Cell, ConfigError, GridBlock, Noise, Study, dump_yaml
 from vimpo.planning.preflight import check_before_running
 from vimpo.storage.files import write_atomic
+from vimpo.storage.integrity import beside
 
 FOLDER = Path("results/reproduced")
 
 
 def reproduce(reference: Path, folder: Path = FOLDER, cells: Sequence[str] | None = None) -> int:
-    """Train, evaluate and probe `cells` (default: all), print the comparison; its exit code.
+    """Train, evaluate and probe `cells` (default: all), print the comparison; return its exit code.
 
-    Raises ConfigError for a reference that cannot be read, and cells that it does not have.
+    Raises ConfigError for a reference that cannot be read, and for cells that it does not have.
     """
     a = read_side(reference)
     study = chosen(a.study, cells).model_copy(update={"results": str(folder), "continues": None})
@@ -41,12 +42,12 @@ def reproduce(reference: Path, folder: Path = FOLDER, cells: Sequence[str] | Non
 
 
 def chosen(study: Study, names: Sequence[str] | None) -> Study:
-    """The study with a grid of the named cells alone. Raises ConfigError for one it has not."""
+    """The study with a grid of the named cells alone. Raises ConfigError for an unknown cell."""
     known = {cell.name: cell for cell in study.cells()}
     if unknown := [name for name in names or () if name not in known]:
         example = next(iter(known))
         raise ConfigError(
-            f"cells: '{unknown[0]}' is none of study '{study.study}'; allowed: such as {example}"
+            f"cells: '{unknown[0]}' is not in study '{study.study}'; allowed: such as {example}"
         )
     grid = [_block(known[name]) for name in names or known]
     return study.model_copy(update={"grid": grid})
@@ -62,8 +63,8 @@ def _block(cell: Cell) -> GridBlock:
 
 
 def _run(study: Study) -> None:
-    """All stages of a study one after the other; what is there is kept."""
-    os.environ["TQDM_DISABLE"] = "1"  # counts where it precedes the imports
+    """All stages of a study, one after the other; finished ones are kept."""
+    os.environ["TQDM_DISABLE"] = "1"  # has to precede the imports
     from vimpo.evaluation.lm_eval import evaluate_checkpoint
     from vimpo.planning.preflight import check_inputs
     from vimpo.probes import probe_run
@@ -73,9 +74,10 @@ def _run(study: Study) -> None:
     folders = [pretrain_base(study, size, quiet=True) for size in study.used_sizes()]
     for cell in study.cells():
         folders.append(train_cell(study, cell, quiet=True))
-        if not (folders[-1] / "probes.parquet").exists():
-            probe_run(study, cell, folders[-1] / "probes.parquet")
+        probes = folders[-1] / "probes.parquet"
+        if not beside(probes).exists():
+            probe_run(study, cell, probes)
     for folder in folders:
-        if not (folder / "eval.json").exists():
+        if not beside(folder / "eval.json").exists():
             files = (folder / "model", study, folder / "eval.json", folder / "samples.jsonl.gz")
             evaluate_checkpoint(*files, digest=study.evaluation_digest())

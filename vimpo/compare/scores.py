@@ -1,7 +1,7 @@
-"""The numbers of two results, paired, and what difference each yardstick makes of a pair.
+"""The numbers of two results, paired, and the difference of each pair in yardsticks.
 
-A score is a number of one run where a results folder has single runs, and a mean over seeds where
-only summaries were published (their intervals then tell the spread). agreement.py judges.
+A score is a number of one run if a side has single runs, and a mean over seeds if only summaries
+were published (their intervals then give the spread). agreement.py judges.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROW = [
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two results: its study, its tables, what was read, and manifests by run."""
+    """One of the two results; source: whether `tables` or `runs` were read; manifests by run."""
 
     path: Path
     study: Study
@@ -48,7 +48,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Score:
-    """A number of one run (n = 1), or the mean of n; `sd` between them, where it is known."""
+    """A number of one run (n = 1), or the mean of n; `sd` between them, if known."""
 
     value: float
     stderr: float = NAN
@@ -89,7 +89,7 @@ def _accuracies(side: Side, found: dict) -> None:
 
 
 def _curves(side: Side, found: dict) -> None:
-    """Values at the last step, smoothed as figures show them."""
+    """Values at the last step, smoothed as in the figures."""
     for metric in SUMMARISED_CURVES:
         number = f"final {metric}"
         if "curves" in side.tables:
@@ -134,15 +134,15 @@ def _add_means(side: Side, frame: pd.DataFrame, kind: str, names: list[str], fou
         score = _of_interval(row, side.study.probes.problems - 1)
         alone = score.n == 1 and len(seeds.get(group, ())) == 1
         seed = next(iter(seeds[group])) if alone else None
-        # what was read of the run itself knows more
+        # a score from the run itself says more
         found.setdefault((kind, name, *group), {}).setdefault(seed, score)
 
 
 def _of_interval(row: object, df: float) -> Score:
-    """Mean, and the standard deviation or standard error that its interval was made of.
+    """Mean, and the standard deviation or standard error that its interval was computed from.
 
-    Intervals are cut at the bounds of the quantity, and the longer half is the whole one; of an
-    interval that is cut at both ends nothing is known.
+    Intervals are cut at the bounds of the quantity, and the longer half is the uncut one; an
+    interval that is cut at both ends gives no spread.
     """
     n, half = int(row.n), max(row.mean - row.low, row.high - row.mean)
     if row.low in (-1, 0) and row.high == 1:
@@ -156,9 +156,9 @@ def _of_interval(row: object, df: float) -> Score:
 
 
 def compare_scores(a: Side, b: Side, cells: list[Cell], probes: bool) -> pd.DataFrame:
-    """A row a number and shared cell: both values, whether equal, and b by A's yardstick.
+    """One row per number and shared cell: both values, whether equal, and b by A's yardstick.
 
-    Where A has means over seeds alone, a row a group: b is then the mean of B's seeds.
+    If A has means over seeds alone, one row per group: b is then the mean of B's seeds.
     """
     mine, theirs = scores(a, probes), scores(b, probes)
     spreads = _pooled_spreads(mine)
@@ -185,7 +185,7 @@ def compare_scores(a: Side, b: Side, cells: list[Cell], probes: bool) -> pd.Data
 
 
 def _row(a: Score, b: Score, spread: Spread, comparable: bool) -> dict:
-    """Values, equality where the two are of the same runs, and the judgement."""
+    """Values, whether they are equal if both come from the same runs, and the judgement."""
     both = math.isnan(a.value) and math.isnan(b.value)
     equal = comparable and (a.value == b.value or both)
     found = difference(a.value, b.value, spread, (a.stderr, b.stderr), a.df, a.n, b.n)
@@ -211,7 +211,7 @@ def _pooled_spreads(found: dict) -> dict[tuple, Spread]:
 
 
 def _sd(by_seed: dict[float | None, Score]) -> tuple[float, int]:
-    """Standard deviation between the runs of a group, and how many they are."""
+    """Standard deviation between the runs of a group, and their number."""
     values = [score.value for seed, score in by_seed.items() if seed is not None]
     if values:
         return (float(np.std(values, ddof=1)) if len(values) > 1 else NAN), len(values)
@@ -219,7 +219,7 @@ def _sd(by_seed: dict[float | None, Score]) -> tuple[float, int]:
 
 
 def _mean(by_seed: dict[float | None, Score]) -> Score:
-    """Over seeds: as the tables have it, where they do, so that its digits can be compared."""
+    """Over seeds: from the tables if they have it, so that its digits can be compared."""
     runs = [score for seed, score in by_seed.items() if seed is not None]
     if not runs:
         return by_seed[None]

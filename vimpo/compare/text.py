@@ -18,7 +18,7 @@ JUDGEMENTS = ("equal", "inside", "outside", "no yardstick")
 
 
 def describe(a: Side, b: Side, found: Comparison) -> str:
-    """A line a group, then digits, machine and verdict."""
+    """One line per group, then digits, machine and verdict."""
     lines = [f"A  {a.path} ({a.source})", f"B  {b.path} ({b.source})", *found.notes, ""]
     lines += _columns(_table(found.rows))
     lines += ["", "to the last digit:"]
@@ -27,7 +27,7 @@ def describe(a: Side, b: Side, found: Comparison) -> str:
         for name, (count, unequal) in found.digits.items()
     ]
     if found.machine:
-        lines += ["", "of the machine, not judged:"]
+        lines += ["", "the machine, not judged:"]
         lines += [f"  {row['item']}: {row['a']} | {row['b']}" for row in found.machine]
     return "\n".join([*lines, "", f"verdict: {found.verdict} ({_reason(found)})"])
 
@@ -57,25 +57,25 @@ def _columns(table: list[list[str]]) -> list[str]:
 def _reason(found: Comparison) -> str:
     if found.verdict == "byte-equal":
         means = found.rows["judgement"].isin(["inside", "outside"]).sum()
-        rest = f"; {means} more have no like on the other side, and none is far off"
+        rest = f"; {means} more have no exact counterpart, and none of them is far off"
         return "every number that both sides have" + (rest if means else "")
     result = found.agreement
-    share = f"{result.outside} of {result.headlines} cells are outside their 95 % interval in mean"
-    share += f" sampled accuracy, chance allows {result.allowed}"
-    far = f"smallest p of a policy {result.p_largest:.2g} by Holm"
+    share = f"mean sampled accuracy: {result.outside} of {result.headlines} cells are outside their"
+    share += f" 95 % interval, chance allows {result.allowed}"
+    far = f"smallest p of any policy, by Holm: {result.p_largest:.2g}"
     if result.largest and result.p_largest < 1:
-        far += f", {'/'.join(map(str, result.largest))}"
-    return f"{share}; {far}; p = {result.p:.2g} against {ALARM:g}"
+        far += f" ({'/'.join(map(str, result.largest))})"
+    return f"{share}; {far}; overall p = {result.p:.2g}, threshold {ALARM:g}"
 
 
 def check_output(path: str) -> None:
-    """Raises ConfigError for a name that says neither CSV nor JSON."""
+    """Raise ConfigError for a name that ends in neither .csv nor .json."""
     if Path(path).suffix not in (".csv", ".json"):
         raise ConfigError(f"output: '{path}' is not allowed; allowed: a name in .csv or .json")
 
 
 def write_comparison(a: Side, b: Side, found: Comparison, path: Path) -> None:
-    """Rows as CSV, or everything as JSON, by the suffix."""
+    """Rows as CSV, or everything as JSON, depending on the suffix."""
     if path.suffix == ".csv":
         write_atomic(path, found.rows.to_csv(index=False, lineterminator="\n"))
         return

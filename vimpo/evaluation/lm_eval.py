@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
 from vimpo.evaluation.benchmarks import BenchmarkTask, benchmark_task, needs_hub
-from vimpo.storage.files import remove_leftovers, sha256, write_atomic, write_sealed
+from vimpo.storage.files import remove_leftovers, write_atomic, write_json
+from vimpo.storage.integrity import beside, sealing
 from vimpo.training.telemetry import versions
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def evaluate_checkpoint(
     `stderr` over problems (null for a single problem), `problems`, and `samples`, the responses per
     problem; in the stock style also `stock_metric`, `stock_value` and `stock_stderr`, lm-eval's own
     score of the same responses. `results` and `samples` repeat byte for byte on the CPU, and those
-    of one benchmark do not depend on which others are evaluated. `output` is written last and holds
-    the checksum of `samples`.
+    of one benchmark do not depend on which others are asked for. Both files lie in one
+    folder, with their checksums in eval.sha256.
 
     Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder without
     a model, and for a model whose positions do not fit the longest prompt and its response.
@@ -71,11 +72,11 @@ def evaluate_checkpoint(
         "seconds": round(time.perf_counter() - started, 3),
     }
     lines = "".join(json.dumps(log) + "\n" for log in logs)
-    for path in (samples, output):
-        remove_leftovers(path.parent, path.name)
-    write_atomic(samples, gzip.compress(lines.encode(), mtime=0))
-    report["samples"] = {samples.name: sha256(samples)}
-    write_sealed(output, report)
+    sums = beside(output)
+    remove_leftovers(output.parent, samples.name, output.name, sums.name)
+    with sealing(sums, [samples.name, output.name]):
+        write_atomic(samples, gzip.compress(lines.encode(), mtime=0))
+        write_json(output, report)
     return report
 
 

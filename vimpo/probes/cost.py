@@ -22,8 +22,8 @@ from pathlib import Path
 
 from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.models import memory
-from vimpo.storage.files import write_sealed_rows
-from vimpo.storage.integrity import check_model
+from vimpo.storage.files import write_rows
+from vimpo.storage.integrity import beside, check_model, sealing
 from vimpo.training.launch import launch_command, launch_environment
 from vimpo.training.telemetry import peak_bytes
 
@@ -136,7 +136,7 @@ def compare_costs(
     median over the steps of a process), `memory_peak`, `memory_floor`, `memory_above_floor`,
     `optimizer` (bytes), `parameters`, `parameters_resident`, `parameters_trainable`. kind `model`
     (round 0; vimpo/models/memory.py): `memory_<network>_<part>`, `memory_above_floor` and
-    `memory_ratio_to_ppo`; not for models with a `path`. The first row is the checksum of the rest.
+    `memory_ratio_to_ppo`; not for models with a `path`.
 
     Raises ConfigError for an unknown algorithm, a missing base policy and too few GPUs before
     anything runs, and RuntimeError with the last words of a measurement that failed.
@@ -155,7 +155,8 @@ def compare_costs(
             rows += _measured_rows(_in_fresh_process(study, algorithm, size, steps), turn)
     if not study.sizes[size].path:
         rows += _model_rows(study, size, algorithms)
-    write_sealed_rows(output, rows, COLUMNS)
+    with sealing(beside(output), [output.name]):
+        write_rows(output, rows, COLUMNS)
     return rows
 
 

@@ -17,7 +17,7 @@ from vimpo.probes.precision import precision_probe
 from vimpo.probes.subject import Subject
 from vimpo.probes.value import measure_prefixes, prefix_table, value_rows
 from vimpo.storage.files import remove_leftovers, write_atomic
-from vimpo.storage.integrity import check_model
+from vimpo.storage.integrity import beside, check_model, sealing
 
 PREFIXES = "prefixes.parquet"
 TYPES = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
@@ -27,7 +27,7 @@ def probe_cell(study: Study, cell: Cell, output: Path) -> None:
     """See :func:`vimpo.probes.probe_run`."""
     for folder in (study.run_folder(cell), study.base_folder(cell.size)):
         check_model(folder)
-    remove_leftovers(output.parent, output.name, PREFIXES)
+    remove_leftovers(output.parent, output.name, PREFIXES, beside(output).name)
     set_up_torch(study.runtime)
     subject = Subject.load(study, cell)
     prefixes = measure_prefixes(subject)
@@ -38,16 +38,14 @@ def probe_cell(study: Study, cell: Cell, output: Path) -> None:
     digest = study.probe_digest(cell)
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     schema = pa.schema([(name, TYPES.get(name, pa.string())) for name in COLUMNS])
-    write_parquet(output.with_name(PREFIXES), pa.table(prefix_table(prefixes)), digest)
-    write_parquet(output, pa.table(columns, schema=schema), digest)
+    with sealing(beside(output), [PREFIXES, output.name]):
+        write_parquet(output.with_name(PREFIXES), pa.table(prefix_table(prefixes)), digest)
+        write_parquet(output, pa.table(columns, schema=schema), digest)
 
 
 def write_parquet(path: Path, table: pa.Table, digest: str) -> None:
-    """Atomic; the digest of what the table depends on goes into its schema's metadata.
-
-    Checksums of its pages are off by default, and readers that do not ask for them see the same.
-    """
+    """Atomic; the digest of what the table depends on goes into its schema's metadata."""
     buffer = io.BytesIO()
     table = table.replace_schema_metadata({"digest": digest})
-    pq.write_table(table, buffer, write_page_checksum=True)
+    pq.write_table(table, buffer)
     write_atomic(path, buffer.getvalue())

@@ -2,7 +2,7 @@
 tables, and rows of single runs.
 
 Figures and report are made from configuration and tables alone, without runs, models or torch, on
-any machine; other analyses and further sittings of the study start from the rows in cells/:
+any machine; other analyses, and a continuation of the study, start from the rows in cells/:
 
     python -m vimpo publish --config FILE     copy configuration, manifests and tables there
     snakemake --cores 1 figures               draw every published study again, and rewrite the
@@ -19,10 +19,11 @@ from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.report.figures import draw
 from vimpo.report.page import write_report
 from vimpo.report.readme import write_readme
+from vimpo.storage.archive import FILES, check_archive
 from vimpo.storage.archive import FOLDER as CELLS
-from vimpo.storage.archive import check_archive
-from vimpo.storage.columns import ARCHIVED, PUBLISHED_TABLES
+from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
+from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.manifests import check_manifests
 from vimpo.storage.tables import check_tables, read_tables
@@ -38,10 +39,10 @@ def publish(
 ) -> Path:
     """Copy configuration, manifests and tables of a study, finished or in part, to `folder`.
 
-    names: PUBLISHED_TABLES, of which figures and reports are made, and rows of single runs beside
-    them; or CELL_TABLES, which hold such rows themselves. What was there before is replaced as a
-    whole. Raises ConfigError, and writes nothing, where there are no tables or where they are not
-    of this configuration, or damaged.
+    names: PUBLISHED_TABLES, which figures and reports are made from, with the rows of single runs
+    in cells/; or CELL_TABLES, which hold such rows themselves. The folder is replaced as a whole.
+    Raises ConfigError, and writes nothing, if the tables are missing, damaged or of another
+    configuration.
     """
     candidates = [study.folder / "tables", study.folder / "partial" / "tables"]
     tables = next((t for t in candidates if (t / "provenance.csv").is_file()), None)
@@ -50,22 +51,23 @@ def publish(
             f"publish: '{study.folder}' has no tables; allowed: a study that is finished, or one "
             "whose tables `summarize` made of what is there"
         )
-    frames = read_tables(tables, PUBLISHED_TABLES)
+    frames = read_tables(tables, (*PUBLISHED_TABLES, *names))
     check_tables(study, frames, config)
-    check_archive(tables / CELLS, frames["provenance"])
-    check_manifests(tables / CELLS, frames["provenance"])
+    check_archive(tables / CELLS)
+    check_manifests(tables / CELLS)
     target = folder / study.study
     aside = folder / f".{study.study}.new"
     shutil.rmtree(aside, ignore_errors=True)
     for name in names:
         write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
-    for name in ARCHIVED if "curves" not in names else ():
-        file = f"{CELLS}/{name}.parquet"
+    for name in FILES if "curves" not in names else ():
+        file = f"{CELLS}/{name}"
         write_atomic(aside / file, (tables / file).read_bytes())
     write_atomic(aside / MANIFESTS, (tables / CELLS / MANIFESTS).read_bytes())
-    # where the runs lay, and which were taken over, is nobody's business elsewhere
+    # where the runs lay, and which were taken over, means nothing elsewhere
     here = study.model_copy(update={"results": "results", "continues": None})
     write_atomic(aside / "config.yaml", dump_yaml(here))
+    seal(aside / SUMS, ["."])
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target
@@ -80,7 +82,7 @@ def draw_published(folder: Path = FOLDER) -> list[Path]:
     """Draw figures and write the report of every published study; returns what was written.
 
     The README and docs/ above `folder`, if there are any, are brought up to date.
-    Raises ConfigError where there is none, or where tables and configuration do not agree.
+    Raises ConfigError if there is no study, or if tables and configuration do not agree.
     """
     folder = Path(folder)
     if not (studies := published(folder)):

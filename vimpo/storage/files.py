@@ -1,4 +1,4 @@
-"""What a job leaves behind: atomic files, tables of rows, and the manifest with its provenance."""
+"""Writing to the disk: atomic files, rows as CSV, checksums, and one error if it is full."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from pathlib import Path
 from vimpo.errors import DiskFullError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SEAL = "checksum"
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Did a write that found no room cause this error? Libraries in Rust only say so in words."""
+    """Was a full disk the cause of this error? Libraries in Rust only say so in words."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
@@ -33,7 +32,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def room_for(folder: Path | None = None) -> Iterator[None]:
-    """Raise DiskFullError, which names `folder` where it is known, where a write finds no room."""
+    """Raise DiskFullError, which names `folder` if known, if a write finds no room."""
     try:
         yield
     except Exception as error:
@@ -42,12 +41,12 @@ def room_for(folder: Path | None = None) -> Iterator[None]:
         place = f"in '{folder}'" if folder else f"({error})"
         raise DiskFullError(
             f"no room left to write {place}; what was finished or saved before is intact: "
-            "make room, and the same command goes on from there"
+            "make room, and the same command resumes from there"
         ) from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write beside, sync, rename: a reader sees the old file or the whole new one.
+    """Write aside, sync, rename: a reader sees the old file or the complete new one.
 
     The folder is synced too, or a power cut could undo the rename. Raises DiskFullError.
     """
@@ -67,7 +66,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """A folder and those above it, whose names are brought to the disk."""
+    """Make a folder and those above it, and sync their names to the disk."""
     new = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in new:
@@ -75,7 +74,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk; some file systems sync no folders."""
+    """Sync a file, or the names in a folder, to the disk; some file systems sync no folders."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,7 +86,7 @@ def sync(path: Path) -> None:
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Rename a folder that others wrote, where `target` was, once all of it is on the disk."""
+    """Replace `target` by a folder that others wrote, once all of it is on the disk."""
     for path in sorted(source.rglob("*")):
         sync(path)
     sync(source)
@@ -97,7 +96,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:
-    """Remove what killed processes left of :func:`write_atomic`, of these files or of all.
+    """Remove what killed processes left of :func:`write_atomic`, for these files or for all.
 
     Only for a folder, or files, that no other process writes.
     """
@@ -111,74 +110,18 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_sealed(path: Path, value: dict) -> None:
-    """JSON that ends with the checksum of all the rest."""
-    write_json(path, value | {SEAL: _seal(value)})
-
-
-def read_sealed(path: Path) -> dict:
-    """What :func:`write_sealed` wrote. A file from before there were seals has none to fit.
-
-    Raises OSError where there is no file, ValueError for another content than was written.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError("not valid JSON: no object")
-    seal = value.pop(SEAL, None)
-    if seal is not None and seal != _seal(value):
-        raise ValueError("not what was written: its checksum differs")
-    return value
-
-
-def _seal(value: dict) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
 def write_rows(path: Path, rows: list[Mapping[str, object]], columns: list[str]) -> None:
-    """CSV with the first row's columns (`columns` where there is none).
+    """CSV with the first row's columns, or `columns` if there are no rows.
 
     Floats are written by repr, so that equal numbers give equal bytes.
     """
-    write_atomic(path, _csv(rows, columns))
-
-
-def write_sealed_rows(path: Path, rows: list[Mapping[str, object]], columns: list[str]) -> None:
-    """The same, and a first row with the checksum of all the rest: a cut leaves it standing."""
-    head, *rest = _csv(rows, columns).splitlines(keepends=True)
-    write_atomic(path, "".join([head, _sealing_row(head, "".join(rest)), *rest]))
-
-
-def read_sealed_rows(path: Path) -> str:
-    """The CSV that :func:`write_sealed_rows` wrote, less its seal; from before there were seals,
-    the whole file. Raises OSError where there is none, ValueError for another than was written.
-    """
-    head, _, rest = path.read_bytes().decode().partition("\n")
-    head += "\n"
-    if not rest.startswith(SEAL):
-        return head + rest
-    first, _, rest = rest.partition("\n")
-    if f"{first}\n" != _sealing_row(head, rest):
-        raise ValueError("not what was written: its checksum differs")
-    return head + rest
-
-
-def _csv(rows: list[Mapping[str, object]], columns: list[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(
         text, fieldnames=list(rows[0]) if rows else columns, lineterminator="\n"
     )
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
-
-
-def _sealing_row(head: str, rest: str) -> str:
-    """As many fields as the header has: `checksum`, the checksum, and empty ones."""
-    digest = hashlib.sha256((head + rest).encode()).hexdigest()
-    return f"{SEAL},{digest}{',' * (head.count(',') - 1)}\n"
+    write_atomic(path, text.getvalue())
 
 
 def sha256(path: Path) -> str:

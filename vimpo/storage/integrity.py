@@ -1,14 +1,87 @@
-"""Are a run's files what it wrote, and is nobody else writing them?"""
+"""Is a file what its stage wrote, and is no other process writing there?
+
+Every stage ends by writing the checksums of its files, in the format of coreutils, so that
+`sha256sum -c SHA256SUMS` checks a folder by hand. Files without checksums are unfinished. No two
+stages share a file of checksums, so jobs that write to one folder need no lock:
+
+    SHA256SUMS                 a run or base policy; tables/ with cells/; a published study
+    eval.sha256                eval.json and samples.jsonl.gz; likewise probes.sha256,
+                               cost/<size>.sha256 and step-<n>.sha256 of a checkpoint
+
+The last line is a comment with the checksum of the lines above: a file of checksums that was cut or
+changed holds none.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vimpo.errors import ConfigError, DamagedError
-from vimpo.storage.files import make_folder, read_sealed, room_for, sha256
+from vimpo.storage.files import checksums, make_folder, room_for, sha256, write_atomic
+
+SUMS = "SHA256SUMS"
+
+
+@contextmanager
+def sealing(sums: Path, parts: Iterable[str]) -> Iterator[None]:
+    """Seal what the body writes. A process killed in the body leaves its files without checksums.
+
+    parts: files, and folders with all they hold, relative to the folder of `sums`.
+    """
+    sums.unlink(missing_ok=True)
+    yield
+    seal(sums, parts)
+
+
+def seal(sums: Path, parts: Iterable[str]) -> None:
+    """Write the checksums of `parts`; see :func:`sealing`."""
+    lines = "".join(f"{value}  {name}\n" for name, value in checksums(sums.parent, parts).items())
+    write_atomic(sums, f"{lines}# {_digest(lines)}\n")
+
+
+def read_sums(sums: Path) -> dict[str, str]:
+    """File -> sha256; empty if there is no such file, or if it is not what was written."""
+    if not sums.is_file():
+        return {}
+    lines, _, own = sums.read_bytes().decode(errors="replace").rpartition("# ")
+    if own != f"{_digest(lines)}\n":
+        return {}
+    pairs = (line.split("  ", 1) for line in lines.split("\n")[:-1])
+    return {name: value for value, name in pairs}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def beside(path: Path) -> Path:
+    """Where the checksums are of a stage whose result is `path`, in a folder with others."""
+    return path.with_suffix(".sha256")
+
+
+def fault_of(path: Path, sums: Path | None = None) -> str | None:
+    """What is wrong with a file; None: nothing.
+
+    sums: by default the SHA256SUMS of the file's folder, or else of the folder above.
+    """
+    if not path.is_file():
+        return "is missing"
+    if sums is None:
+        sums = path.with_name(SUMS)
+        sums = sums if sums.is_file() else path.parent.with_name(SUMS)
+    if read_sums(sums).get(path.relative_to(sums.parent).as_posix()) != sha256(path):
+        return f"is damaged: its checksum is not the one in {sums.name}"
+    return None
+
+
+def check(field: str, path: Path, remedy: str, sums: Path | None = None) -> None:
+    """Raise DamagedError if `path` is missing or not what was written; see :func:`fault_of`."""
+    if fault := fault_of(path, sums):
+        raise DamagedError(f"{field}: '{path}' {fault}; {remedy}")
 
 
 def make_again(folder: Path) -> str:
@@ -19,41 +92,23 @@ def make_again(folder: Path) -> str:
 
 
 def check_model(folder: Path) -> None:
-    """Raise DamagedError where `folder`/model is not what the run of this folder wrote.
+    """Raise DamagedError if `folder`/model or its manifest is not what the run wrote.
 
-    Every file is read whole, once a job, which lasts hours where models are large; the system keeps
-    in memory what the job then loads.
+    Every file is read whole, once per job: jobs on large models last hours, and the system keeps in
+    memory what the job then loads.
     """
-    manifest = folder / "manifest.json"
-    try:
-        outputs = read_sealed(manifest).get("outputs", {})
-    except OSError:
-        fault = "is missing: the run did not end, or the file was removed"
-        raise DamagedError(f"model: '{manifest}' {fault}; {make_again(folder)}") from None
-    except ValueError as error:
-        raise DamagedError(
-            f"model: '{manifest}' is damaged ({error}); {make_again(folder)}"
-        ) from None
-    for name, checksum in outputs.items():
-        if name.startswith("model/") and (fault := fault_of(folder / name, checksum)):
-            raise DamagedError(f"model: '{folder / name}' {fault}; {make_again(folder)}")
-
-
-def fault_of(path: Path, checksum: str | None) -> str | None:
-    """What is wrong with a file that had this checksum when it was written; None: nothing."""
-    if not path.is_file():
-        return "is missing"
-    if checksum is not None and sha256(path) != checksum:
-        return "is not what was written: its checksum differs"
-    return None
+    sums = folder / SUMS
+    models = [name for name in read_sums(sums) if name.startswith("model/")]
+    for name in ("manifest.json", *models):
+        check("model", folder / name, make_again(folder), sums)
 
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a run's folder. Raises ConfigError where another process does.
+    """Hold a run's folder. Raises ConfigError if another process does.
 
-    A killed Snakemake leaves jobs that go on, and its lock can be lost to another study's end. The
-    system lets go of a dead process's lock. A file system that locks no folders refuses nobody.
+    A killed Snakemake leaves jobs that go on, and its lock can be lost when another study ends. The
+    system releases the lock of a dead process. A file system without folder locks refuses nobody.
     """
     import fcntl
 
@@ -67,7 +122,7 @@ def only_writer(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 raise ConfigError(
                     f"results: another process works on '{folder}'; allowed: one at a time; wait "
-                    "for it, or end it: what it saved is gone on from"
+                    "for it, or end it: training resumes from its last save"
                 ) from None
         yield
     finally:

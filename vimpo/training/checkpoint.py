@@ -1,14 +1,15 @@
 """Atomic checkpoints and exact resume.
 
-A checkpoint is `step-N.safetensors` and `step-N.json`. The JSON is written last and holds the
-checksum of the tensors and its own, so a checkpoint without a JSON that fits it does not exist. No
-random state is kept, because every draw is a pure function of (seed, step). The last two are kept.
-Weights that do not train are left out. Tensors are written whole, so that a run may go on with
-another number of processes, or split in another way.
+A checkpoint is `step-N.safetensors` and `step-N.json`. Their checksums in `step-N.sha256` are
+written last, so a checkpoint without them does not exist. No random state is kept, because every
+draw is a pure function of (seed, step). The last two are kept. Weights that do not train are left
+out. Tensors are written whole, so that a run may go on with another number of processes, or split
+in another way.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from vimpo.errors import DamagedError
 from vimpo.models.distributed import Alone, full, part_like
-from vimpo.storage.files import read_sealed, sha256, write_atomic, write_sealed
+from vimpo.storage.files import write_atomic, write_json
+from vimpo.storage.integrity import beside, check, sealing
 
 KEEP = 2
 
@@ -64,14 +67,15 @@ def _tensors(
 
 def _write(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     path = folder / f"step-{step:06d}.safetensors"
-    write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}))
-    record = {"step": step, "sha256": sha256(path), "state": state}
-    write_sealed(path.with_suffix(".json"), record)
-    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
+    record = path.with_suffix(".json")
+    with sealing(beside(path), [path.name, record.name]):
+        write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}))
+        write_json(record, {"step": step, "state": state})
+    for old in sorted(folder.glob("step-*.sha256"))[:-KEEP]:
         old.unlink()
-    for tensors_path in folder.glob("step-*.safetensors"):
-        if not tensors_path.with_suffix(".json").exists():  # dropped, or its process was killed
-            tensors_path.unlink()
+    for file in folder.glob("step-*"):
+        if not beside(file).exists():  # dropped, or its process was killed
+            file.unlink(missing_ok=True)
 
 
 def load_checkpoint(
@@ -83,20 +87,17 @@ def load_checkpoint(
 
     Warns of each damaged one, in whose place the one before it is used.
     """
-    for path in sorted(folder.glob("step-*.json"), reverse=True):
+    for sums in sorted(folder.glob("step-*.sha256"), reverse=True):
+        path, record_path = sums.with_suffix(".safetensors"), sums.with_suffix(".json")
         try:
-            record = read_sealed(path)
-            tensors_path = path.with_suffix(".safetensors")
-            if sha256(tensors_path) != record["sha256"]:
-                raise ValueError(f"{tensors_path.name} is not what was written")
-        except (OSError, ValueError, KeyError) as error:
-            warnings.warn(
-                f"checkpoint: '{path}' is damaged ({error}); going on from the one before, if any",
-                stacklevel=2,
-            )
+            for file in (path, record_path):
+                check("checkpoint", file, "resuming from the one before, if any", sums)
+        except DamagedError as error:
+            warnings.warn(str(error), stacklevel=2)
             continue
-        with safe_open(tensors_path, framework="pt") as tensors:
+        with safe_open(path, framework="pt") as tensors:
             _restore(tensors, modules, optimizers)
+        record = json.loads(record_path.read_text())
         return record["step"], record["state"]
     return None
 

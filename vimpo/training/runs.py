@@ -1,13 +1,14 @@
 """Runs a learner to its end inside a folder: resume, checkpoints, outputs, manifest.
 
 The same few lines carry pretraining and every algorithm. A run's folder holds config.yaml,
-metrics.csv, timing.csv, manifest.json and model/; the manifest is written last, so a folder with a
-manifest is complete. Killed anywhere before that, a run goes on from its last checkpoint and ends
+metrics.csv, timing.csv, manifest.json and model/; SHA256SUMS is written last, so a folder that has
+it is complete. Killed anywhere before that, a run goes on from its last checkpoint and ends
 with the same metrics and weights; SIGTERM and Ctrl-C let it save one first.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -31,18 +32,18 @@ from vimpo.config import (
     TaskConfig,
     dump_yaml,
 )
-from vimpo.errors import DamagedError, StoppedError
+from vimpo.errors import StoppedError
 from vimpo.models.distributed import Alone, check_devices, join
 from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import optimizer_bytes
 from vimpo.storage import files
-from vimpo.storage.integrity import check_model, make_again, only_writer
+from vimpo.storage.integrity import SUMS, check, check_model, make_again, only_writer, sealing
 from vimpo.training import telemetry
 from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
 from vimpo.training.stopping import StopRequest
 
-OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model")
+OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model", "manifest.json")
 
 
 class Learner(Protocol):
@@ -130,18 +131,14 @@ class BaseConfig(Strict):
 def is_complete(folder: Path, digest: str) -> bool:
     """Did a run with this digest end here?
 
-    Raises ConfigError where the folder holds a run of another configuration, DamagedError where
-    its manifest cannot be read.
+    Raises ConfigError if the folder holds a run of another configuration, DamagedError if its
+    manifest is not what was written.
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
+    path, sums = folder / "manifest.json", folder / SUMS
+    if not (path.is_file() and sums.is_file()):
         return False
-    try:
-        found = files.read_sealed(path).get("digest")
-    except ValueError as error:
-        raise DamagedError(
-            f"results: '{path}' is damaged ({error}); {make_again(folder)}"
-        ) from None
+    check("results", path, make_again(folder), sums)
+    found = json.loads(path.read_text())["digest"]
     if found != digest:
         raise ConfigError(
             f"results: '{folder}' was made by another configuration (digest {found} there, "
@@ -194,7 +191,7 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
         study.run_folder(cell),
     )
     if is_complete(folder, digest):
-        discard_checkpoints(folder / f"checkpoint-{digest}")  # by a kill after the manifest
+        discard_checkpoints(folder / f"checkpoint-{digest}")  # left by a kill after SHA256SUMS
         return folder
     world = join(config.runtime)
     job = Job(
@@ -320,7 +317,7 @@ def _bar(job: Job, done: int) -> tqdm:
 def _finish(
     learner: Learner, job: Job, progress: Progress, startup: float, outcome: Outcome
 ) -> None:
-    """Outputs, then the manifest that vouches for them, then no more checkpoints."""
+    """Outputs and manifest, then their checksums, then no more checkpoints."""
     folder, world = job.folder, job.world
     aside = folder / ".model"
     with learner.clock("save"), files.room_for(folder):
@@ -329,8 +326,9 @@ def _finish(
         learner.save(aside)
     progress = progress.with_this_process(learner, startup, world)
     if world.main:
-        _write_outputs(aside, job, progress)
-        files.write_sealed(folder / "manifest.json", _manifest(learner, job, progress, outcome))
+        with sealing(folder / SUMS, OUTPUTS):
+            _write_outputs(aside, job, progress)
+            files.write_json(folder / "manifest.json", _manifest(learner, job, progress, outcome))
         discard_checkpoints(job.checkpoints)
     world.wait()
 
@@ -364,5 +362,4 @@ def _manifest(learner: Learner, job: Job, progress: Progress, outcome: Outcome) 
         "git_commit": telemetry.git_commit(),
         "hardware": telemetry.hardware(job.config.runtime.device),
         **({"data": data} if data else {}),
-        "outputs": files.checksums(job.folder, OUTPUTS),
     }

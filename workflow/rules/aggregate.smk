@@ -9,12 +9,13 @@ rule aggregate:
         base=expand(rules.evaluate_base.output.scores, size=MADE_SIZES),
         runs=[f"{path}/eval.json" for path in RUNS],
         probes=[f"{path}/probes.parquet" for path in RUNS],
-        costs=expand(rules.cost.output, size=MADE_SIZES),
+        costs=expand(rules.cost.output.cost, size=MADE_SIZES),
         sweeps=STUDY.sweeps,
     output:
         tables=expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
         cells=expand(f"{FOLDER}/tables/cells/{{table}}.parquet", table=ARCHIVED),
         manifests=f"{FOLDER}/tables/cells/manifests.jsonl",
+        sums=f"{FOLDER}/tables/SHA256SUMS",
     log:
         f"{FOLDER}/logs/aggregate.log",
     benchmark:

@@ -7,6 +7,7 @@ rule evaluate_base:
     output:
         scores=f"{FOLDER}/base/{{size}}/eval.json",
         samples=f"{FOLDER}/base/{{size}}/samples.jsonl.gz",
+        sums=f"{FOLDER}/base/{{size}}/eval.sha256",
     log:
         f"{FOLDER}/logs/evaluate_base/{{size}}.log",
     benchmark:
@@ -30,6 +31,7 @@ rule evaluate:
     output:
         scores=f"{FOLDER}/runs/{RUN}/eval.json",
         samples=f"{FOLDER}/runs/{RUN}/samples.jsonl.gz",
+        sums=f"{FOLDER}/runs/{RUN}/eval.sha256",
     log:
         f"{FOLDER}/logs/evaluate/{RUN}.log",
     benchmark:

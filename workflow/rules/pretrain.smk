@@ -8,6 +8,7 @@ rule pretrain:
         timing=f"{FOLDER}/base/{{size}}/timing.csv",
         manifest=f"{FOLDER}/base/{{size}}/manifest.json",
         model=directory(f"{FOLDER}/base/{{size}}/model"),
+        sums=f"{FOLDER}/base/{{size}}/SHA256SUMS",
     log:
         f"{FOLDER}/logs/pretrain/{{size}}.log",
     benchmark:

@@ -10,6 +10,7 @@ rule probe:
     output:
         probes=f"{FOLDER}/runs/{RUN}/probes.parquet",
         prefixes=f"{FOLDER}/runs/{RUN}/prefixes.parquet",
+        sums=f"{FOLDER}/runs/{RUN}/probes.sha256",
     log:
         f"{FOLDER}/logs/probe/{RUN}.log",
     benchmark:
@@ -33,7 +34,8 @@ rule cost:
     input:
         base=rules.pretrain.output.manifest,
     output:
-        f"{FOLDER}/cost/{{size}}.csv",
+        cost=f"{FOLDER}/cost/{{size}}.csv",
+        sums=f"{FOLDER}/cost/{{size}}.sha256",
     log:
         f"{FOLDER}/logs/cost/{{size}}.log",
     benchmark:

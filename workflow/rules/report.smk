@@ -65,8 +65,6 @@ rule figures:
             file
             for study in sorted(Path("results/published").glob("*/config.yaml"))
             for file in (study, *(study.parent / f"tables/{t}.csv" for t in PUBLISHED_TABLES))
-            # A study that was published before there was such a table does without it.
-            if file.exists()
         ],
     log:
         "results/published/logs/figures.log",

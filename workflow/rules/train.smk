@@ -10,6 +10,7 @@ rule train:
         timing=f"{FOLDER}/runs/{RUN}/timing.csv",
         manifest=f"{FOLDER}/runs/{RUN}/manifest.json",
         model=directory(f"{FOLDER}/runs/{RUN}/model"),
+        sums=f"{FOLDER}/runs/{RUN}/SHA256SUMS",
     log:
         f"{FOLDER}/logs/train/{RUN}.log",
     benchmark:
