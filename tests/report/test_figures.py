@@ -11,9 +11,9 @@ from fake_results import large_study, small_study, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell, ConfigError
 from vimpo.report import figures as plots
+from vimpo.report.figures.registry import FIGURES
 from vimpo.report.figures.style import RC, dodged
 from vimpo.report.labels import SPARE, STYLES, count_note, ordered_noise, short_count, styles
-from vimpo.storage.columns import FIGURES
 from vimpo.storage.tables import read_table
 
 
@@ -161,14 +161,14 @@ def ablated(tmp_path_factory):
 
 def test_what_has_no_mean_over_sizes_is_not_counted_there(ablated):
     summary = read_table(ablated, "summary")
-    figure = plots.DRAWERS["accuracy_vs_noise"][0](summary, styles(summary["algorithm"]))
+    figure = FIGURES["accuracy_vs_noise"].drawer()(summary, styles(summary["algorithm"]))
     assert figure.axes[0].get_title().endswith("n = 2 seeds")
     assert figure.axes[-1].get_title().endswith("n = 6 runs")
 
 
 def test_panels_that_share_an_axis_have_the_noise_levels_of_all(narrowest):
     summary = read_table(narrowest, "summary")
-    figure = plots.DRAWERS["accuracy_vs_noise"][0](summary, styles(summary["algorithm"]))
+    figure = FIGURES["accuracy_vs_noise"].drawer()(summary, styles(summary["algorithm"]))
     assert len(figure.axes) == 2
     for axes in figure.axes:
         assert axes.get_xticks().tolist() == [0, 0.1, 0.25, 0.4]
@@ -182,9 +182,9 @@ def test_nothing_overlaps_or_leaves_the_figure(grid, name, drawn, request):
 
     tables = drawn[0] if grid == "small" else request.getfixturevalue(grid)
     looks = styles(read_table(tables, "summary")["algorithm"])
-    drawer, sources = plots.DRAWERS[name]
     with context(["default", RC]):
-        figure = drawer(*(read_table(tables, source) for source in sources), looks)
+        entry = FIGURES[name]
+        figure = entry.drawer()(*(read_table(tables, source) for source in entry.tables), looks)
         FigureCanvasAgg(figure)
         figure.draw_without_rendering()
         panels, labels = boxes(figure)

@@ -9,9 +9,9 @@ from fake_results import small_study, write_figures, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
+from vimpo.report.figures.registry import FIGURES
 from vimpo.report.page import TEMPLATES, report_content, write_report
 from vimpo.report.tables import Table
-from vimpo.storage.columns import FIGURES
 from vimpo.storage.tables import read_table, write_table
 
 LOST = Cell("ppo", "s", "0.25", 1)

@@ -22,10 +22,11 @@ from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
 from vimpo.report import scaling as report_scaling
 from vimpo.report import tables as report_tables
 from vimpo.report import verdicts as report_claims
+from vimpo.report.figures.registry import FIGURES
 from vimpo.report.findings import findings, short_claims
 from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
 from vimpo.report.scaling import gap_table, iqm_table
-from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
+from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.tables import ALL_SIZES, check_tables, read_tables
 
@@ -69,7 +70,9 @@ def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
+        autoescape=jinja2.select_autoescape(
+            enabled_extensions=("html.j2",), default_for_string=False
+        ),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -105,14 +108,13 @@ def report_content(
         "complete_count": len(cells) - len(untrained),
         "without": without,
         "confidence": f"{100 * study.statistics.confidence:g}",
-        "figures": list(FIGURES),
         "outcomes": report_tables.outcomes(frames["outcome_summary"], looks),
         "failures": report_tables.failures(frames["outcomes"]),
         "outcomes_known": len(frames["outcomes"]) > 0,
         "missing": report_tables.plain_table(missing),
         "provenance": report_tables.plain_table(frames["provenance"]),
     }
-    return (
+    content = (
         content
         | _claims(frames)
         | _accuracy(study, frames, looks)
@@ -120,6 +122,24 @@ def report_content(
         | _cost(frames, looks)
         | _methods(study, frames, looks, templates)
     )
+    return content | {"figures": _figures(content, templates)}
+
+
+def _figures(content: dict, templates: Path) -> dict[str, dict[str, str]]:
+    """Each figure's name, section, title, caption and alternative text, said of this study."""
+    environment = template_environment(templates)
+    return {
+        name: {"name": name, "section": entry.section}
+        | {
+            part: environment.from_string(" ".join(text.split())).render(content)
+            for part, text in (
+                ("title", entry.title),
+                ("caption", entry.caption),
+                ("alt", entry.alt),
+            )
+        }
+        for name, entry in FIGURES.items()
+    }
 
 
 def _claims(frames: dict[str, pd.DataFrame]) -> dict:

@@ -1,6 +1,7 @@
 # Figures from tables, the report from both.
 
-from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
+from vimpo.report.figures.registry import FIGURES
+from vimpo.storage.columns import PUBLISHED_TABLES
 
 
 rule draw:
@@ -12,10 +13,10 @@ rule draw:
             report(
                 f"{FOLDER}/figures/{name}.svg",
                 caption="../../report/figure.rst",
-                category=category,
+                category=figure.category,
                 labels={"figure": name},
             )
-            for name, category in FIGURES.items()
+            for name, figure in FIGURES.items()
         ],
         expand(f"{FOLDER}/figures/{{name}}.png", name=FIGURES),
     log:
