@@ -51,17 +51,17 @@ def write_report(
     Raises ConfigError where a table or figure is missing, or where the tables are not of `study`.
     """
     output, figures = Path(output), Path(figures)
-    environment = template_environment(templates)
+    template = template_environment(templates).get_template("report.j2")
     content = report_content(study, Path(tables), Path(templates), config)
-    page = content | {"sources": {name: _data_uri(figures / f"{name}.svg") for name in FIGURES}}
-    write_atomic(output, environment.get_template("report.html.j2").render(page))
-
-    links = {
+    embedded = {name: _data_uri(figures / f"{name}.svg") for name in FIGURES}
+    linked = {
         name: Path(os.path.relpath(figures / f"{name}.png", output.parent)).as_posix()
         for name in FIGURES
     }
-    markdown = environment.get_template("report.md.j2").render(content | {"sources": links})
-    write_atomic(output.with_suffix(".md"), re.sub(r"\n{3,}", "\n\n", markdown))
+    html = template.render(content | {"layout": "layout.html.j2", "sources": embedded})
+    markdown = template.render(content | {"layout": "layout.md.j2", "sources": linked})
+    write_atomic(output, html.lstrip())
+    write_atomic(output.with_suffix(".md"), re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n")
 
 
 def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
