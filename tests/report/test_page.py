@@ -170,7 +170,16 @@ def test_the_papers_table_stands_beside_ours(written):
 def test_no_template_holds_a_number(template):
     if template == "style.css.j2":
         pytest.skip("lengths of a style sheet are no results")
-    text = (TEMPLATES / template).read_text()
+    assert_no_digit((TEMPLATES / template).read_text())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_caption_holds_a_number(name):
+    entry = FIGURES[name]
+    assert_no_digit(" ".join([entry.title, entry.caption, entry.alt]))
+
+
+def assert_no_digit(text):
     text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", "", text, flags=re.DOTALL)
     text = re.sub(r"<[^>]*>", "", text)
     assert not re.search(r"\d", text), re.search(r".*\d.*", text).group()
