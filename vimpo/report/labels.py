@@ -110,6 +110,11 @@ def ordered_noise(labels: Iterable[str]) -> list[str]:
     return sorted(unique, key=lambda k: (order.index(unique[k].mode), unique[k].level, k))
 
 
+def on_clean_rewards(frame: pd.DataFrame) -> pd.DataFrame:
+    clean = {label: Noise.parse(label).level == 0 for label in set(frame["noise"])}
+    return frame[frame["noise"].map(clean).astype(bool)]
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a figure: a predictor of an algorithm."""
@@ -146,7 +151,10 @@ TD = (
 )
 
 
-GAE = tuple(Line(x.algorithm, x.predictor.replace("_td", "_gae"), x.label, x.hollow) for x in TD)
+GAE = tuple(
+    Line(x.algorithm, x.predictor.replace("_td", "_gae"), x.label.replace(" td", " GAE"), x.hollow)
+    for x in TD
+)
 
 
 READINGS = {

@@ -186,13 +186,7 @@ def _scaling(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
         "probed": len(probes) > 0,
         "graded": NO_ORACLE not in reasons,
         "doubled": IS_THE_TRUTH not in reasons,
-        "value": report_scaling.value_table(probes, looks),
-        "truth": report_scaling.truth_table(probes, looks),
-        "value_noise": report_scaling.value_noise_table(probes, looks),
-        "credit": report_scaling.credit_table(probes, looks),
-        "precision": report_scaling.precision_table(probes),
-        "consistency": report_scaling.consistency_table(probes, looks),
-    }
+    } | report_scaling.probe_tables(probes, looks)
 
 
 def _cost(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:

@@ -6,7 +6,7 @@ Templates only lay these out; whatever is not available says why in the entry it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,10 +55,74 @@ def algorithm_entry(name: str, looks: dict[str, Style]) -> Entry:
 
 
 def only(frame: pd.DataFrame, **values: str) -> pd.Series | None:
-    """The row with these values; None where there is none."""
+    """The first row with these values; None if there is none."""
+    frame = matching(frame, values)
+    return None if frame.empty else frame.iloc[0]
+
+
+def matching(frame: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
     for column, value in values.items():
         frame = frame[frame[column] == value]
-    return None if frame.empty else frame.iloc[0]
+    return frame
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a pivot: how it is headed, and which rows of the frame are its."""
+
+    heads: tuple[Entry, ...]
+    where: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a pivot: its title, which number it shows, and how that is printed."""
+
+    title: str
+    where: Mapping[str, str]
+    digits: str = ".2f"
+    factor: float = 1
+
+
+def column_entry(row: pd.Series | None, column: Column) -> Entry:
+    return estimate_entry(row, column.factor, column.digits)
+
+
+def pivot(
+    frame: pd.DataFrame,
+    titles: Sequence[str],
+    rows: Iterable[Row],
+    columns: Sequence[Column],
+    show: Callable[[pd.Series | None, Column], Entry] = column_entry,
+) -> Table:
+    """A table with one line for each of `rows` that the frame has. titles: of the rows' heads."""
+    lines = []
+    for row in rows:
+        own = matching(frame, row.where)
+        if len(own):
+            entries = (show(only(own, **column.where), column) for column in columns)
+            lines.append([*row.heads, *entries])
+    return Table([*titles, *(column.title for column in columns)], lines)
+
+
+def algorithm_rows(frame: pd.DataFrame, looks: dict[str, Style]) -> list[Row]:
+    """One row per size and algorithm, in the frame's order."""
+    pairs = dict.fromkeys(zip(frame["size"], frame["algorithm"], strict=True))
+    return [
+        Row((Entry(size), algorithm_entry(name, looks)), {"size": size, "algorithm": name})
+        for size, name in pairs
+    ]
+
+
+def noise_columns(frame: pd.DataFrame, digits: str = ".2f", factor: float = 1) -> list[Column]:
+    return [
+        Column(noise_name(noise), {"noise": noise}, digits, factor)
+        for noise in ordered_noise(frame["noise"])
+    ]
+
+
+def size_entry(size: str) -> Entry:
+    return Entry("mean of sizes" if size == ALL_SIZES else size)
 
 
 # --- Accuracy ------------------------------------------------------------------------------------
@@ -67,25 +131,23 @@ def only(frame: pd.DataFrame, **values: str) -> pd.Series | None:
 def headline(
     summary: pd.DataFrame, looks: dict[str, Style], metric: str, sizes: list[str]
 ) -> Table:
-    """Accuracy in percent, mean of benchmarks: a row an algorithm (and size), a column a noise."""
+    """Accuracy in percent, mean of benchmarks: by algorithm (and size, if several) and noise."""
     frame = summary[(summary["metric"] == metric) & (summary["benchmark"] == MEAN)]
-    noises = ordered_noise(frame.loc[frame["algorithm"] != BASE, "noise"])
+    trained, base = frame[frame["algorithm"] != BASE], frame[frame["algorithm"] == BASE]
+    columns = noise_columns(trained, ".1f", factor=100)
+    # no reward has touched the base policy: it is the same at every noise level
+    known = [base.assign(**column.where) for column in columns]
     several = len(sizes) > 1
-    rows = []
-    for size in sizes:
-        for name in dict.fromkeys(frame["algorithm"]):
-            if only(frame, algorithm=name, size=size) is None:
-                continue
-            entries = [
-                estimate_entry(
-                    only(frame, algorithm=name, size=size, noise="0" if name == BASE else noise),
-                    factor=100,
-                )
-                for noise in noises
-            ]
-            label = "mean of sizes" if size == ALL_SIZES else size
-            rows.append([Entry(label)] * several + [algorithm_entry(name, looks), *entries])
-    return Table(["size"] * several + ["policy"] + [noise_name(n) for n in noises], rows)
+    rows = [
+        Row(
+            (*[size_entry(size)] * several, algorithm_entry(name, looks)),
+            {"size": size, "algorithm": name},
+        )
+        for size in sizes
+        for name in dict.fromkeys(frame["algorithm"])
+    ]
+    titles = ["size"] * several + ["policy"]
+    return pivot(pd.concat([*known, trained]), titles, rows, columns)
 
 
 # --- Outcomes ------------------------------------------------------------------------------------
@@ -94,17 +156,12 @@ FAILURES = {"not_finite": "not finite", "collapsed": "collapsed"}
 
 
 def outcomes(summary: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """How many runs failed of those whose end is known: a row an algorithm and size."""
-    noises = ordered_noise(summary["noise"])
-    rows = [
-        [Entry(size), algorithm_entry(name, looks)]
-        + [_outcome_entry(only(part, noise=noise)) for noise in noises]
-        for (size, name), part in summary.groupby(["size", "algorithm"], sort=False)
-    ]
-    return Table(["size", "algorithm", *(noise_name(n) for n in noises)], rows)
+    """How many runs failed, of those whose end is known."""
+    rows = algorithm_rows(summary, looks)
+    return pivot(summary, ["size", "algorithm"], rows, noise_columns(summary), _outcome_entry)
 
 
-def _outcome_entry(row: pd.Series | None) -> Entry:
+def _outcome_entry(row: pd.Series | None, _: Column) -> Entry:
     """`1 of 2`, below it `collapsed: 1; share [0.01, 0.99]`."""
     if row is None:
         return Entry("n/a", "not in the grid")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.config import Noise
 from vimpo.report.figures.style import (
     add_legend,
     dodged,
@@ -33,6 +32,7 @@ from vimpo.report.labels import (
     Style,
     count_note,
     interval_name,
+    on_clean_rewards,
     size_name,
 )
 from vimpo.storage.tables import WHOLE
@@ -48,8 +48,7 @@ LEAST = 6.8  # inches that a legend of three columns needs
 
 def _clean(summary: pd.DataFrame, probe: str, **labels: str) -> pd.DataFrame:
     """Rows of a probe on clean rewards, of the algorithms that the lines name."""
-    known = {label: Noise.parse(label).level == 0 for label in set(summary["noise"])}
-    frame = summary[summary["noise"].map(known).astype(bool) & (summary["probe"] == probe)]
+    frame = on_clean_rewards(summary[summary["probe"] == probe])
     for column, value in labels.items():
         frame = frame[frame[column] == value]
     return frame
