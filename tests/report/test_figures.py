@@ -18,7 +18,7 @@ from vimpo.config import Cell, ConfigError, load_study
 from vimpo.report import figures as plots
 from vimpo.report.figures.registry import FIGURES, SECTIONS, FigureEntry
 from vimpo.report.figures.style import RC, dodged
-from vimpo.report.labels import SPARE, STYLES, count_note, ordered_noise, short_count, styles
+from vimpo.report.labels import SPARE, STYLES, count_note, ordered_noise, styles
 from vimpo.report.page import write_report
 from vimpo.storage.tables import read_table
 
@@ -100,7 +100,6 @@ def test_n_is_printed_with_its_exceptions(drawn):
 
 
 def test_small_pieces():
-    assert [short_count(n) for n in (107_000, 2_900_000, 4e9, 12)] == ["107k", "2.9M", "4B", "12"]
     assert ordered_noise(["rollout-0.1", "0.25", "0"]) == ["0", "0.25", "rollout-0.1"]
     offsets = dodged(3, [0.0, 0.1, 0.4])
     assert offsets.sum() == pytest.approx(0)

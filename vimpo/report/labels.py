@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from vimpo.config import Noise
 from vimpo.storage.tables import ALL_SIZES, BASE
+from vimpo.text import short
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,11 @@ def noise_name(label: str) -> str:
     return f"noise {noise.rate:g}" + (" per rollout" if noise.mode == "rollout" else "")
 
 
-def short_count(count: float) -> str:
-    if not np.isfinite(count):
-        return "?"
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g}{unit}"
-    return f"{count:.0f}"
-
-
 def size_name(frame: pd.DataFrame, size: str) -> str:
     if size == ALL_SIZES:
         return "mean over sizes"
     params = frame.loc[frame["size"] == size, "params"].dropna()
-    return f"{size}, {short_count(params.iloc[0])}" if len(params) else size
+    return f"{size}, {short(params.iloc[0])}" if len(params) else size
 
 
 def interval_name(frame: pd.DataFrame) -> str:

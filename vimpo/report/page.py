@@ -24,11 +24,12 @@ from vimpo.report import tables as report_tables
 from vimpo.report import verdicts as report_claims
 from vimpo.report.figures.registry import FIGURES
 from vimpo.report.findings import findings, short_claims
-from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.report.scaling import gap_table, iqm_table
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.tables import ALL_SIZES, check_tables, read_tables
+from vimpo.text import short
 
 if TYPE_CHECKING:
     import jinja2
@@ -225,7 +226,7 @@ def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict
     """What a study's size and set-up keep it from saying, and what the paper had instead."""
     sizes = study.used_sizes()
     known = sorted(params[size] for size in sizes if size in params.index)
-    ends = list(dict.fromkeys(short_count(n) for n in (known[:1] + known[-1:])))
+    ends = list(dict.fromkeys(short(n) for n in (known[:1] + known[-1:])))
     closeness = ["close"] if study.train.epochs == 1 else []
     return {
         "limits": ["scale", *closeness, "transfers", "open", "tests"],

@@ -14,8 +14,9 @@ import pandas as pd
 
 from vimpo.analysis.scores import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
-from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
+from vimpo.text import short
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def cost(costs: pd.DataFrame, looks: dict[str, Style]) -> Table:
     for (size, name), part in runs.groupby(["size", "algorithm"], sort=False):
         values = {row["metric"]: row for _, row in part.iterrows()}
         parameters = [
-            short_count(values[m]["mean"]) if m in values else "n/a"
+            short(values[m]["mean"]) if m in values else "n/a"
             for m in ("trainable_parameters", "resident_parameters")
         ]
         n = max(int(part["n"].max()), 0)
@@ -346,7 +347,7 @@ def shared_settings(study: Study) -> Table:
 def sizes(study: Study, params: dict[str, float]) -> Table:
     names = list(next(iter(LADDER.values())).model_dump())
     rows = [
-        [Entry(size), Entry(short_count(params.get(size, math.nan)))]
+        [Entry(size), Entry(short(params.get(size, math.nan)))]
         + [Entry(_plain(getattr(study.sizes[size], name))) for name in names]
         for size in study.used_sizes()
     ]

@@ -21,8 +21,9 @@ from vimpo.report.figures.style import (
     noise_curve,
     size_axis,
 )
-from vimpo.report.labels import VALUES, Style, interval_name, short_count
+from vimpo.report.labels import VALUES, Style, interval_name
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
+from vimpo.text import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,5 +130,5 @@ def _cost(time: Axes, memory: Axes, measured: pd.DataFrame, looks: dict[str, Sty
         if not len(frame):
             mark_empty(axes)
     params = frame["params"].dropna()
-    where = f", {short_count(params.iloc[0])} parameters" if len(params) else ""
+    where = f", {short(params.iloc[0])} parameters" if len(params) else ""
     time.set_title(f"Cost{where}")

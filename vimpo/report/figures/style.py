@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.report.labels import Style, short_count
+from vimpo.report.labels import Style
+from vimpo.text import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +119,7 @@ def draw_points(
 def size_axis(axes: Axes, ladder: pd.Series) -> None:
     """A logarithmic axis of parameters with a tick at each size. ladder: size -> parameters"""
     axes.set_xscale("log")
-    axes.set_xticks(ladder, [f"{size}\n{short_count(count)}" for size, count in ladder.items()])
+    axes.set_xticks(ladder, [f"{size}\n{short(count)}" for size, count in ladder.items()])
     axes.set_xticks([], minor=True)
     if len(ladder):
         width = max(ladder.max() / ladder.min(), 4) ** 0.12
