@@ -146,7 +146,7 @@ def test_tuning_budget_counts_learning_rates():
     assert tuning(study, {}).rows[1][1].text == "0.0006 (xs), 0.0006 (s)"
 
 
-def test_the_papers_table_stands_beside_ours(written):
+def test_the_papers_table_stands_next_to_ours(written):
     content = report_content(written, written.folder / "tables")
     rows = {(row[0].text, row[1].text): row for row in content["paper"].rows}
     assert rows["VIMPO", "noise 0.25"][6].text == "35.9"
@@ -162,7 +162,7 @@ def test_the_papers_table_stands_beside_ours(written):
         values = [float(entry.text) for entry in row[2:7]]
         assert sum(values[:4]) / 4 == pytest.approx(values[4], abs=0.11)
     setup = {row[0].text: row for row in content["paper_setup"].rows}
-    assert setup["prompts a step"][2].text == "16"
+    assert setup["prompts per step"][2].text == "16"
     assert setup["VIMPO beta"][2].text == "0.02"
 
 
@@ -302,7 +302,7 @@ def test_what_does_not_limit_a_study_is_not_said(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "close by construction" not in text
     assert "beta has to fall as responses grow." in text
-    assert "on 1 seed a cell" in text
+    assert "on 1 seed per cell" in text
     assert "an unknown number of parameters" in text
 
 

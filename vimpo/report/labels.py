@@ -42,7 +42,7 @@ SPARE = [
 
 
 def styles(algorithms: Iterable[str]) -> dict[str, Style]:
-    """Style of each algorithm; names without a fixed one get spare ones in the order given."""
+    """Style of each algorithm; names without a fixed one get spare ones, in order."""
     spare = map(_spare, itertools.count())
     return {
         name: STYLES[name] if name in STYLES else Style(name, *next(spare))
@@ -51,16 +51,16 @@ def styles(algorithms: Iterable[str]) -> dict[str, Style]:
 
 
 def _spare(i: int) -> tuple[str, str, tuple]:
-    """Colour, marker and line; where the spare ones are used up, they are combined anew."""
+    """Colour, marker and line; once the spare ones are used up, they are recombined."""
     turn = i // len(SPARE)
     colour, (_, marker, line) = SPARE[i % len(SPARE)][0], SPARE[(i + turn) % len(SPARE)]
     return colour, marker, line
 
 
 def count_note(frame: pd.DataFrame, looks: dict[str, Style], unit: str = "seed") -> str:
-    """`n = 2 seeds`, or `n = 2 seeds (GRPO 1)` where some algorithms have another number.
+    """`n = 2 seeds`, or `n = 2 seeds (GRPO 1)` if some algorithms have another number.
 
-    `1–2` where the points of one line differ.
+    `1–2` if the points of one line differ.
     """
     runs = frame[frame["algorithm"] != BASE].groupby("algorithm", sort=False)["n"]
     ends = runs.agg(["min", "max"])

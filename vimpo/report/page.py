@@ -1,8 +1,8 @@
-"""The report: tables and figures of a study as one HTML file, and its twin in Markdown.
+"""The report: tables and figures of a study as one HTML file, and the same in Markdown.
 
-The HTML needs nothing but itself: figures are embedded, nothing is fetched. Text lives in the
-templates of `report/`, numbers come from the tables and the configuration alone. The same inputs
-give the same bytes.
+The HTML is self-contained: figures are embedded, nothing is fetched. Text lives in the templates of
+`report/` and in the registry of figures; numbers come from the tables and the configuration alone.
+The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def write_report(
     templates: Path = TEMPLATES,
     config: Path | None = None,
 ) -> None:
-    """Write the HTML report to `output`, and Markdown beside it under the suffix `.md`.
+    """Write the HTML report to `output`, and Markdown next to it with the suffix `.md`.
 
-    `config`: the file that `study` was read from; tables may be recorded as made from its very
+    `config`: the file that `study` was read from. The tables may be recorded as made from its exact
     text, which a later version of the suite would resolve to more fields.
-    Raises ConfigError where a table or figure is missing, or where the tables are not of `study`.
+    Raises ConfigError if a table or figure is missing, or if the tables are not of `study`.
     """
     output, figures = Path(output), Path(figures)
     template = template_environment(templates).get_template("report.j2")
@@ -66,7 +66,7 @@ def write_report(
 
 
 def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
-    """Templates of the report and of the README; HTML is escaped, an unknown name is an error."""
+    """Templates of the report and the README; HTML is escaped, an unknown name is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -86,7 +86,7 @@ def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
 def report_content(
     study: Study, tables: Path, templates: Path = TEMPLATES, config: Path | None = None
 ) -> dict:
-    """Everything that the templates name."""
+    """Everything that the templates refer to."""
     frames = read_tables(tables, PUBLISHED_TABLES)
     check_tables(study, frames, config)
     summary, missing = frames["summary"], frames["missing"]
@@ -127,7 +127,7 @@ def report_content(
 
 
 def _figures(content: dict, templates: Path) -> dict[str, dict[str, str]]:
-    """Each figure's name, section, title, caption and alternative text, said of this study."""
+    """Name, section, title, caption and alternative text of each figure, for this study."""
     environment = template_environment(templates)
     return {
         name: {"name": name, "section": entry.section}
@@ -217,13 +217,13 @@ def _methods(
 
 
 def _single_sweeps(sweeps: pd.DataFrame) -> list[str]:
-    """Sweeps of one objective: maps of it, because no other had the same chance."""
+    """Sweeps of a single objective, which map it rather than compare it."""
     objectives = sweeps.groupby("sweep", sort=False)["objective"].nunique()
     return list(objectives.index[objectives == 1])
 
 
 def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict:
-    """What a study's size and set-up keep it from saying, and what the paper had instead."""
+    """What a study's size and set-up do not let it say, and what the paper had instead."""
     sizes = study.used_sizes()
     known = sorted(params[size] for size in sizes if size in params.index)
     ends = list(dict.fromkeys(short(n) for n in (known[:1] + known[-1:])))

@@ -60,11 +60,11 @@ PROBE_TABLES = {
         VALUES,
         [
             _column("explained variance of change", "change", "explained_variance"),
-            _column("after the best rescaling", "change", "explained_variance_linear"),
+            _column("after best rescaling", "change", "explained_variance_linear"),
             _column("rank correlation", "change", "spearman"),
-            _column("slope of truth on it", "change", "slope"),
+            _column("slope of truth on prediction", "change", "slope"),
             _column("intercept", "change", "intercept"),
-            _column("error, rms", "change", "rmse"),
+            _column("rms error", "change", "rmse"),
             _column("explained variance of value", "value", "explained_variance"),
         ],
     ),
@@ -76,11 +76,11 @@ PROBE_TABLES = {
             _column("spread of V(s_t)", "value", "spread", ".3f"),
             _column("its standard error", "value", "mean_stderr", ".3f"),
             _column("spread of change", "change", "spread", ".3f"),
-            _column("its error", "change", "mean_stderr", ".3f"),
-            _column("highest rank correlation", "change", "spearman_ceiling", ".3f"),
+            _column("its standard error", "change", "mean_stderr", ".3f"),
+            _column("highest possible rank correlation", "change", "spearman_ceiling", ".3f"),
         ],
     ),
-    # By reward noise, what each algorithm reckons with.
+    # By reward noise, for the predictor that each algorithm itself uses.
     "value_noise": ProbeTable(
         "predictor",
         {"probe": "value", "target": "change", "metric": "explained_variance"},
@@ -93,7 +93,7 @@ PROBE_TABLES = {
         [*TD, *(line for line in GAE if line.predictor != "group")],
         [
             _column("AUC", "step", "auc"),
-            _column("hits of the lowest", "step", "top1"),
+            _column("hits", "step", "top1"),
             _column("hits by chance", "step", "top1_chance"),
         ],
     ),
@@ -105,17 +105,17 @@ PROBE_TABLES = {
         [
             _column("log-ratio, nats", "log_ratio", "rms_drift", ".2g"),
             _column("implied value", "implied_value", "rms_drift", ".2g"),
-            _column("over the spread of the true value", "implied_value", "relative_drift", ".2g"),
+            _column("relative to spread of true value", "implied_value", "relative_drift", ".2g"),
         ],
     ),
-    # The implied value's own equations, on every policy.
+    # The implied value's own equations, for every policy.
     "consistency": ProbeTable(
         "policy",
         {"probe": "consistency"},
         columns=[
             _column("mean td", "td", "mean", ".1e"),
-            _column("td, rms", "td", "rms", ".2g"),
-            _column("terminal residual over target", "terminal", "residual_ratio", ".3f"),
+            _column("rms td", "td", "rms", ".2g"),
+            _column("terminal residual / target", "terminal", "residual_ratio", ".3f"),
             _column("correlation of summed td and target", "terminal", "pearson"),
         ],
     ),

@@ -1,6 +1,6 @@
-"""The report's tables: numbers of the CSV tables and the configuration, formatted for reading.
+"""The report's tables: numbers from the CSV tables and the configuration, formatted for reading.
 
-Templates only lay these out; whatever is not available says why in the entry itself.
+Templates only lay these out. An entry that is not available says why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vimpo.text import short
 
 @dataclass(frozen=True)
 class Entry:
-    """One table cell: what is read first, what stands small below it, and a colour mark."""
+    """One table cell: its text, smaller detail below it, and a colour mark."""
 
     text: str
     detail: str = ""
@@ -201,7 +201,7 @@ COST_COLUMNS: dict[str, tuple[str, float, str]] = {
 
 
 def cost(costs: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """A row an algorithm and size; parameters and bytes of one design are equal in all runs."""
+    """One row per algorithm and size; all runs of a design have the same parameters and bytes."""
     runs = costs[costs["algorithm"] != BASE]
     rows = []
     for (size, name), part in runs.groupby(["size", "algorithm"], sort=False):
@@ -231,7 +231,7 @@ def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
     if math.isfinite(row["low"]):
         low, high = (format(factor * row[c], digits) for c in ("low", "high"))
         return Entry(text, f"[{low}, {high}]")
-    # a number that no run varies needs no interval: it is a property of the design
+    # the same number in every run is a property of the design and needs no interval
     return Entry(text) if row["reason"].startswith("all ") else Entry(text, row["reason"])
 
 
@@ -239,7 +239,7 @@ def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
 
 
 def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """The paper's results, and beside them ours of the same algorithm at the same noise."""
+    """The paper's results, next to ours for the same algorithm and noise."""
     paper = pd.read_csv(path, dtype=str, keep_default_na=False)
     ours = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
     several = ALL_SIZES in set(ours["size"])
@@ -270,7 +270,7 @@ def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) ->
 
 
 def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
-    """Differences of set-up, a row a setting; ours is read from the configuration."""
+    """Differences of set-up, one row per setting; ours is read from the configuration."""
     rows = [
         [Entry(r["setting"]), Entry(r["paper"]), Entry(_ours(study, r["ours"], looks))]
         for _, r in pd.read_csv(path, dtype=str).iterrows()
@@ -281,7 +281,7 @@ def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
 def _training_problems(study: Study) -> list[str]:
     if isinstance(study.task, DatasetTask):
         return [source.path for source in study.task.datasets]
-    return [f"generated {study.task.kind} problems, fresh every step"]
+    return [f"generated {study.task.kind} problems, new at every step"]
 
 
 def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
@@ -321,7 +321,7 @@ def _distinct(study: Study, used: list[str], name: str) -> list[str]:
 
 
 def hyperparameters(study: Study, looks: dict[str, Style]) -> Table:
-    """Every hyperparameter of every algorithm used; a dash where it has none of that name."""
+    """Every hyperparameter of every algorithm used; a dash if it has none of that name."""
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
     settings = {name: study.algorithms[name].model_dump() for name in used}
     names = list(dict.fromkeys(key for values in settings.values() for key in values))
@@ -357,7 +357,7 @@ def sizes(study: Study, params: dict[str, float]) -> Table:
 def tuning(study: Study, looks: dict[str, Style]) -> Table:
     """Learning rates of this study: entries that differ in nothing but `lr_scale` are one family.
 
-    The budget is equal only where the last column is.
+    Budgets are equal only where the last column is.
     """
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
 
@@ -379,7 +379,7 @@ def tuning(study: Study, looks: dict[str, Style]) -> Table:
 
 
 def sweep_table(sweeps: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """A row a trial of the sweeps that a study names; a column a metric."""
+    """One row per trial of the sweeps that a study names, one column per metric."""
     metrics = list(dict.fromkeys(sweeps["metric"]))
     rows = []
     for (name, _), own in sweeps.groupby(["sweep", "trial"], sort=False):

@@ -57,9 +57,9 @@ rule report:
         "python -m vimpo report --config {params.study} > {log} 2>&1"
 
 
-# Figures and reports of all committed studies, and the README's sections that say what was found,
-# from their tables alone: no job of a study is in its DAG. It has no output (a benchmark would be
-# one), so that it always draws, whatever the times of a fresh clone.
+# Figures and reports of all committed studies, and the README's generated sections, from their tables
+# alone: no job of a study is in its DAG. It has no output (a benchmark would be one), so it always
+# draws, whatever the file times of a fresh clone.
 rule figures:
     input:
         [

@@ -1,8 +1,8 @@
 """Figures, from tables only: every number drawn here was computed by `vimpo.analysis.aggregate`.
 
-An algorithm has one colour, marker and line style in all figures (Okabe and Ito's colours, which
-colour-blind readers tell apart). Means carry their interval, panels their n. SVGs repeat byte for
-byte: fixed ids, no date, text as outlines of the fonts that matplotlib brings along.
+An algorithm has the same colour, marker and line style in all figures (Okabe and Ito's colours,
+which colour-blind readers can tell apart). Means show their interval, panels their n. SVGs repeat
+byte for byte: fixed ids, no date, text as outlines of the fonts that matplotlib ships.
 
 What draws is imported only when something is drawn: the workflow reads the registry without it.
 """
