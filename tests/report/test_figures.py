@@ -140,7 +140,7 @@ def test_a_figure_is_one_entry(drawn, tmp_path, monkeypatch):
     assert (
         "![Lines of xs and s.](mine.png)\n\n**My figure.** What I drew of study fake." in markdown
     )
-    # behind the others of its section, and nowhere else
+    # after the others of its section, and nowhere else
     order = re.findall(r"!\[[^]]+\]\((\w+)\.png\)", markdown)
     assert order == re.findall(r'<figure id="(\w+)"', html)
     assert order[order.index("mine") - 1] == "precision"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SPREAD = 0.03  # of the axis: how far markers at the same place are moved apart
-AXES = {"lr_scale": "learning rate relative to the size's", "beta": r"$\beta$"}
+AXES = {"lr_scale": "multiple of the size's learning rate", "beta": r"$\beta$"}
 
 
 def sweeps(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
