@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from vimpo.config import Cell, Study, dump_yaml, load_study
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
-from vimpo.storage.columns import FIGURES
+from vimpo.report.figures.registry import FIGURES
 from vimpo.storage.files import write_rows
 from vimpo.storage.integrity import SUMS, beside, seal
 

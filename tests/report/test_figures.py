@@ -1,20 +1,41 @@
 """Figures: all of them, repeatable, one colour an algorithm, nothing outside or overlapping."""
 
 import itertools
+import os
+import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_results import large_study, seal_again, small_study, write_results
+from fake_results import large_study, seal_again, small_study, write_figures, write_results
 
 from vimpo.analysis.aggregate import aggregate
-from vimpo.config import Cell, ConfigError
+from vimpo.config import Cell, ConfigError, load_study
 from vimpo.report import figures as plots
+from vimpo.report.figures.registry import FIGURES, SECTIONS, FigureEntry
 from vimpo.report.figures.style import RC, dodged
-from vimpo.report.labels import SPARE, STYLES, count_note, ordered_noise, short_count, styles
-from vimpo.storage.columns import FIGURES
+from vimpo.report.labels import SPARE, STYLES, count_note, ordered_noise, styles
+from vimpo.report.page import write_report
 from vimpo.storage.tables import read_table
+
+ROOT = Path(__file__).parents[2]
+# A figure more, said in full: this is all that adding one takes, once its function is there.
+MINE = {
+    "draw": "cost:memory_projection",
+    "tables": ("memory_projection",),
+    "category": "Mine",
+    "section": "precision",
+    "title": "My figure",
+    "caption": """
+        What I drew of study
+        {{ study.study }}.
+    """,
+    "alt": "Lines of {{ sizes | join(' and ') }}.",
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +100,6 @@ def test_n_is_printed_with_its_exceptions(drawn):
 
 
 def test_small_pieces():
-    assert [short_count(n) for n in (107_000, 2_900_000, 4e9, 12)] == ["107k", "2.9M", "4B", "12"]
     assert ordered_noise(["rollout-0.1", "0.25", "0"]) == ["0", "0.25", "rollout-0.1"]
     offsets = dodged(3, [0.0, 0.1, 0.4])
     assert offsets.sum() == pytest.approx(0)
@@ -99,6 +119,73 @@ def test_empty_tables_give_figures_that_say_so(tmp_path):
     study = small_study(tmp_path)
     aggregate(study, tmp_path / "tables")
     assert len(plots.draw(tmp_path / "tables", tmp_path / "figures")) == 2 * len(FIGURES)
+
+
+def test_a_figure_is_one_entry(drawn, tmp_path, monkeypatch):
+    monkeypatch.setitem(FIGURES, "mine", FigureEntry(**MINE))
+    tables, _ = drawn
+    study = load_study(tables.parent / "config.yaml")
+    write_figures(tmp_path)
+    frames = {name: read_table(tables, name) for name in MINE["tables"]}
+    looks = styles(read_table(tables, "summary")["algorithm"])
+    assert plots.draw_figures(frames, ["mine"], looks, tmp_path) == [
+        tmp_path / "mine.svg",
+        tmp_path / "mine.png",
+    ]
+    write_report(study, tables, tmp_path, tmp_path / "report.html")
+    html, markdown = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert html.count('<figure id="mine"') == 1
+    assert 'alt="Lines of xs and s."' in html
+    assert "<strong>My figure.</strong> What I drew of study fake.</figcaption>" in html
+    assert (
+        "![Lines of xs and s.](mine.png)\n\n**My figure.** What I drew of study fake." in markdown
+    )
+    # after the others of its section, and nowhere else
+    order = re.findall(r"!\[[^]]+\]\((\w+)\.png\)", markdown)
+    assert order == re.findall(r'<figure id="(\w+)"', html)
+    assert order[order.index("mine") - 1] == "precision"
+
+
+def test_the_workflow_draws_what_the_registry_names(tmp_path):
+    """Snakemake runs in a process of its own, where the entry is there from the start."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from vimpo.report.figures.registry import FIGURES, FigureEntry\n"
+        f"FIGURES['mine'] = FigureEntry(**{MINE!r})\n"
+    )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--configfile", str(ROOT / "workflow/config/quick.yaml"), "--nolock", "--dry-run"]
+    command += ["--directory", str(tmp_path), "--cores", "1"]
+    result = subprocess.run(
+        [*command, "results/quick/figures/mine.svg", "results/quick/figures/mine.png"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_an_unknown_figure_or_section_is_an_error(drawn, tmp_path):
+    with pytest.raises(KeyError, match="nothing"):
+        plots.draw_figures({}, ["nothing"], {}, tmp_path)
+    with pytest.raises(ValueError, match="section: 'nowhere' is not one of summary, accuracy"):
+        FigureEntry(**MINE | {"section": "nowhere"})
+
+
+def test_every_section_of_the_registry_is_in_the_report():
+    skeleton = (ROOT / "report/report.j2").read_text()
+    assert set(re.findall(r'drawn\("(\w+)"', skeleton)) == set(SECTIONS)
+    # figures that stand before a table, and those that follow it, are all of the section
+    for section in SECTIONS:
+        slots = re.findall(rf'drawn\("{section}"(.*?)\)', skeleton)
+        assert slots in ([""], [", last=1", ", first=1"]), section
+
+
+def test_the_registry_is_read_without_anything_that_draws():
+    code = "import sys, vimpo.report.figures.registry; print(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "pandas", "numpy", "torch"} & set(result.stdout.split())
 
 
 def boxes(figure):
@@ -162,14 +249,14 @@ def ablated(tmp_path_factory):
 
 def test_what_has_no_mean_over_sizes_is_not_counted_there(ablated):
     summary = read_table(ablated, "summary")
-    figure = plots.DRAWERS["accuracy_vs_noise"][0](summary, styles(summary["algorithm"]))
+    figure = FIGURES["accuracy_vs_noise"].drawer()(summary, styles(summary["algorithm"]))
     assert figure.axes[0].get_title().endswith("n = 2 seeds")
     assert figure.axes[-1].get_title().endswith("n = 6 runs")
 
 
 def test_panels_that_share_an_axis_have_the_noise_levels_of_all(narrowest):
     summary = read_table(narrowest, "summary")
-    figure = plots.DRAWERS["accuracy_vs_noise"][0](summary, styles(summary["algorithm"]))
+    figure = FIGURES["accuracy_vs_noise"].drawer()(summary, styles(summary["algorithm"]))
     assert len(figure.axes) == 2
     for axes in figure.axes:
         assert axes.get_xticks().tolist() == [0, 0.1, 0.25, 0.4]
@@ -183,9 +270,9 @@ def test_nothing_overlaps_or_leaves_the_figure(grid, name, drawn, request):
 
     tables = drawn[0] if grid == "small" else request.getfixturevalue(grid)
     looks = styles(read_table(tables, "summary")["algorithm"])
-    drawer, sources = plots.DRAWERS[name]
     with context(["default", RC]):
-        figure = drawer(*(read_table(tables, source) for source in sources), looks)
+        entry = FIGURES[name]
+        figure = entry.drawer()(*(read_table(tables, source) for source in entry.tables), looks)
         FigureCanvasAgg(figure)
         figure.draw_without_rendering()
         panels, labels = boxes(figure)

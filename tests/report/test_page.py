@@ -9,9 +9,9 @@ from fake_results import small_study, write_figures, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
+from vimpo.report.figures.registry import FIGURES
 from vimpo.report.page import TEMPLATES, report_content, write_report
 from vimpo.report.tables import Table
-from vimpo.storage.columns import FIGURES
 from vimpo.storage.tables import read_table, write_table
 
 LOST = Cell("ppo", "s", "0.25", 1)
@@ -146,7 +146,7 @@ def test_tuning_budget_counts_learning_rates():
     assert tuning(study, {}).rows[1][1].text == "0.0006 (xs), 0.0006 (s)"
 
 
-def test_the_papers_table_stands_beside_ours(written):
+def test_the_papers_table_stands_next_to_ours(written):
     content = report_content(written, written.folder / "tables")
     rows = {(row[0].text, row[1].text): row for row in content["paper"].rows}
     assert rows["VIMPO", "noise 0.25"][6].text == "35.9"
@@ -162,7 +162,7 @@ def test_the_papers_table_stands_beside_ours(written):
         values = [float(entry.text) for entry in row[2:7]]
         assert sum(values[:4]) / 4 == pytest.approx(values[4], abs=0.11)
     setup = {row[0].text: row for row in content["paper_setup"].rows}
-    assert setup["prompts a step"][2].text == "16"
+    assert setup["prompts per step"][2].text == "16"
     assert setup["VIMPO beta"][2].text == "0.02"
 
 
@@ -170,7 +170,16 @@ def test_the_papers_table_stands_beside_ours(written):
 def test_no_template_holds_a_number(template):
     if template == "style.css.j2":
         pytest.skip("lengths of a style sheet are no results")
-    text = (TEMPLATES / template).read_text()
+    assert_no_digit((TEMPLATES / template).read_text())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_caption_holds_a_number(name):
+    entry = FIGURES[name]
+    assert_no_digit(" ".join([entry.title, entry.caption, entry.alt]))
+
+
+def assert_no_digit(text):
     text = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", "", text, flags=re.DOTALL)
     text = re.sub(r"<[^>]*>", "", text)
     assert not re.search(r"\d", text), re.search(r".*\d.*", text).group()
@@ -293,7 +302,7 @@ def test_what_does_not_limit_a_study_is_not_said(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "close by construction" not in text
     assert "beta has to fall as responses grow." in text
-    assert "on 1 seed a cell" in text
+    assert "on 1 seed per cell" in text
     assert "an unknown number of parameters" in text
 
 

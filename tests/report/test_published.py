@@ -14,8 +14,9 @@ from fake_results import small_study, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
+from vimpo.report.figures.registry import FIGURES
 from vimpo.report.published import draw_published, publish
-from vimpo.storage.columns import ARCHIVED, FIGURES, PUBLISHED_TABLES, RAW
+from vimpo.storage.columns import ARCHIVED, PUBLISHED_TABLES, RAW
 from vimpo.storage.manifests import read_manifests
 
 ROOT = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ from vimpo.compare.compare import Comparison
 from vimpo.compare.scores import GROUP, Side
 from vimpo.config import ConfigError
 from vimpo.storage.files import write_atomic
+from vimpo.text import aligned
 
 JUDGEMENTS = ("equal", "inside", "outside", "no yardstick")
 
@@ -20,7 +21,8 @@ JUDGEMENTS = ("equal", "inside", "outside", "no yardstick")
 def describe(a: Side, b: Side, found: Comparison) -> str:
     """One line per group, then digits, machine and verdict."""
     lines = [f"A  {a.path} ({a.source})", f"B  {b.path} ({b.source})", *found.notes, ""]
-    lines += _columns(_table(found.rows))
+    table = _table(found.rows)
+    lines += aligned(table, left=len(table[0]))
     lines += ["", "to the last digit:"]
     lines += [
         f"  {name}: {'all' if not unequal else count - unequal} of {count} equal"
@@ -44,14 +46,6 @@ def _table(rows: pd.DataFrame) -> list[list[str]]:
             largest = f"{row['standardised']:+.2f} ({row['number']}{where})"
         table.append([*group, str(len(frame)), *counts, largest])
     return table
-
-
-def _columns(table: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
 
 
 def _reason(found: Comparison) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from vimpo.config import Study
 from vimpo.models.memory import parameter_count
 from vimpo.planning.inputs import benchmark_responses
 from vimpo.planning.plan import Job, Planner
+from vimpo.text import BYTES, aligned, short
 
 LOCAL = ("resolve", "aggregate", "draw", "report")  # rules that run beside Snakemake
 
@@ -27,24 +28,6 @@ def describe(study: Study) -> str:
     return "\n\n".join(parts)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns by width, the first one to the left; the first row is the heading."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip())
-    return "\n".join(lines)
-
-
-def count(number: float) -> str:
-    """A number of parameters: 0.11 M, 4.02 B."""
-    for unit, size in (("B", 1e9), ("M", 1e6)):
-        if number >= size / 10:
-            return f"{number / size:.2f} {unit}"
-    return f"{number:,.0f}"
-
-
 def hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
 
@@ -54,11 +37,6 @@ def duration(low: float, high: float) -> str:
     unit, scale = ("h", 1) if high >= 1 else ("min", 60)
     ends = [hours(low * scale), hours(high * scale)]
     return f"{' to '.join(dict.fromkeys(ends))} {unit}"
-
-
-def size_of(number: float) -> str:
-    """Bytes in MB, or in GB from one on."""
-    return f"{number / 1e9:,.0f} GB" if number >= 1e10 else f"{number / 1e6:,.1f} MB"
 
 
 def plural(number: int, thing: str) -> str:
@@ -107,7 +85,7 @@ def _memory(planner: Planner) -> str:
         if shape is None:
             rows.append([size, "unknown", *["-"] * len(algorithms)])
             continue
-        row = [size, count(parameter_count(shape))]
+        row = [size, short(parameter_count(shape))]
         for name in algorithms:
             there = name in study.algorithms_at(size)
             needed = planner.memory_gib(shape, study.algorithms[name]) if there else 0.0
@@ -115,7 +93,8 @@ def _memory(planner: Planner) -> str:
         rows.append(row)
     limit = planner.device.memory_gib
     of = f" of {limit:.0f}; ! does not fit" if limit else ", above what the libraries hold"
-    return f"Memory of a training process, GiB{of} (vimpo/models/memory.py)\n{table(rows)}"
+    table = "\n".join(aligned(rows, left=1))
+    return f"Memory of a training process, GiB{of} (vimpo/models/memory.py)\n{table}"
 
 
 def _gib(needed: float, limit: float | None) -> str:
@@ -147,7 +126,8 @@ def _hours(planner: Planner, jobs: Iterable[Job]) -> str:
     total = sum(j.device_hours for j in members)
     rows.append(["all", "", str(sum(j.count for j in members)), "", "", hours(total)])
     note = f"and {len(LOCAL)} local jobs: {', '.join(LOCAL)}; {_submitted(planner)}"
-    return f"Jobs and {unit}-hours\n{table(rows)}\n{note}"
+    table = "\n".join(aligned(rows, left=1))
+    return f"Jobs and {unit}-hours\n{table}\n{note}"
 
 
 def _submitted(planner: Planner) -> str:
@@ -161,8 +141,8 @@ def _submitted(planner: Planner) -> str:
 def _disk(planner: Planner) -> str:
     kept, running = planner.disk()
     return (
-        f"Disk: {size_of(kept)} of models in the end, and up to {size_of(running)} of checkpoints "
-        "for each cell that is being trained"
+        f"Disk: {short(kept, BYTES)} of models in the end, and up to {short(running, BYTES)} of "
+        "checkpoints for each cell that is being trained"
     )
 
 

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from vimpo.config import Noise
 from vimpo.storage.tables import ALL_SIZES, BASE
+from vimpo.text import short
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ SPARE = [
 
 
 def styles(algorithms: Iterable[str]) -> dict[str, Style]:
-    """Style of each algorithm; names without a fixed one get spare ones in the order given."""
+    """Style of each algorithm; names without a fixed one get spare ones, in order."""
     spare = map(_spare, itertools.count())
     return {
         name: STYLES[name] if name in STYLES else Style(name, *next(spare))
@@ -51,16 +51,16 @@ def styles(algorithms: Iterable[str]) -> dict[str, Style]:
 
 
 def _spare(i: int) -> tuple[str, str, tuple]:
-    """Colour, marker and line; where the spare ones are used up, they are combined anew."""
+    """Colour, marker and line; once the spare ones are used up, they are recombined."""
     turn = i // len(SPARE)
     colour, (_, marker, line) = SPARE[i % len(SPARE)][0], SPARE[(i + turn) % len(SPARE)]
     return colour, marker, line
 
 
 def count_note(frame: pd.DataFrame, looks: dict[str, Style], unit: str = "seed") -> str:
-    """`n = 2 seeds`, or `n = 2 seeds (GRPO 1)` where some algorithms have another number.
+    """`n = 2 seeds`, or `n = 2 seeds (GRPO 1)` if some algorithms have another number.
 
-    `1–2` where the points of one line differ.
+    `1–2` if the points of one line differ.
     """
     runs = frame[frame["algorithm"] != BASE].groupby("algorithm", sort=False)["n"]
     ends = runs.agg(["min", "max"])
@@ -84,20 +84,11 @@ def noise_name(label: str) -> str:
     return f"noise {noise.rate:g}" + (" per rollout" if noise.mode == "rollout" else "")
 
 
-def short_count(count: float) -> str:
-    if not np.isfinite(count):
-        return "?"
-    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g}{unit}"
-    return f"{count:.0f}"
-
-
 def size_name(frame: pd.DataFrame, size: str) -> str:
     if size == ALL_SIZES:
         return "mean over sizes"
     params = frame.loc[frame["size"] == size, "params"].dropna()
-    return f"{size}, {short_count(params.iloc[0])}" if len(params) else size
+    return f"{size}, {short(params.iloc[0])}" if len(params) else size
 
 
 def interval_name(frame: pd.DataFrame) -> str:
@@ -108,6 +99,11 @@ def ordered_noise(labels: Iterable[str]) -> list[str]:
     order = ("group", "rollout", "asymmetric")
     unique = {label: Noise.parse(label) for label in labels}
     return sorted(unique, key=lambda k: (order.index(unique[k].mode), unique[k].level, k))
+
+
+def on_clean_rewards(frame: pd.DataFrame) -> pd.DataFrame:
+    clean = {label: Noise.parse(label).level == 0 for label in set(frame["noise"])}
+    return frame[frame["noise"].map(clean).astype(bool)]
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,10 @@ TD = (
 )
 
 
-GAE = tuple(Line(x.algorithm, x.predictor.replace("_td", "_gae"), x.label, x.hollow) for x in TD)
+GAE = tuple(
+    Line(x.algorithm, x.predictor.replace("_td", "_gae"), x.label.replace(" td", " GAE"), x.hollow)
+    for x in TD
+)
 
 
 READINGS = {

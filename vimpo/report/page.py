@@ -1,8 +1,8 @@
-"""The report: tables and figures of a study as one HTML file, and its twin in Markdown.
+"""The report: tables and figures of a study as one HTML file, and the same in Markdown.
 
-The HTML needs nothing but itself: figures are embedded, nothing is fetched. Text lives in the
-templates of `report/`, numbers come from the tables and the configuration alone. The same inputs
-give the same bytes.
+The HTML is self-contained: figures are embedded, nothing is fetched. Text lives in the templates of
+`report/` and in the registry of figures; numbers come from the tables and the configuration alone.
+The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
 from vimpo.report import scaling as report_scaling
 from vimpo.report import tables as report_tables
 from vimpo.report import verdicts as report_claims
+from vimpo.report.figures.registry import FIGURES
 from vimpo.report.findings import findings, short_claims
-from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.report.scaling import gap_table, iqm_table
-from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
+from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.tables import ALL_SIZES, check_tables, read_tables
+from vimpo.text import short
 
 if TYPE_CHECKING:
     import jinja2
@@ -43,33 +45,35 @@ def write_report(
     templates: Path = TEMPLATES,
     config: Path | None = None,
 ) -> None:
-    """Write the HTML report to `output`, and Markdown beside it under the suffix `.md`.
+    """Write the HTML report to `output`, and Markdown next to it with the suffix `.md`.
 
-    `config`: the file that `study` was read from; tables may be recorded as made from its very
+    `config`: the file that `study` was read from. The tables may be recorded as made from its exact
     text, which a later version of the suite would resolve to more fields.
-    Raises ConfigError where a table or figure is missing, or where the tables are not of `study`.
+    Raises ConfigError if a table or figure is missing, or if the tables are not of `study`.
     """
     output, figures = Path(output), Path(figures)
-    environment = template_environment(templates)
+    template = template_environment(templates).get_template("report.j2")
     content = report_content(study, Path(tables), Path(templates), config)
-    page = content | {"sources": {name: _data_uri(figures / f"{name}.svg") for name in FIGURES}}
-    write_atomic(output, environment.get_template("report.html.j2").render(page))
-
-    links = {
+    embedded = {name: _data_uri(figures / f"{name}.svg") for name in FIGURES}
+    linked = {
         name: Path(os.path.relpath(figures / f"{name}.png", output.parent)).as_posix()
         for name in FIGURES
     }
-    markdown = environment.get_template("report.md.j2").render(content | {"sources": links})
-    write_atomic(output.with_suffix(".md"), re.sub(r"\n{3,}", "\n\n", markdown))
+    html = template.render(content | {"layout": "layout.html.j2", "sources": embedded})
+    markdown = template.render(content | {"layout": "layout.md.j2", "sources": linked})
+    write_atomic(output, html.lstrip())
+    write_atomic(output.with_suffix(".md"), re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n")
 
 
 def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
-    """Templates of the report and of the README; HTML is escaped, an unknown name is an error."""
+    """Templates of the report and the README; HTML is escaped, an unknown name is an error."""
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
+        autoescape=jinja2.select_autoescape(
+            enabled_extensions=("html.j2",), default_for_string=False
+        ),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -82,7 +86,7 @@ def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
 def report_content(
     study: Study, tables: Path, templates: Path = TEMPLATES, config: Path | None = None
 ) -> dict:
-    """Everything that the templates name."""
+    """Everything that the templates refer to."""
     frames = read_tables(tables, PUBLISHED_TABLES)
     check_tables(study, frames, config)
     summary, missing = frames["summary"], frames["missing"]
@@ -105,14 +109,13 @@ def report_content(
         "complete_count": len(cells) - len(untrained),
         "without": without,
         "confidence": f"{100 * study.statistics.confidence:g}",
-        "figures": list(FIGURES),
         "outcomes": report_tables.outcomes(frames["outcome_summary"], looks),
         "failures": report_tables.failures(frames["outcomes"]),
         "outcomes_known": len(frames["outcomes"]) > 0,
         "missing": report_tables.plain_table(missing),
         "provenance": report_tables.plain_table(frames["provenance"]),
     }
-    return (
+    content = (
         content
         | _claims(frames)
         | _accuracy(study, frames, looks)
@@ -120,6 +123,24 @@ def report_content(
         | _cost(frames, looks)
         | _methods(study, frames, looks, templates)
     )
+    return content | {"figures": _figures(content, templates)}
+
+
+def _figures(content: dict, templates: Path) -> dict[str, dict[str, str]]:
+    """Name, section, title, caption and alternative text of each figure, for this study."""
+    environment = template_environment(templates)
+    return {
+        name: {"name": name, "section": entry.section}
+        | {
+            part: environment.from_string(" ".join(text.split())).render(content)
+            for part, text in (
+                ("title", entry.title),
+                ("caption", entry.caption),
+                ("alt", entry.alt),
+            )
+        }
+        for name, entry in FIGURES.items()
+    }
 
 
 def _claims(frames: dict[str, pd.DataFrame]) -> dict:
@@ -166,13 +187,7 @@ def _scaling(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
         "probed": len(probes) > 0,
         "graded": NO_ORACLE not in reasons,
         "doubled": IS_THE_TRUTH not in reasons,
-        "value": report_scaling.value_table(probes, looks),
-        "truth": report_scaling.truth_table(probes, looks),
-        "value_noise": report_scaling.value_noise_table(probes, looks),
-        "credit": report_scaling.credit_table(probes, looks),
-        "precision": report_scaling.precision_table(probes),
-        "consistency": report_scaling.consistency_table(probes, looks),
-    }
+    } | report_scaling.probe_tables(probes, looks)
 
 
 def _cost(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
@@ -202,16 +217,16 @@ def _methods(
 
 
 def _single_sweeps(sweeps: pd.DataFrame) -> list[str]:
-    """Sweeps of one objective: maps of it, because no other had the same chance."""
+    """Sweeps of a single objective, which map it rather than compare it."""
     objectives = sweeps.groupby("sweep", sort=False)["objective"].nunique()
     return list(objectives.index[objectives == 1])
 
 
 def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict:
-    """What a study's size and set-up keep it from saying, and what the paper had instead."""
+    """What a study's size and set-up do not let it say, and what the paper had instead."""
     sizes = study.used_sizes()
     known = sorted(params[size] for size in sizes if size in params.index)
-    ends = list(dict.fromkeys(short_count(n) for n in (known[:1] + known[-1:])))
+    ends = list(dict.fromkeys(short(n) for n in (known[:1] + known[-1:])))
     closeness = ["close"] if study.train.epochs == 1 else []
     return {
         "limits": ["scale", *closeness, "transfers", "open", "tests"],

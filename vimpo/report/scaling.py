@@ -3,152 +3,149 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from vimpo.analysis.scores import OURS, RIVALS
-from vimpo.config import Noise
-from vimpo.report.labels import GAE, READINGS, TD, VALUES, Line, Style, noise_name, ordered_noise
-from vimpo.report.tables import Entry, Table, algorithm_entry, estimate_entry, only
+from vimpo.report.labels import (
+    GAE,
+    READINGS,
+    TD,
+    VALUES,
+    Line,
+    Style,
+    noise_name,
+    on_clean_rewards,
+    ordered_noise,
+)
+from vimpo.report.tables import (
+    Column,
+    Entry,
+    Row,
+    Table,
+    algorithm_entry,
+    algorithm_rows,
+    column_entry,
+    estimate_entry,
+    matching,
+    noise_columns,
+    only,
+    pivot,
+    size_entry,
+)
 from vimpo.storage.tables import ALL_SIZES, BASE, WHOLE
 
 
-def _clean(probes: pd.DataFrame) -> pd.DataFrame:
-    known = {label: Noise.parse(label).level == 0 for label in set(probes["noise"])}
-    return probes[probes["noise"].map(known).astype(bool) & (probes["position"] == WHOLE)]
+@dataclass(frozen=True)
+class ProbeTable:
+    """A table of the probes over whole responses: which rows of probe_summary.csv, and as what."""
+
+    title: str  # of the column that says who is measured
+    where: Mapping[str, str]
+    lines: Sequence[Line] = ()  # its rows at each size; without any: one per algorithm
+    columns: Sequence[Column] = ()  # on clean rewards; without any: one per noise level
 
 
-def _line_entry(line: Line, looks: dict[str, Style]) -> Entry:
-    style = looks.get(line.algorithm)
-    return Entry(line.label, "", style.colour if style else "")
+def _column(title: str, target: str, metric: str, digits: str = ".2f") -> Column:
+    return Column(title, {"target": target, "metric": metric}, digits)
 
 
-def value_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """Each predictor against the truth, by size: the change of value, and the value itself."""
-    frame = _clean(probes)
-    frame = frame[frame["probe"] == "value"]
-    columns = {
-        "explained variance of change": ("change", "explained_variance"),
-        "after the best rescaling": ("change", "explained_variance_linear"),
-        "rank correlation": ("change", "spearman"),
-        "slope of truth on it": ("change", "slope"),
-        "intercept": ("change", "intercept"),
-        "error, rms": ("change", "rmse"),
-        "explained variance of value": ("value", "explained_variance"),
-    }
-    rows = []
-    for size in dict.fromkeys(frame["size"]):
-        part = frame[frame["size"] == size]
-        for line in VALUES:
-            own = line.rows(part)
-            if own.empty:
-                continue
-            entries = [
-                estimate_entry(only(own, target=target, metric=metric), digits=".2f")
-                for target, metric in columns.values()
-            ]
-            rows.append([Entry(size), _line_entry(line, looks), *entries])
-    return Table(["size", "predictor", *columns], rows)
+PROBE_TABLES = {
+    # Each predictor against the truth: the change of value, and the value itself.
+    "value": ProbeTable(
+        "predictor",
+        {"probe": "value"},
+        VALUES,
+        [
+            _column("explained variance of change", "change", "explained_variance"),
+            _column("after best rescaling", "change", "explained_variance_linear"),
+            _column("rank correlation", "change", "spearman"),
+            _column("slope of truth on prediction", "change", "slope"),
+            _column("intercept", "change", "intercept"),
+            _column("rms error", "change", "rmse"),
+            _column("explained variance of value", "value", "explained_variance"),
+        ],
+    ),
+    # What there is to predict: spread of the truth, its own noise, and what the noise allows.
+    "truth": ProbeTable(
+        "policy",
+        {"probe": "value", "predictor": "truth"},
+        columns=[
+            _column("spread of V(s_t)", "value", "spread", ".3f"),
+            _column("its standard error", "value", "mean_stderr", ".3f"),
+            _column("spread of change", "change", "spread", ".3f"),
+            _column("its standard error", "change", "mean_stderr", ".3f"),
+            _column("highest possible rank correlation", "change", "spearman_ceiling", ".3f"),
+        ],
+    ),
+    # By reward noise, for the predictor that each algorithm itself uses.
+    "value_noise": ProbeTable(
+        "predictor",
+        {"probe": "value", "target": "change", "metric": "explained_variance"},
+        [line for line in VALUES if line.predictor != "group_mean"],
+    ),
+    # Area under the ROC and hits of the first wrong step.
+    "credit": ProbeTable(
+        "signal",
+        {"probe": "credit"},
+        [*TD, *(line for line in GAE if line.predictor != "group")],
+        [
+            _column("AUC", "step", "auc"),
+            _column("hits", "step", "top1"),
+            _column("hits by chance", "step", "top1_chance"),
+        ],
+    ),
+    # Drift of VIMPO's policy.
+    "precision": ProbeTable(
+        "computed in",
+        {"probe": "precision"},
+        [Line(OURS, name, label) for name, (label, _, _) in READINGS.items()],
+        [
+            _column("log-ratio, nats", "log_ratio", "rms_drift", ".2g"),
+            _column("implied value", "implied_value", "rms_drift", ".2g"),
+            _column("relative to spread of true value", "implied_value", "relative_drift", ".2g"),
+        ],
+    ),
+    # The implied value's own equations, for every policy.
+    "consistency": ProbeTable(
+        "policy",
+        {"probe": "consistency"},
+        columns=[
+            _column("mean td", "td", "mean", ".1e"),
+            _column("rms td", "td", "rms", ".2g"),
+            _column("terminal residual / target", "terminal", "residual_ratio", ".3f"),
+            _column("correlation of summed td and target", "terminal", "pearson"),
+        ],
+    ),
+}
 
 
-def truth_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """What there is to predict: spread of the truth, its own noise, and what the noise allows."""
-    frame = _clean(probes)
-    frame = frame[(frame["probe"] == "value") & (frame["predictor"] == "truth")]
-    columns = {
-        "spread of V(s_t)": ("value", "spread"),
-        "its standard error": ("value", "mean_stderr"),
-        "spread of change": ("change", "spread"),
-        "its error": ("change", "mean_stderr"),
-        "highest rank correlation": ("change", "spearman_ceiling"),
-    }
-    rows = [
-        [Entry(size), algorithm_entry(name, looks)]
-        + [
-            estimate_entry(only(part, target=target, metric=metric), digits=".3f")
-            for target, metric in columns.values()
-        ]
-        for (size, name), part in frame.groupby(["size", "algorithm"], sort=False)
+def probe_tables(probes: pd.DataFrame, looks: dict[str, Style]) -> dict[str, Table]:
+    """PROBE_TABLES of a study."""
+    whole = probes[probes["position"] == WHOLE]
+    return {name: _probe_table(table, whole, looks) for name, table in PROBE_TABLES.items()}
+
+
+def _probe_table(table: ProbeTable, probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
+    frame = matching(probes, table.where)
+    if table.columns:
+        frame = on_clean_rewards(frame)
+    rows = _line_rows(table.lines, frame, looks) if table.lines else algorithm_rows(frame, looks)
+    return pivot(frame, ["size", table.title], rows, table.columns or noise_columns(frame))
+
+
+def _line_rows(lines: Iterable[Line], frame: pd.DataFrame, looks: dict[str, Style]) -> list[Row]:
+    """One row per size and line of a figure."""
+    return [
+        Row(
+            (Entry(size), Entry(line.label, "", algorithm_entry(line.algorithm, looks).colour)),
+            {"size": size, "algorithm": line.algorithm, "predictor": line.predictor},
+        )
+        for size in dict.fromkeys(frame["size"])
+        for line in lines
     ]
-    return Table(["size", "policy", *columns], rows)
-
-
-def value_noise_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """Explained variance of the change by reward noise, of what each algorithm reckons with."""
-    frame = probes[(probes["probe"] == "value") & (probes["position"] == WHOLE)]
-    frame = frame[(frame["target"] == "change") & (frame["metric"] == "explained_variance")]
-    noises = ordered_noise(frame["noise"])
-    rows = []
-    for size in dict.fromkeys(frame["size"]):
-        for line in VALUES:
-            own = line.rows(frame[frame["size"] == size])
-            if own.empty or line.predictor == "group_mean":
-                continue
-            entries = [estimate_entry(only(own, noise=n), digits=".2f") for n in noises]
-            rows.append([Entry(size), _line_entry(line, looks), *entries])
-    return Table(["size", "predictor", *map(noise_name, noises)], rows)
-
-
-def credit_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """Area under the ROC and hits of the first wrong step, by size and signal."""
-    frame = _clean(probes)
-    frame = frame[(frame["probe"] == "credit") & (frame["target"] == "step")]
-    columns = {"AUC": "auc", "hits of the lowest": "top1", "hits by chance": "top1_chance"}
-    lines = [(line, line.label) for line in TD]
-    lines += [(line, line.label.replace("td", "GAE")) for line in GAE if line.predictor != "group"]
-    rows = []
-    for size in dict.fromkeys(frame["size"]):
-        part = frame[frame["size"] == size]
-        for line, label in lines:
-            own = line.rows(part)
-            if own.empty:
-                continue
-            entries = [estimate_entry(only(own, metric=m), digits=".2f") for m in columns.values()]
-            colour = _line_entry(line, looks).colour if line.label else ""
-            rows.append([Entry(size), Entry(label, "", colour), *entries])
-    return Table(["size", "signal", *columns], rows)
-
-
-def precision_table(probes: pd.DataFrame) -> Table:
-    """Drift over whole responses, of VIMPO's policy."""
-    frame = _clean(probes)
-    frame = frame[(frame["probe"] == "precision") & (frame["algorithm"] == OURS)]
-    columns = {
-        "log-ratio, nats": ("log_ratio", "rms_drift"),
-        "implied value": ("implied_value", "rms_drift"),
-        "over the spread of the true value": ("implied_value", "relative_drift"),
-    }
-    rows = [
-        [Entry(size), Entry(READINGS[name][0])]
-        + [
-            estimate_entry(only(part, predictor=name, target=target, metric=metric), digits=".2g")
-            for target, metric in columns.values()
-        ]
-        for size, part in frame.groupby("size", sort=False)
-        for name in READINGS
-    ]
-    return Table(["size", "computed in", *columns], rows)
-
-
-def consistency_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """The implied value's own equations, on every policy."""
-    frame = _clean(probes)
-    frame = frame[frame["probe"] == "consistency"]
-    columns = {
-        "mean td": ("td", "mean", ".1e"),
-        "td, rms": ("td", "rms", ".2g"),
-        "terminal residual over target": ("terminal", "residual_ratio", ".3f"),
-        "correlation of summed td and target": ("terminal", "pearson", ".2f"),
-    }
-    rows = [
-        [Entry(size), algorithm_entry(name, looks)]
-        + [
-            estimate_entry(only(part, target=target, metric=metric), digits=digits)
-            for target, metric, digits in columns.values()
-        ]
-        for (size, name), part in frame.groupby(["size", "algorithm"], sort=False)
-    ]
-    return Table(["size", "policy", *columns], rows)
 
 
 # --- Gaps ----------------------------------------------------------------------------------------
@@ -157,13 +154,12 @@ def consistency_table(probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
 def gap_table(comparisons: pd.DataFrame, looks: dict[str, Style], ablations: bool) -> Table:
     """VIMPO minus the rivals (or its ablations and variants) in percentage points, by noise."""
     frame = comparisons[comparisons["rival"] != ""]
-    main = frame["rival"].isin(RIVALS)
-    frame = frame[~main if ablations else main]
+    frame = frame[frame["rival"].isin(RIVALS) != ablations]
     noises = ordered_noise(frame["noise"])
     rows = []
     for size in dict.fromkeys(frame["size"]):
         for rival in dict.fromkeys(frame["rival"]):
-            part = frame[(frame["size"] == size) & (frame["rival"] == rival)]
+            part = matching(frame, {"size": size, "rival": rival})
             if part.empty:
                 continue
             entries = []
@@ -174,10 +170,8 @@ def gap_table(comparisons: pd.DataFrame, looks: dict[str, Style], ablations: boo
                 entries.append(
                     estimate_entry(chance, digits=".2f") if size != ALL_SIZES else Entry("–")
                 )
-            label = "mean of sizes" if size == ALL_SIZES else size
-            minus = looks[rival].label if rival in looks else rival
-            colour = looks[rival].colour if rival in looks else ""
-            rows.append([Entry(label), Entry(f"minus {minus}", "", colour), *entries])
+            head = algorithm_entry(rival, looks)
+            rows.append([size_entry(size), replace(head, text=f"minus {head.text}"), *entries])
     columns = [title for noise in noises for title in (noise_name(noise), "P(VIMPO better)")]
     return Table(["size", "VIMPO", *columns], rows)
 
@@ -185,54 +179,62 @@ def gap_table(comparisons: pd.DataFrame, looks: dict[str, Style], ablations: boo
 def iqm_table(comparisons: pd.DataFrame, looks: dict[str, Style]) -> Table:
     """Interquartile means over seeds and benchmarks of all sizes, percent."""
     frame = comparisons[comparisons["metric"] == "iqm"]
-    noises = ordered_noise(frame["noise"])
     rows = [
-        [algorithm_entry(name, looks)]
-        + [estimate_entry(only(part, noise=noise), factor=100) for noise in noises]
-        for name, part in frame.groupby("algorithm", sort=False)
+        Row((algorithm_entry(name, looks),), {"algorithm": name})
+        for name in dict.fromkeys(frame["algorithm"])
     ]
-    return Table(["algorithm", *map(noise_name, noises)], rows)
+    return pivot(frame, ["algorithm"], rows, noise_columns(frame, ".1f", factor=100))
 
 
 # --- Cost ----------------------------------------------------------------------------------------
 
 
+def _measured(
+    title: str, metric: str, digits: str, factor: float = 1, kind: str = "measured"
+) -> Column:
+    return Column(title, {"kind": kind, "metric": metric}, digits, factor)
+
+
+MEASURED = [
+    _measured("step, s", "step_total", ".3g"),
+    _measured("peak memory above idle, MB", "memory_above_floor", ",.0f", 2**-20),
+    _measured("memory model, MB", "memory_above_floor", ",.0f", 2**-20, kind="model"),
+    _measured("trainable parameters", "parameters_trainable", ",.0f"),
+    _measured("resident parameters", "parameters_resident", ",.0f"),
+    _measured("optimiser, MB", "optimizer", ".3g", 2**-20),
+]
+
+
 def measured_table(measured: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """What a step took, measured side by side, and the memory model's figure beside it."""
-    columns: dict[str, tuple[str, str, float, str]] = {
-        "step, s": ("measured", "step_total", 1, ".3g"),
-        "peak memory above idle, MB": ("measured", "memory_above_floor", 2**-20, ",.0f"),
-        "memory model, MB": ("model", "memory_above_floor", 2**-20, ",.0f"),
-        "trainable parameters": ("measured", "parameters_trainable", 1, ",.0f"),
-        "resident parameters": ("measured", "parameters_resident", 1, ",.0f"),
-        "optimiser, MB": ("measured", "optimizer", 2**-20, ".3g"),
-    }
-    rows = []
-    for (size, name), part in measured.groupby(["size", "algorithm"], sort=False):
-        entries = []
-        for kind, metric, factor, digits in columns.values():
-            row = only(part, kind=kind, metric=metric)
-            if row is None:
-                entries.append(Entry("n/a", "not measured"))
-            elif not math.isfinite(row["low"]):
-                entries.append(Entry(format(factor * row["mean"], digits)))
-            else:
-                entries.append(estimate_entry(row, factor, digits))
-        rows.append([Entry(size), algorithm_entry(name, looks), *entries])
-    return Table(["size", "algorithm", *columns], rows)
+    """What a step took, measured side by side, and the memory model's figure next to it."""
+    rows = algorithm_rows(measured, looks)
+    return pivot(measured, ["size", "algorithm"], rows, MEASURED, _measured_entry)
+
+
+def _measured_entry(row: pd.Series | None, column: Column) -> Entry:
+    if row is None:
+        return Entry("n/a", "not measured")
+    if not math.isfinite(row["low"]):
+        return Entry(format(column.factor * row["mean"], column.digits))
+    return column_entry(row, column)
 
 
 def projection_table(projection: pd.DataFrame, looks: dict[str, Style]) -> Table:
     """The memory model's peak at published sizes: a projection."""
     frame = projection[projection["part"] == "peak"]
-    names = [n for n in dict.fromkeys(frame["algorithm"]) if n != BASE]
-    rows = []
-    for size, part in frame.groupby("size", sort=False):
-        entries = []
-        for name in names:
-            row = only(part, algorithm=name)
-            ratio = "" if math.isnan(row["ratio_to_ppo"]) else f"{row['ratio_to_ppo']:.2f} of PPO's"
-            entries.append(Entry(f"{row['bytes'] / 2**30:,.0f}", ratio))
-        rows.append([Entry(size, part["source"].iloc[0]), *entries])
-    titles = [f"{looks[n].label if n in looks else n}, GiB" for n in names]
-    return Table(["projected size", *titles], rows)
+    sources = frame.drop_duplicates("size")
+    rows = [
+        Row((Entry(size, source),), {"size": size})
+        for size, source in zip(sources["size"], sources["source"], strict=True)
+    ]
+    columns = [
+        Column(f"{algorithm_entry(name, looks).text}, GiB", {"algorithm": name}, ",.0f", 2**-30)
+        for name in dict.fromkeys(frame["algorithm"])
+        if name != BASE
+    ]
+    return pivot(frame, ["projected size"], rows, columns, _projection_entry)
+
+
+def _projection_entry(row: pd.Series, column: Column) -> Entry:
+    ratio = "" if math.isnan(row["ratio_to_ppo"]) else f"{row['ratio_to_ppo']:.2f} of PPO's"
+    return Entry(format(column.factor * row["bytes"], column.digits), ratio)

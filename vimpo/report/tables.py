@@ -1,12 +1,12 @@
-"""The report's tables: numbers of the CSV tables and the configuration, formatted for reading.
+"""The report's tables: numbers from the CSV tables and the configuration, formatted for reading.
 
-Templates only lay these out; whatever is not available says why in the entry itself.
+Templates only lay these out. An entry that is not available says why.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import pandas as pd
 
 from vimpo.analysis.scores import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
-from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
+from vimpo.text import short
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One table cell: what is read first, what stands small below it, and a colour mark."""
+    """One table cell: its text, smaller detail below it, and a colour mark."""
 
     text: str
     detail: str = ""
@@ -55,10 +56,74 @@ def algorithm_entry(name: str, looks: dict[str, Style]) -> Entry:
 
 
 def only(frame: pd.DataFrame, **values: str) -> pd.Series | None:
-    """The row with these values; None where there is none."""
+    """The first row with these values; None if there is none."""
+    frame = matching(frame, values)
+    return None if frame.empty else frame.iloc[0]
+
+
+def matching(frame: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
     for column, value in values.items():
         frame = frame[frame[column] == value]
-    return None if frame.empty else frame.iloc[0]
+    return frame
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a pivot: how it is headed, and which rows of the frame are its."""
+
+    heads: tuple[Entry, ...]
+    where: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a pivot: its title, which number it shows, and how that is printed."""
+
+    title: str
+    where: Mapping[str, str]
+    digits: str = ".2f"
+    factor: float = 1
+
+
+def column_entry(row: pd.Series | None, column: Column) -> Entry:
+    return estimate_entry(row, column.factor, column.digits)
+
+
+def pivot(
+    frame: pd.DataFrame,
+    titles: Sequence[str],
+    rows: Iterable[Row],
+    columns: Sequence[Column],
+    show: Callable[[pd.Series | None, Column], Entry] = column_entry,
+) -> Table:
+    """A table with one line for each of `rows` that the frame has. titles: of the rows' heads."""
+    lines = []
+    for row in rows:
+        own = matching(frame, row.where)
+        if len(own):
+            entries = (show(only(own, **column.where), column) for column in columns)
+            lines.append([*row.heads, *entries])
+    return Table([*titles, *(column.title for column in columns)], lines)
+
+
+def algorithm_rows(frame: pd.DataFrame, looks: dict[str, Style]) -> list[Row]:
+    """One row per size and algorithm, in the frame's order."""
+    pairs = dict.fromkeys(zip(frame["size"], frame["algorithm"], strict=True))
+    return [
+        Row((Entry(size), algorithm_entry(name, looks)), {"size": size, "algorithm": name})
+        for size, name in pairs
+    ]
+
+
+def noise_columns(frame: pd.DataFrame, digits: str = ".2f", factor: float = 1) -> list[Column]:
+    return [
+        Column(noise_name(noise), {"noise": noise}, digits, factor)
+        for noise in ordered_noise(frame["noise"])
+    ]
+
+
+def size_entry(size: str) -> Entry:
+    return Entry("mean of sizes" if size == ALL_SIZES else size)
 
 
 # --- Accuracy ------------------------------------------------------------------------------------
@@ -67,25 +132,23 @@ def only(frame: pd.DataFrame, **values: str) -> pd.Series | None:
 def headline(
     summary: pd.DataFrame, looks: dict[str, Style], metric: str, sizes: list[str]
 ) -> Table:
-    """Accuracy in percent, mean of benchmarks: a row an algorithm (and size), a column a noise."""
+    """Accuracy in percent, mean of benchmarks: by algorithm (and size, if several) and noise."""
     frame = summary[(summary["metric"] == metric) & (summary["benchmark"] == MEAN)]
-    noises = ordered_noise(frame.loc[frame["algorithm"] != BASE, "noise"])
+    trained, base = frame[frame["algorithm"] != BASE], frame[frame["algorithm"] == BASE]
+    columns = noise_columns(trained, ".1f", factor=100)
+    # no reward has touched the base policy: it is the same at every noise level
+    known = [base.assign(**column.where) for column in columns]
     several = len(sizes) > 1
-    rows = []
-    for size in sizes:
-        for name in dict.fromkeys(frame["algorithm"]):
-            if only(frame, algorithm=name, size=size) is None:
-                continue
-            entries = [
-                estimate_entry(
-                    only(frame, algorithm=name, size=size, noise="0" if name == BASE else noise),
-                    factor=100,
-                )
-                for noise in noises
-            ]
-            label = "mean of sizes" if size == ALL_SIZES else size
-            rows.append([Entry(label)] * several + [algorithm_entry(name, looks), *entries])
-    return Table(["size"] * several + ["policy"] + [noise_name(n) for n in noises], rows)
+    rows = [
+        Row(
+            (*[size_entry(size)] * several, algorithm_entry(name, looks)),
+            {"size": size, "algorithm": name},
+        )
+        for size in sizes
+        for name in dict.fromkeys(frame["algorithm"])
+    ]
+    titles = ["size"] * several + ["policy"]
+    return pivot(pd.concat([*known, trained]), titles, rows, columns)
 
 
 # --- Outcomes ------------------------------------------------------------------------------------
@@ -94,17 +157,12 @@ FAILURES = {"not_finite": "not finite", "collapsed": "collapsed"}
 
 
 def outcomes(summary: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """How many runs failed of those whose end is known: a row an algorithm and size."""
-    noises = ordered_noise(summary["noise"])
-    rows = [
-        [Entry(size), algorithm_entry(name, looks)]
-        + [_outcome_entry(only(part, noise=noise)) for noise in noises]
-        for (size, name), part in summary.groupby(["size", "algorithm"], sort=False)
-    ]
-    return Table(["size", "algorithm", *(noise_name(n) for n in noises)], rows)
+    """How many runs failed, of those whose end is known."""
+    rows = algorithm_rows(summary, looks)
+    return pivot(summary, ["size", "algorithm"], rows, noise_columns(summary), _outcome_entry)
 
 
-def _outcome_entry(row: pd.Series | None) -> Entry:
+def _outcome_entry(row: pd.Series | None, _: Column) -> Entry:
     """`1 of 2`, below it `collapsed: 1; share [0.01, 0.99]`."""
     if row is None:
         return Entry("n/a", "not in the grid")
@@ -143,13 +201,13 @@ COST_COLUMNS: dict[str, tuple[str, float, str]] = {
 
 
 def cost(costs: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """A row an algorithm and size; parameters and bytes of one design are equal in all runs."""
+    """One row per algorithm and size; all runs of a design have the same parameters and bytes."""
     runs = costs[costs["algorithm"] != BASE]
     rows = []
     for (size, name), part in runs.groupby(["size", "algorithm"], sort=False):
         values = {row["metric"]: row for _, row in part.iterrows()}
         parameters = [
-            short_count(values[m]["mean"]) if m in values else "n/a"
+            short(values[m]["mean"]) if m in values else "n/a"
             for m in ("trainable_parameters", "resident_parameters")
         ]
         n = max(int(part["n"].max()), 0)
@@ -173,7 +231,7 @@ def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
     if math.isfinite(row["low"]):
         low, high = (format(factor * row[c], digits) for c in ("low", "high"))
         return Entry(text, f"[{low}, {high}]")
-    # a number that no run varies needs no interval: it is a property of the design
+    # the same number in every run is a property of the design and needs no interval
     return Entry(text) if row["reason"].startswith("all ") else Entry(text, row["reason"])
 
 
@@ -181,7 +239,7 @@ def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
 
 
 def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """The paper's results, and beside them ours of the same algorithm at the same noise."""
+    """The paper's results, next to ours for the same algorithm and noise."""
     paper = pd.read_csv(path, dtype=str, keep_default_na=False)
     ours = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
     several = ALL_SIZES in set(ours["size"])
@@ -212,7 +270,7 @@ def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) ->
 
 
 def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
-    """Differences of set-up, a row a setting; ours is read from the configuration."""
+    """Differences of set-up, one row per setting; ours is read from the configuration."""
     rows = [
         [Entry(r["setting"]), Entry(r["paper"]), Entry(_ours(study, r["ours"], looks))]
         for _, r in pd.read_csv(path, dtype=str).iterrows()
@@ -223,7 +281,7 @@ def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
 def _training_problems(study: Study) -> list[str]:
     if isinstance(study.task, DatasetTask):
         return [source.path for source in study.task.datasets]
-    return [f"generated {study.task.kind} problems, fresh every step"]
+    return [f"generated {study.task.kind} problems, new at every step"]
 
 
 def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
@@ -263,7 +321,7 @@ def _distinct(study: Study, used: list[str], name: str) -> list[str]:
 
 
 def hyperparameters(study: Study, looks: dict[str, Style]) -> Table:
-    """Every hyperparameter of every algorithm used; a dash where it has none of that name."""
+    """Every hyperparameter of every algorithm used; a dash if it has none of that name."""
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
     settings = {name: study.algorithms[name].model_dump() for name in used}
     names = list(dict.fromkeys(key for values in settings.values() for key in values))
@@ -289,7 +347,7 @@ def shared_settings(study: Study) -> Table:
 def sizes(study: Study, params: dict[str, float]) -> Table:
     names = list(next(iter(LADDER.values())).model_dump())
     rows = [
-        [Entry(size), Entry(short_count(params.get(size, math.nan)))]
+        [Entry(size), Entry(short(params.get(size, math.nan)))]
         + [Entry(_plain(getattr(study.sizes[size], name))) for name in names]
         for size in study.used_sizes()
     ]
@@ -299,7 +357,7 @@ def sizes(study: Study, params: dict[str, float]) -> Table:
 def tuning(study: Study, looks: dict[str, Style]) -> Table:
     """Learning rates of this study: entries that differ in nothing but `lr_scale` are one family.
 
-    The budget is equal only where the last column is.
+    Budgets are equal only where the last column is.
     """
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
 
@@ -321,7 +379,7 @@ def tuning(study: Study, looks: dict[str, Style]) -> Table:
 
 
 def sweep_table(sweeps: pd.DataFrame, looks: dict[str, Style]) -> Table:
-    """A row a trial of the sweeps that a study names; a column a metric."""
+    """One row per trial of the sweeps that a study names, one column per metric."""
     metrics = list(dict.fromkeys(sweeps["metric"]))
     rows = []
     for (name, _), own in sweeps.groupby(["sweep", "trial"], sort=False):

@@ -1,4 +1,4 @@
-"""What tables and figures a study has: names and columns, for the rules and for the code.
+"""What tables a study has: names and columns, for the rules and for the code.
 
 Nothing is imported here, because the workflow reads it before every run.
 """
@@ -51,21 +51,3 @@ PUBLISHED_TABLES = tuple(name for name in TABLES if name not in RAW)
 ARCHIVED = ("accuracy", "outcomes", "curves", "cost", "probes", "measured_cost")
 # What `compare` asks of single runs: a reference that is small and is not drawn.
 CELL_TABLES = ("accuracy", "curves", "cost", "missing", "probes", "provenance")
-
-# Every figure, with its category in Snakemake's own report.
-FIGURES = {
-    "headline": "Summary",
-    "learning_curves": "Learning",
-    "accuracy_by_benchmark": "Accuracy",
-    "accuracy_vs_noise": "Noise",
-    "accuracy_vs_size": "Size",
-    "gap_vs_size": "Size",
-    "value_accuracy": "Scaling caveat",
-    "value_by_position": "Scaling caveat",
-    "credit": "Scaling caveat",
-    "credit_profile": "Scaling caveat",
-    "precision": "Scaling caveat",
-    "cost": "Cost",
-    "memory_projection": "Cost",
-    "sweeps": "Tuning",
-}

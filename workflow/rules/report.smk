@@ -1,6 +1,7 @@
 # Figures from tables, the report from both.
 
-from vimpo.storage.columns import FIGURES, PUBLISHED_TABLES
+from vimpo.report.figures.registry import FIGURES
+from vimpo.storage.columns import PUBLISHED_TABLES
 
 
 rule draw:
@@ -12,10 +13,10 @@ rule draw:
             report(
                 f"{FOLDER}/figures/{name}.svg",
                 caption="../../report/figure.rst",
-                category=category,
+                category=figure.category,
                 labels={"figure": name},
             )
-            for name, category in FIGURES.items()
+            for name, figure in FIGURES.items()
         ],
         expand(f"{FOLDER}/figures/{{name}}.png", name=FIGURES),
     log:
@@ -56,9 +57,9 @@ rule report:
         "python -m vimpo report --config {params.study} > {log} 2>&1"
 
 
-# Figures and reports of all committed studies, and the README's sections that say what was found,
-# from their tables alone: no job of a study is in its DAG. It has no output (a benchmark would be
-# one), so that it always draws, whatever the times of a fresh clone.
+# Figures and reports of all committed studies, and the README's generated sections, from their tables
+# alone: no job of a study is in its DAG. It has no output (a benchmark would be one), so it always
+# draws, whatever the file times of a fresh clone.
 rule figures:
     input:
         [

@@ -1,4 +1,4 @@
-"""Figures of accuracy: while training, by benchmark, against noise and size, and its gaps."""
+"""Figures of accuracy: during training, by benchmark, against noise and size, and gaps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def learning_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Clean training accuracy against step: a row of panels a noise level, a column a size."""
+    """Clean training accuracy against step, by noise level (rows) and size (columns)."""
     frame = curves[curves["metric"] == "accuracy"]
     sizes = list(dict.fromkeys(frame["size"])) or ["?"]
     noises = ordered_noise(frame["noise"]) or ["0"]
@@ -66,7 +66,7 @@ def learning_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
 
 
 def _whiskers(axes: Axes, line: pd.DataFrame, style: Style, place: int, count: int) -> None:
-    """Intervals at three times, shifted between algorithms: bands of seven would hide all."""
+    """Intervals at three times, shifted between algorithms: seven bands would hide everything."""
     last = len(line) - 1
     shift = (count - 1 - place) * min(0.04, 0.25 / count)
     at = line.iloc[sorted({round(last * max(0, f - shift)) for f in (1 / 3, 2 / 3, 1)})]
@@ -88,7 +88,7 @@ def _title(
 
 
 def accuracy_by_benchmark(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Sampled accuracy on each benchmark and their mean: a row a noise level, a column a size."""
+    """Sampled accuracy on each benchmark and their mean, by noise level (rows) and size."""
     frame = _sampled(summary)
     frame = frame[frame["size"] != ALL_SIZES]
     sizes, noises = list(dict.fromkeys(frame["size"])), ordered_noise(frame["noise"])
@@ -119,7 +119,7 @@ def _sampled(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_base(frame: pd.DataFrame, noise: str) -> pd.DataFrame:
-    """Rows at one noise level, and the base policy, which no reward has touched."""
+    """Rows at one noise level, and the base policy, which saw no reward."""
     return frame[(frame["algorithm"] == BASE) | (frame["noise"] == noise)]
 
 
@@ -132,7 +132,7 @@ def _short(names: Sequence[str]) -> list[str]:
 
 
 def accuracy_vs_noise(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Mean sampled accuracy against the flip rate: a row a noise mode, a column a size."""
+    """Mean sampled accuracy against the flip rate, by noise mode (rows) and size (columns)."""
     frame = _sampled(summary)
     frame = frame[frame["benchmark"] == MEAN]
     runs = frame[frame["algorithm"] != BASE]
@@ -180,8 +180,8 @@ def _expected_lines(
     """Where accuracy would go if the gain over the base shrank as the signal of the labels does.
 
     A label that flips with probability p keeps (1 - 2p) of its correlation with the truth: the
-    expected policy gradient of a centred reward shrinks by it, vanishes at p = 1/2 and turns
-    around above ("Rate or Fate?", PMLR 306).
+    expected policy gradient of a centred reward shrinks by that factor, vanishes at p = 1/2 and
+    reverses above ("Rate or Fate?", PMLR 306).
     """
     if not base["mean"].notna().any() or not (part["noise_level"] > 0).any():
         return
@@ -206,7 +206,7 @@ def draw_base_line(axes: Axes, base: pd.DataFrame, looks: dict[str, Style]) -> N
 
 
 def accuracy_vs_size(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Mean sampled accuracy against parameters, on a logarithmic axis: a panel a noise level."""
+    """Mean sampled accuracy against parameters: one panel per noise level."""
     frame = _sampled(summary)
     frame = frame[(frame["benchmark"] == MEAN) & (frame["size"] != ALL_SIZES)]
     noises = ordered_noise(frame["noise"])
@@ -230,7 +230,7 @@ def accuracy_vs_size(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
 
 
 def gap_vs_size(comparisons: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """VIMPO's accuracy minus PPO's and GRPO's against parameters: a panel a noise level."""
+    """VIMPO's accuracy minus PPO's and GRPO's against parameters: one panel per noise level."""
     frame = comparisons[comparisons["metric"] == "difference"]
     frame = frame[(frame["size"] != ALL_SIZES) & frame["rival"].isin(RIVALS)]
     noises = ordered_noise(frame["noise"]) or ["0"]

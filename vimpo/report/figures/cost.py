@@ -18,7 +18,7 @@ PHASES = {"rollout": "", "reference": "////", "critic": "xxxx", "update": "||||"
 
 
 def cost(measured: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Step time by phase, peak memory, parameters, optimiser state: a row of panels a size."""
+    """Step time by phase, peak memory, parameters, optimiser state: one row of panels per size."""
     frame = measured[measured["kind"] == "measured"]
     model = measured[measured["kind"] == "model"]
     sizes = list(dict.fromkeys(frame["size"])) or ["?"]
@@ -48,7 +48,7 @@ def cost(measured: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         counts = part[part["metric"] == "step_total"]
         row[0].set_title(f"{size_name(frame, size)} · {count_note(counts, looks, 'round')}")
     titles = (
-        "seconds a step",
+        "seconds per step",
         "peak memory above\nthe idle process, MB",
         "parameters, millions",
         "optimiser state, MB",
@@ -141,7 +141,7 @@ def memory_projection(projection: pd.DataFrame, looks: dict[str, Style]) -> Figu
         panels[0, 1].plot(points["parameters"], points["ratio_to_ppo"], **marks)
     sizes = frame.drop_duplicates("size")
     for axes, title in zip(
-        panels[0], ("projected peak memory, GiB", "projected peak over PPO's"), strict=True
+        panels[0], ("projected peak memory, GiB", "projected peak relative to PPO"), strict=True
     ):
         axes.set_xscale("log")
         axes.set_xticks(sizes["parameters"], sizes["size"], rotation=35, ha="right")

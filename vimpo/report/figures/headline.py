@@ -1,4 +1,4 @@
-"""The figure that a study is told by: accuracy under noise, the implied value, and cost."""
+"""The figure that sums up a study: accuracy under noise, the implied value, and cost."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from vimpo.report.figures.style import (
     noise_curve,
     size_axis,
 )
-from vimpo.report.labels import VALUES, Style, interval_name, short_count
+from vimpo.report.labels import VALUES, Style, interval_name
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
+from vimpo.text import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 9.0, 3.3  # inches; a README shows it at about the width of a page
+WIDTH, HEIGHT = 9.0, 3.3  # inches; a README shows it about a page wide
 PREDICTORS = {"implied": "VIMPO's implied value", "critic": "PPO's critic"}
 
 
 def headline(
     summary: pd.DataFrame, probes: pd.DataFrame, measured: pd.DataFrame, looks: dict[str, Style]
 ) -> Figure:
-    """Three panels for VIMPO, PPO and GRPO; variants have figures of their own."""
+    """Three panels for VIMPO, PPO and GRPO; variants are in the other figures."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -56,7 +57,7 @@ def headline(
 
 
 def _accuracy(axes: Axes, summary: pd.DataFrame, looks: dict[str, Style]) -> None:
-    """Mean over benchmarks and sizes; levels that some size lacks have no such mean."""
+    """Mean over benchmarks and sizes; noise levels that some size lacks have none."""
     frame = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
     sizes = [s for s in dict.fromkeys(frame["size"]) if s != ALL_SIZES]
     size = ALL_SIZES if len(sizes) > 1 else next(iter(sizes), "")
@@ -94,7 +95,7 @@ def _value(axes: Axes, probes: pd.DataFrame, looks: dict[str, Style]) -> None:
     limit_to_means(axes, shown["mean"], 0.0, 1.0, floor=-1.0)
     axes.set_title("Implied value and critic")
     axes.set_xlabel("parameters of the policy")
-    axes.set_ylabel("explained change of value")
+    axes.set_ylabel("explained change in value")
     axes.annotate(
         *("perfect", (1, 1)),
         xycoords=("axes fraction", "data"),
@@ -114,7 +115,7 @@ def _cost(time: Axes, memory: Axes, measured: pd.DataFrame, looks: dict[str, Sty
     names = [n for n in looks if n in set(frame["algorithm"])]
     none = pd.DataFrame(np.nan, index=names, columns=["mean", "low", "high"])
     for axes, metric, factor, title in (
-        (time, "step_total", 1, "seconds a step"),
+        (time, "step_total", 1, "seconds per step"),
         (memory, "memory_above_floor", 2**20, "peak memory above idle, MB"),
     ):
         values = frame[frame["metric"] == metric].set_index("algorithm").reindex(names)
@@ -129,5 +130,5 @@ def _cost(time: Axes, memory: Axes, measured: pd.DataFrame, looks: dict[str, Sty
         if not len(frame):
             mark_empty(axes)
     params = frame["params"].dropna()
-    where = f", {short_count(params.iloc[0])} parameters" if len(params) else ""
+    where = f", {short(params.iloc[0])} parameters" if len(params) else ""
     time.set_title(f"Cost{where}")

@@ -1,7 +1,7 @@
 """Figures of the scaling caveat: value accuracy, credit and precision, on clean rewards.
 
-An algorithm keeps its colour. Filled markers and its own line: what the algorithm itself reckons
-with; hollow markers and dots: the implied value read out of a policy that was not trained by it.
+An algorithm keeps its colour. Filled markers and its own line: what the algorithm itself uses;
+hollow markers and dots: the implied value read out of a policy that was not trained on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.config import Noise
 from vimpo.report.figures.style import (
     add_legend,
     dodged,
@@ -33,6 +32,7 @@ from vimpo.report.labels import (
     Style,
     count_note,
     interval_name,
+    on_clean_rewards,
     size_name,
 )
 from vimpo.storage.tables import WHOLE
@@ -48,8 +48,7 @@ LEAST = 6.8  # inches that a legend of three columns needs
 
 def _clean(summary: pd.DataFrame, probe: str, **labels: str) -> pd.DataFrame:
     """Rows of a probe on clean rewards, of the algorithms that the lines name."""
-    known = {label: Noise.parse(label).level == 0 for label in set(summary["noise"])}
-    frame = summary[summary["noise"].map(known).astype(bool) & (summary["probe"] == probe)]
+    frame = on_clean_rewards(summary[summary["probe"] == probe])
     for column, value in labels.items():
         frame = frame[frame[column] == value]
     return frame
@@ -79,7 +78,7 @@ def draw_lines(
     looks: dict[str, Style],
     x: str,
 ) -> None:
-    """Each line over column `x`, shifted sideways where they would cover each other."""
+    """Each line over column `x`, shifted sideways so that they do not overlap."""
     present = [line for line in lines if len(line.rows(frame))]
     places = np.sort(frame[x].dropna().unique())
     logarithmic = x == "params"
@@ -108,7 +107,7 @@ def value_accuracy(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     """Explained variance and rank correlation of each predictor against parameters."""
     frame = _clean(summary, "value", position=WHOLE)
     metrics = {"explained_variance": "explained variance", "spearman": "rank correlation"}
-    targets = {"change": "change of value, V(s_t) - V(s_0)", "value": "value, V(s_t)"}
+    targets = {"change": "change in value, V(s_t) - V(s_0)", "value": "value, V(s_t)"}
     figure, panels = panel_grid(2, 2, width=3.4, sharex=True, height=2.1)
     for (i, metric), (j, target) in itertools.product(enumerate(metrics), enumerate(targets)):
         axes = panels[i, j]
@@ -139,7 +138,7 @@ def _ceiling(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def value_by_position(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Explained variance and error of the change of value along the response: a column a size."""
+    """Explained variance and error of the change of value along the response, by size."""
     frame = _clean(summary, "value", target="change")
     frame = frame[frame["position"] != WHOLE]
     frame = frame.assign(place=pd.to_numeric(frame["position"]))
@@ -163,7 +162,7 @@ def value_by_position(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         bounds = (-np.inf, np.inf) if i == 0 else (0.0, np.inf)
         limit_to_means(panels[i, 0], shown, 0.0, bounds=bounds, least=0.2, floor=-1.5)
     figure.supxlabel(
-        f"length of the prefix, share of the response (bars: {interval_name(frame)})", fontsize=8
+        f"prefix length, as a share of the response (bars: {interval_name(frame)})", fontsize=8
     )
     add_legend(figure, _handles(VALUES, frame, looks), columns=3)
     return figure
@@ -173,7 +172,7 @@ def credit(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     """AUC of finding the first wrong step against parameters, by td and by summed advantage."""
     frame = _clean(summary, "credit", target="step", metric="auc")
     figure, panels = panel_grid(1, 2, width=3.4, sharex=True, sharey=True, height=2.5)
-    kinds = {"differences of value (td)": TD, "sums of them (GAE)": GAE}
+    kinds = {"value differences (td)": TD, "their sums (GAE)": GAE}
     for axes, (title, lines) in zip(panels[0], kinds.items(), strict=True):
         part = frame[frame["predictor"].isin({line.predictor for line in lines})]
         axes.axhline(0.5, color="#555555", linewidth=0.8, zorder=1)
@@ -197,7 +196,7 @@ def credit(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
 
 
 def _control(axes: Axes, frame: pd.DataFrame) -> None:
-    """What a signal scores that rises, or falls, along VIMPO's responses and does nothing else."""
+    """The score of a signal that only rises, or only falls, along VIMPO's responses."""
     control = Line("vimpo", "position", "").rows(frame).sort_values("params")
     if len(control):
         rising = control["mean"].to_numpy(float)
@@ -210,7 +209,7 @@ def _control(axes: Axes, frame: pd.DataFrame) -> None:
 
 
 def credit_profile(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Mean whitened advantage around the first wrong token: a row a signal, a column a size."""
+    """Mean whitened advantage around the first wrong token, by signal and size."""
     frame = _clean(summary, "credit", target="profile")
     frame = frame.assign(place=pd.to_numeric(frame["position"]))
     sizes = list(dict.fromkeys(frame["size"])) or ["?"]
@@ -233,7 +232,7 @@ def credit_profile(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
             axes.set_ylabel(list(rows)[i])
         if not part["mean"].notna().any():
             mark_empty(axes)
-    figure.supxlabel("token, counted from the first one of the first wrong step", fontsize=8)
+    figure.supxlabel("token, relative to the start of the first wrong step", fontsize=8)
     figure.supylabel("mean, in standard deviations of all tokens", fontsize=8)
     handles = _handles(own[0], frame, looks)
     for handle in handles:
@@ -243,21 +242,21 @@ def credit_profile(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
 
 
 def precision(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Drift of VIMPO's log-ratio and implied value against summed tokens: a column a size."""
+    """Drift of VIMPO's log-ratio and implied value against summed tokens, by size."""
     frame = _clean(summary, "precision", algorithm="vimpo")
     frame = frame[frame["position"] != WHOLE]
     frame = frame.assign(place=pd.to_numeric(frame["position"]))
     sizes = list(dict.fromkeys(frame["size"])) or ["?"]
     rows = {
         ("log_ratio", "rms_drift"): "drift of the\nlog-ratio, nats",
-        ("implied_value", "relative_drift"): "drift of the value\nover its spread",
+        ("implied_value", "relative_drift"): "drift of the value\nrelative to spread",
     }
     width = max(2.6, LEAST / len(sizes))
     figure, panels = panel_grid(2, len(sizes), width, 1.9, sharex=True, sharey="row")
     for (i, (target, metric)), (j, size) in itertools.product(enumerate(rows), enumerate(sizes)):
         axes, part = panels[i, j], frame[frame["size"] == size]
         part = part[(part["target"] == target) & (part["metric"] == metric)]
-        # side by side, because two of them may agree to the last digit that is drawn
+        # side by side, because two of them may look the same when drawn
         shifts = 2 ** spread_out(len(READINGS), 0.2)
         for (name, (_, marker, line)), shift in zip(READINGS.items(), shifts, strict=True):
             points = part[part["predictor"] == name].sort_values("place")

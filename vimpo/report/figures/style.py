@@ -1,4 +1,4 @@
-"""How figures look: one style an algorithm, and the pieces that every figure is made of."""
+"""How figures look: one style per algorithm, and the pieces that figures share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from vimpo.report.labels import Style, short_count
+from vimpo.report.labels import Style
+from vimpo.text import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,14 +45,14 @@ def panel_grid(
 ) -> tuple[Figure, np.ndarray]:
     from matplotlib.figure import Figure
 
-    # a lone panel still has to hold axis labels and the legend above
+    # a single panel still needs room for axis labels and the legend above
     size = (max(width * columns, 5.2) + 0.4, height * rows + 0.9)
     figure = Figure(figsize=size)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def add_legend(figure: Figure, handles: Sequence, columns: int = 0) -> None:
-    """Legend above the panels, no wider than the figure; `columns`: at most so many."""
+    """Legend above the panels, no wider than the figure and with at most `columns` columns."""
     if not handles:
         return
     rows = -(-len(handles) // (columns or max(4, int(figure.get_figwidth() / 1.6))))
@@ -70,7 +71,7 @@ def add_legend(figure: Figure, handles: Sequence, columns: int = 0) -> None:
 
 
 def _legend_width(handles: Sequence, columns: int) -> float:
-    """About how many inches it takes, rather more: letters are half as wide as they are high."""
+    """Its width in inches, estimated high: letters are half as wide as they are high."""
     longest = [max(len(h.get_label()) for h in handles[c::columns]) for c in range(columns)]
     return LETTER / 72 * sum(HANDLE + SPACING + 1 + 0.6 * n for n in longest)
 
@@ -118,7 +119,7 @@ def draw_points(
 def size_axis(axes: Axes, ladder: pd.Series) -> None:
     """A logarithmic axis of parameters with a tick at each size. ladder: size -> parameters"""
     axes.set_xscale("log")
-    axes.set_xticks(ladder, [f"{size}\n{short_count(count)}" for size, count in ladder.items()])
+    axes.set_xticks(ladder, [f"{size}\n{short(count)}" for size, count in ladder.items()])
     axes.set_xticks([], minor=True)
     if len(ladder):
         width = max(ladder.max() / ladder.min(), 4) ** 0.12
@@ -136,7 +137,7 @@ def limit_to_means(
     """A y axis that shows all means and landmarks; intervals of two seeds may reach beyond it.
 
     Means below `floor` may lie beyond it too: the explained variance of a collapsed policy can be
-    any way below zero, and would flatten the rest.
+    far below zero and would flatten the rest.
     """
     shown = np.array([*means.dropna().clip(lower=floor), *landmarks])
     if len(shown):
@@ -149,7 +150,7 @@ def mark_empty(axes: Axes) -> None:
 
 
 def noise_curve(frame: pd.DataFrame, mode: str) -> pd.DataFrame:
-    """Rows of one noise mode; no noise is the same in every mode, and anchors each of them."""
+    """Rows of one noise mode; zero noise is the same in every mode and anchors each."""
     return frame[(frame["noise_mode"] == mode) | (frame["noise_level"] == 0)]
 
 
@@ -159,7 +160,7 @@ def spread_out(count: int, width: float) -> np.ndarray:
 
 
 def dodged(count: int, places: np.ndarray) -> np.ndarray:
-    """Offsets around places on an axis: just apart, and well below the distance of two places."""
+    """Offsets around places on an axis: just apart, and well below the distance between places."""
     places = np.unique(places)
     if len(places) < 2:
         return spread_out(count, 0.02 * count)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SPREAD = 0.03  # of the axis: how far the markers of one place are moved apart
-AXES = {"lr_scale": "learning rate over that of the size", "beta": r"$\beta$"}
+SPREAD = 0.03  # of the axis: how far markers at the same place are moved apart
+AXES = {"lr_scale": "multiple of the size's learning rate", "beta": r"$\beta$"}
 
 
 def sweeps(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """A row of panels a sweep, a panel an objective and metric, a line its other settings.
+    """One row of panels per sweep, one panel per objective and metric, one line per other setting.
 
     A ring marks the best trial, a cross one with failed runs.
     """
