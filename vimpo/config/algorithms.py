@@ -24,6 +24,11 @@ class PolicyUpdate(Strict):
     clip_high: Positive = Field(0.28, description="ratio is clipped above 1 + clip_high")
     dual_clip: float = Field(10.0, gt=1, description="bound of the loss where advantage < 0")
 
+    @property
+    def needs_reference(self) -> bool:
+        """Does the loss read log-probabilities of the frozen base policy?"""
+        return False
+
 
 KL_ESTIMATORS = ("exact", "k2", "k3", "topk")
 
@@ -44,6 +49,10 @@ class VimpoConfig(PolicyUpdate):
     lam: Probability = Field(1.0, description="lambda of GAE over td (paper: 1)")
     kl_estimator: str = Field("exact", description="exact, k2, k3 or topk")
     kl_top_k: Count = Field(8, description="tokens kept by the topk estimator")
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
 
     @field_validator("kl_estimator")
     @classmethod
@@ -78,6 +87,10 @@ class GRPOConfig(PolicyUpdate):
         0.0, ge=0, allow_inf_nan=False, description="weight of a k3 penalty to the reference"
     )
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0
+
 
 class OwnConfig(PolicyUpdate):
     """An algorithm of your own: a Python file, which is run and can do anything that you can."""
@@ -92,6 +105,10 @@ class OwnConfig(PolicyUpdate):
     settings: dict[Name, bool | int | float | str] = Field(
         {}, description="keyword arguments of its class"
     )
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.reference
 
     @field_validator("sha256")
     @classmethod

@@ -74,17 +74,12 @@ class Study(Strict):
                 continue
             merged: dict[str, Any] = {k: v.model_dump() for k, v in known.items()}
             for name, value in given.items():
-                if isinstance(value, BaseModel):
-                    value = value.model_dump()
-                if not isinstance(value, dict):
-                    merged[name] = value
-                elif name in merged and value.get("objective") in (
-                    None,
-                    merged[name].get("objective"),
-                ):
-                    merged[name] = merged[name] | value
-                else:
-                    merged[name] = value
+                value = value.model_dump() if isinstance(value, BaseModel) else value
+                default = merged.get(name)
+                if default and isinstance(value, dict):
+                    kind = default.get("objective")
+                    value = default | value if value.get("objective") in (None, kind) else value
+                merged[name] = value
             data[field] = merged
         if isinstance(data.get("grid"), dict):
             data["grid"] = [data["grid"]]

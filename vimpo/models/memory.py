@@ -19,15 +19,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from vimpo.config import (
-    AlgorithmConfig,
-    GRPOConfig,
-    ModelSpec,
-    OwnConfig,
-    PPOConfig,
-    Study,
-    VimpoConfig,
-)
+from vimpo.config import AlgorithmConfig, ModelSpec, PPOConfig, Study, VimpoConfig
 from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
 
 SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
@@ -200,18 +192,10 @@ def kv_cache_bytes(shape: Shape, work: Workload, numbers: Numbers) -> int:
 # --- one algorithm -------------------------------------------------------------------------------
 
 
-def needs_reference(objective: AlgorithmConfig) -> bool:
-    if isinstance(objective, OwnConfig):
-        return objective.reference
-    return isinstance(objective, VimpoConfig) or (
-        isinstance(objective, GRPOConfig) and objective.kl_coef > 0
-    )
-
-
 def networks(shape: Shape, objective: AlgorithmConfig) -> dict[str, tuple[int, bool]]:
     """Networks of an algorithm: name -> (parameters, is it trained?)."""
     found = {"policy": (parameter_count(shape), True)}
-    if needs_reference(objective):
+    if objective.needs_reference:
         found["reference"] = (parameter_count(shape), False)
     if isinstance(objective, PPOConfig):
         found["critic"] = (parameter_count(shape, critic=True), True)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -89,13 +90,7 @@ def load_tokenizer(
     field: where the path was written. Raises ConfigError where there is none, and where it lacks a
     pad or an EOS token.
     """
-    check_model_path(str(path), field)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(Path(path).expanduser()), trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded(path, error, field)) from None
+    tokenizer = _load(AutoTokenizer, path, field, trust_remote_code=trust_remote_code)
     for name in ("eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise ConfigError(
@@ -110,13 +105,7 @@ def load_model_config(
     path: str, trust_remote_code: bool = False, field: str = "path"
 ) -> PreTrainedConfig:
     """The configuration of a model, without its weights. Raises ConfigError where there is none."""
-    check_model_path(path, field)
-    try:
-        return AutoConfig.from_pretrained(
-            str(Path(path).expanduser()), trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded(path, error, field)) from None
+    return _load(AutoConfig, path, field, trust_remote_code=trust_remote_code)
 
 
 def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
@@ -125,22 +114,20 @@ def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     Raises ConfigError where there is none, where its weights are no safetensors, where it needs
     code of its own that is not trusted, and where the attention implementation is not there.
     """
-    check_model_path(str(path))
     if runtime.trust_remote_code:
         warnings.warn(
             f"runtime.trust_remote_code: Python code that comes with '{path}' runs unchecked",
             stacklevel=2,
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(Path(path).expanduser()),
+        model = _load(
+            AutoModelForCausalLM,
+            path,
             dtype=getattr(torch, runtime.dtype),
             attn_implementation=runtime.attention,
             trust_remote_code=runtime.trust_remote_code,
             use_safetensors=True,  # the other format is a pickle, which is a program
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded(path, error)) from None
     except ImportError as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
@@ -149,11 +136,17 @@ def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     return model.to(runtime.device)
 
 
-def _not_loaded(path: str | Path, error: Exception, field: str = "path") -> str:
-    return (
-        f"{field}: '{path}' could not be loaded: {str(error).splitlines()[0]}; allowed: a folder "
-        "written by save_pretrained, or a hub name that exists, with network or a filled cache"
-    )
+def _load(kind: Any, path: str | Path, field: str = "path", **settings: Any) -> Any:
+    """`kind.from_pretrained`. Raises ConfigError if the path holds nothing that it can load."""
+    check_model_path(str(path), field)
+    try:
+        return kind.from_pretrained(str(Path(path).expanduser()), **settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{field}: '{path}' could not be loaded: {str(error).splitlines()[0]}; allowed: a "
+            "folder written by save_pretrained, or a hub name that exists, with network or a "
+            "filled cache"
+        ) from None
 
 
 def save_policy(

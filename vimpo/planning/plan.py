@@ -79,7 +79,7 @@ def policy_passes(
     A backward pass is two forward ones, and checkpointing repeats one. split: several
     micro-batches, of which an advantage made of the policy itself needs a first look.
     """
-    reference = int(memory.needs_reference(objective))
+    reference = int(objective.needs_reference)
     look = (1 + reference) if split and isinstance(objective, VimpoConfig) else 0
     return epochs * (3 + checkpointing + reference + look)
 

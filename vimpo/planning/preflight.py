@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest, load_study
 from vimpo.config.algorithms import read_own_file
@@ -22,23 +23,27 @@ from vimpo.config.types import check_model_path, local_path
 from vimpo.storage.continued import check_continued
 from vimpo.tasks.sources import check_sources
 
+if TYPE_CHECKING:
+    from vimpo.tasks import Task
 
-def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> None:
+
+def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> dict[str, Task]:
     """Read all that the named sizes need: tokenizer, training data, benchmarks; not the weights.
 
-    Raises ConfigError for what training or evaluation would refuse: a model or dataset that cannot
-    be had, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
-    prompts that are too long; files of the user's that hold no algorithm. Sizes made from scratch
-    read nothing, and cost nothing.
+    Returns the datasets that were read, by size, so that training need not read them again. Raises
+    ConfigError for what training or evaluation would refuse: a model or dataset that is not
+    available, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
+    prompts that are too long; user-supplied files that hold no algorithm. Sizes made from scratch
+    read nothing and cost nothing.
     """
     if own := study.own_algorithms():
         from vimpo.training.algorithms import make_algorithm
 
         for objective in own.values():
             make_algorithm(objective)
-    for size in sizes if sizes is not None else study.used_sizes():
-        if study.sizes[size].path is not None:
-            _check_size(study, size)
+    named = sizes if sizes is not None else study.used_sizes()
+    read = {size: _read_size(study, size) for size in named if study.sizes[size].path is not None}
+    return {size: task for size, task in read.items() if task is not None}
 
 
 def check_before_jobs(study: Study, config: Path) -> None:
@@ -64,7 +69,8 @@ def _began(study: Study) -> bool:
     return written.is_file() and digest(load_study(written)) == digest(study)
 
 
-def _check_size(study: Study, size: str) -> None:
+def _read_size(study: Study, size: str) -> Task | None:
+    """The dataset of a size, with everything else that the size needs checked; None for chains."""
     from vimpo.evaluation.lm_eval import check_length
     from vimpo.models.networks import load_model_config, load_tokenizer
     from vimpo.tasks import make_task, prompt_room
@@ -75,9 +81,10 @@ def _check_size(study: Study, size: str) -> None:
     spec, field, trust = study.sizes[size], f"sizes.{size}.path", study.runtime.trust_remote_code
     config = load_model_config(spec.path, trust, field)
     tokenizer = load_tokenizer(spec.path, trust, field)
+    task = None
     if isinstance(study.task, DatasetTask):
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0
-        make_task(
+        task = make_task(
             study.task,
             tokenizer,
             batch_size=max(study.train.prompts_per_step, demonstrations),
@@ -89,6 +96,7 @@ def _check_size(study: Study, size: str) -> None:
     )
     real = [n for n, b in study.task.benchmarks.items() if isinstance(b, RealBenchmark)]
     check_length(lm, study, real)
+    return task
 
 
 def check_before_running(study: Study) -> None:

@@ -34,6 +34,7 @@ from vimpo.objectives.ppo import critic_td
 from vimpo.probes import NO_ORACLE
 from vimpo.probes.measures import cluster_mean, row
 from vimpo.probes.subject import Reading, Subject, responses
+from vimpo.sampling.rollouts import joined
 from vimpo.tasks.chain import Step
 
 PURPOSE = 1  # of the problems' seed
@@ -229,14 +230,8 @@ def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]
 def _joined(readings: Sequence[Reading]) -> Reading:
     """Chunks of different width as one batch, right-padded."""
     width = max(reading.mask.shape[1] for reading in readings)
-
-    def join(name: str) -> Tensor | None:
-        parts = [getattr(reading, name) for reading in readings]
-        if parts[0] is None:
-            return None
-        return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in parts])
-
-    return Reading(*(join(n) for n in ("mask", "log_ratio", "token_kl", "td", "values")))
+    columns = zip(*(vars(reading).values() for reading in readings), strict=True)
+    return Reading(*(joined(column, width) for column in columns))
 
 
 def _share_row(metric: str, values: list[float]) -> dict:

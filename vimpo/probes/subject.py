@@ -20,6 +20,7 @@ from vimpo.sampling.rollouts import (
     Rollouts,
     Sampler,
     TorchSampler,
+    joined,
     micro_batches,
     sampling_of,
     step_seed,
@@ -156,9 +157,8 @@ class Subject:
         chunks = [
             self._read(rollouts.rows(s)) for s in micro_batches(len(rollouts.mask), self.read_rows)
         ]
-        values = None if self.critic is None else torch.cat([c.values for c in chunks])
-        names = ("mask", "log_ratio", "token_kl", "td")
-        return Reading(*(torch.cat([getattr(c, n) for c in chunks]) for n in names), values)
+        columns = zip(*(vars(chunk).values() for chunk in chunks), strict=True)
+        return Reading(*(joined(column, rollouts.width) for column in columns))
 
     def _read(self, rollouts: Rollouts) -> Reading:
         """As training reads VIMPO's rollouts (vimpo/models/scoring.py), with the exact KL."""

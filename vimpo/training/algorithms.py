@@ -75,8 +75,6 @@ class Share:
 class Algorithm(Protocol):
     """What the training loop asks of an algorithm."""
 
-    needs_reference: bool
-    """Does the loss read ref_logp (and token_kl)?"""
     needs_critic: ClassVar[bool]
     advantage_reads_policy: ClassVar[bool]
     """Is the advantage made of the policy's own log-probabilities?"""
@@ -94,7 +92,6 @@ class Algorithm(Protocol):
 class Vimpo:
     """VIMPO: see vimpo/objectives/vimpo.py for the equations."""
 
-    needs_reference = True
     needs_critic: ClassVar[bool] = False
     advantage_reads_policy: ClassVar[bool] = True
 
@@ -161,7 +158,6 @@ class PolicyGradient:
 
     def __init__(self, config: PolicyUpdate) -> None:
         self.config = config
-        self.needs_reference = getattr(config, "reference", False)
 
     def advantage(self, batch: Batch) -> Tensor:
         """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
@@ -212,7 +208,6 @@ class Grpo:
 
     def __init__(self, config: GRPOConfig) -> None:
         self.config = config
-        self.needs_reference = config.kl_coef > 0
 
     def advantage(self, batch: Batch) -> Tensor:
         advantage = group_advantage(batch.rewards, batch.groups, self.config.normalize_std)
@@ -231,7 +226,7 @@ class Grpo:
         return part * loss
 
     def metrics(self, batch: Batch) -> dict[str, float]:
-        if not self.needs_reference:
+        if not self.config.needs_reference:
             return {}
         kl = k3_kl(batch.logp, batch.ref_logp) * batch.mask
         return {"reference_kl": float(kl.sum(1).mean())}

@@ -23,7 +23,7 @@ from vimpo.models.networks import (
 )
 from vimpo.models.optimizer import make_optimizer
 from vimpo.sampling.rollouts import left_pad
-from vimpo.tasks import make_task
+from vimpo.tasks import Task, make_task
 from vimpo.training.telemetry import Stopwatch
 
 FINAL_RATE = 0.05  # of the peak: the cosine does not end at zero
@@ -36,9 +36,17 @@ class Pretrainer:
     phases = ("update",)
 
     def __init__(
-        self, model: ModelSpec, task: TaskConfig, pretrain: Pretrain, runtime: Runtime
+        self,
+        model: ModelSpec,
+        task: TaskConfig,
+        pretrain: Pretrain,
+        runtime: Runtime,
+        read: Task | None = None,
     ) -> None:
-        """Build or load the model. Raises ConfigError where its path holds none."""
+        """Build or load the model; read: its task, if it was already made.
+
+        Raises ConfigError if the path holds no model.
+        """
         self.spec, self.pretrain = model, pretrain
         if model.path:
             self.tokenizer = load_tokenizer(model.path, runtime.trust_remote_code)
@@ -48,11 +56,9 @@ class Pretrainer:
             policy = build_policy(model, self.tokenizer, pretrain.seed)
             self.policy = policy.to(runtime.device, getattr(torch, runtime.dtype)).eval()
         # Without steps there is nothing to learn from: the model is its own base policy.
-        self.task = (
-            make_task(task, self.tokenizer, batch_size=pretrain.batch_size)
-            if model.pretrain_steps
-            else None
-        )
+        self.task = None
+        if model.pretrain_steps:
+            self.task = read or make_task(task, self.tokenizer, batch_size=pretrain.batch_size)
         self.clock = Stopwatch(runtime.device)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         self.optimizers = {

@@ -37,6 +37,7 @@ from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import optimizer_bytes
 from vimpo.storage import files
 from vimpo.storage.integrity import check_model, make_again, only_writer
+from vimpo.tasks import Task
 from vimpo.training import telemetry
 from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
@@ -151,10 +152,13 @@ def is_complete(folder: Path, digest: str) -> bool:
     return True
 
 
-def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
+def pretrain_base(
+    study: Study, size: str, *, quiet: bool = False, task: Task | None = None
+) -> Path:
     """Make the base policy of a size unless it is there; returns its folder.
 
-    Raises StoppedError where a signal asked to stop, after a checkpoint.
+    task: the size's dataset, if it was already read (planning/preflight.py). Raises StoppedError,
+    after a checkpoint, if a signal asked to stop.
     """
     from vimpo.training.pretrain import Pretrainer
 
@@ -175,16 +179,16 @@ def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
         quiet=quiet,
     )
     with StopRequest() as stop:
-        _run(lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime), job, stop)
+        _run(lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime, task), job, stop)
     return folder
 
 
-def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
+def train_cell(study: Study, cell: Cell, *, quiet: bool = False, task: Task | None = None) -> Path:
     """Train one cell unless it is done, from the base policy of its size; returns its folder.
 
-    Raises ConfigError for a folder of another configuration and DamagedError for a base policy that
-    is not what was written, before anything is loaded; StoppedError where a signal asked to stop,
-    after a checkpoint.
+    task: as in :func:`pretrain_base`. Raises ConfigError for a folder of another configuration and
+    DamagedError for a base policy that is not what was written, before anything is loaded;
+    StoppedError, after a checkpoint, if a signal asked to stop.
     """
     from vimpo.training.trainer import Trainer
 
@@ -210,28 +214,30 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
     )
     with StopRequest() as stop:
         if world.size == 1:
-            base = pretrain_base(study, cell.size, quiet=quiet)
+            base = pretrain_base(study, cell.size, quiet=quiet, task=task)
         else:
             base = require_base(study, cell.size)
         if world.main:
             check_model(base)
         set_up_torch(config.runtime)
-        _run(lambda: Trainer(config, base / "model", world), job, stop)
+        _run(lambda: Trainer(config, base / "model", world, task), job, stop)
     world.leave()
     return folder
 
 
-def prepare_cell(study: Study, cell: Cell, *, quiet: bool = False) -> bool:
+def prepare_cell(
+    study: Study, cell: Cell, *, quiet: bool = False, task: Task | None = None
+) -> bool:
     """What one process does before several train a cell: is there anything to train?
 
-    Makes the base policy where it is missing and this is the only machine. Raises ConfigError for
-    too few GPUs, and what :func:`train_cell` would.
+    Makes the base policy if it is missing and this is the only machine. Raises ConfigError for too
+    few GPUs, and what :func:`train_cell` would.
     """
     check_devices(study.runtime)
     if is_complete(study.run_folder(cell), study.cell_digest(cell)):
         return False
     if study.runtime.nodes == 1:
-        pretrain_base(study, cell.size, quiet=quiet)
+        pretrain_base(study, cell.size, quiet=quiet, task=task)
     else:
         require_base(study, cell.size)
     return True

@@ -7,8 +7,8 @@ same bytes as an undisturbed one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
-from vimpo.tasks import load_task
+from vimpo.tasks import Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.training.algorithms import Batch, Share, make_algorithm, make_batch
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
@@ -48,19 +48,26 @@ class Trainer:
 
     phases = ("rollout", "reference", "critic", "update")
 
-    def __init__(self, config: CellConfig, base: Path, world: Alone | None = None) -> None:
-        """Load the base policy. Raises ConfigError where `base` holds none.
+    def __init__(
+        self,
+        config: CellConfig,
+        base: Path,
+        world: Alone | None = None,
+        task: Task | None = None,
+    ) -> None:
+        """Load the base policy. Raises ConfigError if `base` holds none.
 
         world: the processes that train together (models/distributed.py); default: this one alone.
+        task: default: read here.
         """
         self.config = config
         self.world = world = world or Alone(config.runtime.device)
         self.algorithm = make_algorithm(config.objective)
-        self._reads_reference = self.algorithm.needs_reference
+        self._reads_reference = config.objective.needs_reference
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
         self._load(base)
-        self.task = load_task(config, self.policy, self.tokenizer)
+        self.task = task or load_task(config, self.policy, self.tokenizer)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
@@ -91,7 +98,7 @@ class Trainer:
             check_plain_head(self.policy)
         if config.model.lora:
             add_adapters(self.policy, config.model.lora, step_seed(config.seed, 0, "adapters"))
-        own_reference = self.algorithm.needs_reference and not config.model.lora
+        own_reference = config.objective.needs_reference and not config.model.lora
         self.reference = frozen_copy(self.policy) if own_reference else None
         if runtime.gradient_checkpointing:
             enable_checkpointing(self.policy)
@@ -314,22 +321,32 @@ class Trainer:
         """Has the run failed at the last of its rows? Every process has to ask."""
         return outcome_of(rows, self.watch, self.config.train.collapse, self._reference_kl)
 
-    @torch.no_grad()
-    def _reference_kl(self) -> float:
-        """KL(pi || base) in nats, summed over a response, mean over those of the last step, by k3.
-
-        pi is the policy that drew them. Where the loss reads no reference, it is loaded for this.
-        """
-        rollouts, lacking = self._rollouts, self.reference is None and not self.config.model.lora
-        slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
+    @contextmanager
+    def _reading_reference(self) -> Iterator[None]:
+        """While entered, scores include the reference's; a loss without one loads it for this."""
+        lacking = self.reference is None and not self.config.model.lora
         if lacking:
             self.reference = self._load_network().eval().requires_grad_(False)
             self._spread_reference()
         self._reads_reference = True
-        ref_logp = torch.cat([self._score(rollouts.rows(s)).ref_logp for s in slices])
-        self._reads_reference = self.algorithm.needs_reference
-        if lacking:
-            self.reference, self._calls["reference"] = None, None
+        try:
+            yield
+        finally:
+            self._reads_reference = self.config.objective.needs_reference
+            if lacking:
+                self.reference = None
+                del self._calls["reference"]
+
+    @torch.no_grad()
+    def _reference_kl(self) -> float:
+        """KL(pi || base) in nats, summed over a response, mean over those of the last step, by k3.
+
+        pi is the policy that drew them.
+        """
+        rollouts = self._rollouts
+        slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
+        with self._reading_reference():
+            ref_logp = torch.cat([self._score(rollouts.rows(s)).ref_logp for s in slices])
         kl = torch.where(rollouts.mask.bool(), k3_kl(rollouts.logp, ref_logp), 0.0).sum(1)
         return float(self.world.gather(kl).mean())
 
