@@ -12,8 +12,9 @@ import torch
 from toy_policies import LETTERS, LIMIT, toy_subject
 
 from vimpo.config import Cell, ConfigError
-from vimpo.probes import COLUMNS, probe_run
+from vimpo.probes import COLUMNS
 from vimpo.probes.measures import Noisy, agreement, metric_rows, resampling
+from vimpo.probes.run import probe_run
 from vimpo.probes.value import (
     Prefixes,
     measure_prefixes,

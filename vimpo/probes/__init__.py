@@ -1,6 +1,6 @@
 """The scaling caveat, measured on a saved policy: is its implied value true, fine and stable?
 
-:func:`probe_run` writes two small tables beside a run. `probes.parquet` is tidy, one measured
+vimpo/probes/run.py writes two small tables beside a run. `probes.parquet` is tidy, one measured
 number a row, with the columns of :data:`COLUMNS`:
 
     probe      value, credit, consistency or precision
@@ -26,11 +26,10 @@ on is in their schema's metadata as `digest`.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vimpo.config import Cell, Study
+    from vimpo.config import Study
 
 COLUMNS = (
     "probe",
@@ -64,15 +63,3 @@ def sampled_together(study: Study) -> int:
 def read_together(study: Study) -> int:
     """Sequences that probes read in one forward pass: no more than training does."""
     return min(READ_ROWS, study.train.micro_batch or READ_ROWS)
-
-
-def probe_run(study: Study, cell: Cell, output: Path) -> None:
-    """Probe the finished run of `cell`; write the file `output` and `prefixes.parquet` beside it.
-
-    `output` is written last, so it vouches for the other. Sets torch's threads. Raises ConfigError
-    for an unknown cell, and where the run, its base policy or its critic is missing.
-    """
-    # Only here does a probe need torch: the table's format is known without it.
-    from vimpo.probes.run import probe_cell
-
-    probe_cell(study, cell, output)

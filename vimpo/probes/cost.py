@@ -12,7 +12,6 @@ highest peak, seconds are those of the first one, and parameters and moments are
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.models import memory
 from vimpo.storage.files import write_sealed_rows
 from vimpo.storage.integrity import check_model
-from vimpo.training.launch import launch_command, launch_environment
+from vimpo.training.launch import is_first_process, launch_command, launch_environment
 from vimpo.training.telemetry import peak_bytes
 
 MEASURED, MODEL = KINDS = ("measured", "model")
@@ -225,7 +224,7 @@ def main() -> None:
     text = Path(sys.argv[1]).read_text() if sys.argv[1:] else sys.stdin.read()
     order = json.loads(text)
     found = measure_cost(load_study(order.pop("study")), **order)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(json.dumps(found))
 
 

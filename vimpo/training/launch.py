@@ -14,6 +14,11 @@ def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
     return "TORCHELASTIC_RUN_ID" in environment
 
 
+def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
+    """Does this process speak for its run: the first of several, or the only one?"""
+    return environment.get("RANK", "0") == "0"
+
+
 def launch_command(
     runtime: Runtime,
     arguments: Sequence[str],
