@@ -241,7 +241,7 @@ def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
     for key, value in place.items():
         monkeypatch.setenv(key, value)
     try:
-        with pytest.raises(ConfigError, match="processes: 2 were asked for, 1 run"):
+        with pytest.raises(ConfigError, match="processes: 2 are configured, 1 run"):
             Together(Runtime(processes=2))
     finally:
         torch.distributed.destroy_process_group()

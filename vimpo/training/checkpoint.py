@@ -1,10 +1,10 @@
 """Atomic checkpoints and exact resume.
 
 A checkpoint is `step-N.safetensors` and `step-N.json`. The JSON is written last and holds the
-checksum of the tensors and its own, so a checkpoint without a JSON that fits it does not exist. No
-random state is kept, because every draw is a pure function of (seed, step). The last two are kept.
-Weights that do not train are left out. Tensors are written whole, so that a run may go on with
-another number of processes, or split in another way.
+tensors' checksum and its own; without a matching JSON there is no checkpoint. No random state is
+kept, because every draw is a pure function of (seed, step). The last two checkpoints are kept.
+Frozen weights are left out. Tensors are written whole, so a run may resume with a different number
+of processes or a different sharding.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def save_checkpoint(
     state: dict[str, Any],
     world: Alone | None = None,
 ) -> None:
-    """Write everything that step `step` (steps done) needs to go on; drop older ones.
+    """Write everything needed to resume after `step` steps; drop older checkpoints.
 
-    Every process of `world` has to call it; the main one writes, and the others wait.
+    Every process of `world` must call it; the main one writes, and the others wait.
     """
     world = world or Alone()
     tensors: dict[str, Tensor] = {}
@@ -70,7 +70,7 @@ def _write(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str,
     for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
         old.unlink()
     for tensors_path in folder.glob("step-*.safetensors"):
-        if not tensors_path.with_suffix(".json").exists():  # dropped, or its process was killed
+        if not tensors_path.with_suffix(".json").exists():  # dropped, or left by a kill
             tensors_path.unlink()
 
 
@@ -81,7 +81,7 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, Any]] | None:
     """Restore the newest sound checkpoint in place: (steps done, state), or None.
 
-    Warns of each damaged one, in whose place the one before it is used.
+    Warns of each damaged one and uses the one before it instead.
     """
     for path in sorted(folder.glob("step-*.json"), reverse=True):
         try:
@@ -91,7 +91,7 @@ def load_checkpoint(
                 raise ValueError(f"{tensors_path.name} is not what was written")
         except (OSError, ValueError, KeyError) as error:
             warnings.warn(
-                f"checkpoint: '{path}' is damaged ({error}); going on from the one before, if any",
+                f"checkpoint: '{path}' is damaged ({error}); using the one before it, if any",
                 stacklevel=2,
             )
             continue
@@ -106,7 +106,7 @@ def _restore(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Read one tensor after another; of each, a process keeps its part."""
+    """Read the tensors one by one; a process keeps its part of each."""
     with torch.no_grad():
         for name, module in modules.items():
             for key, parameter in module.named_parameters():
@@ -127,5 +127,5 @@ def _restore(
 
 
 def discard_checkpoints(folder: Path) -> None:
-    """Remove a folder of checkpoints whose run is complete."""
+    """Remove the checkpoints of a complete run."""
     shutil.rmtree(folder, ignore_errors=True)
