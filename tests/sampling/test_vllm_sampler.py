@@ -328,7 +328,7 @@ def test_the_signatures_are_those_of_the_release_that_the_extra_installs():
 
 @pytest.mark.parametrize("temperature", [0.001, 2.5])
 def test_temperatures_that_vllm_changes_or_refuses_are_one_clear_error(temperature):
-    message = rf"train\.temperature: {temperature} is none that vLLM .* allowed: 0.01 to 2, or run"
+    message = rf"train\.temperature: {temperature} is outside vLLM's .* allowed: 0.01 to 2, or run"
     with pytest.raises(ConfigError, match=message):
         load_study(
             {

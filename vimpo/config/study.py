@@ -1,4 +1,4 @@
-"""A whole study: its sections, what they must have in common, its cells, folders and digests."""
+"""A whole study: its sections, how they must fit together, its cells, folders and digests."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from vimpo.errors import ConfigError
 
 
 class Study(Strict):
-    """A whole study: what is trained, on what, and how it is judged."""
+    """A whole study: what is trained, on which task, and how it is judged."""
 
-    study: Name = Field("quick", description="name of the folder below `results`")
+    study: Name = Field("quick", description="name of the folder in `results`")
     results: str = Field(
         "results",
         pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./-]*$",
@@ -53,18 +53,18 @@ class Study(Strict):
     cluster: Cluster = Cluster()
     plan: Planning = Planning()
     sweeps: list[Annotated[str, Field(pattern=r"\.csv$")]] = Field(
-        [], description="tables of `sweep` for the report: what decided the settings, and maps"
+        [], description="tables of `sweep` for the report: how settings were chosen, and maps"
     )
     continues: str | None = Field(
         None,
         min_length=1,
-        description="folder of a published study, whose finished cells are taken over",
+        description="folder of a published study whose finished cells are reused",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _merge_named_defaults(cls, data: Any) -> Any:
-        """A known size or algorithm keeps the defaults that the file does not mention."""
+        """A known size or algorithm keeps the defaults of fields that the file leaves out."""
         if not isinstance(data, dict):
             return data
         data = dict(data)
@@ -120,7 +120,7 @@ class Study(Strict):
         return self
 
     def _task_suits_the_sizes(self) -> None:
-        """Real texts need a model's own tokenizer, pretraining needs demonstrations."""
+        """Real text needs a model with its own tokenizer; pretraining needs demonstrations."""
         pretrained = [size for size in self.used_sizes() if self.sizes[size].pretrain_steps]
         real = [n for n, b in self.task.benchmarks.items() if isinstance(b, RealBenchmark)]
         scratch = [size for size in self.used_sizes() if self.sizes[size].path is None]
@@ -171,7 +171,7 @@ class Study(Strict):
         return Path(self.results) / self.study
 
     def cells(self) -> list[Cell]:
-        """All cells in grid order, each once."""
+        """All cells in grid order, without repeats."""
         return list(
             dict.fromkeys(
                 Cell(algorithm, size, noise.label, seed)
@@ -187,7 +187,7 @@ class Study(Strict):
         return list(dict.fromkeys(size for block in self.grid for size in block.sizes))
 
     def cell_config(self, cell: Cell) -> CellConfig:
-        """Resolve one cell. Raises ConfigError where algorithm, size or noise is not known."""
+        """Resolve one cell. Raises ConfigError for an unknown algorithm, size or noise level."""
         require(cell.algorithm, self.algorithms, "algorithm")
         require(cell.size, self.sizes, "size")
         objective = self.algorithms[cell.algorithm]
@@ -216,11 +216,11 @@ class Study(Strict):
         return self.folder / "base" / size
 
     def cost_file(self, size: str) -> Path:
-        """The side-by-side measurement of what a step costs at a size."""
+        """The side-by-side measurement of the cost of a step at a size."""
         return self.folder / "cost" / f"{size}.csv"
 
     def samples_of(self, benchmark: str) -> int:
-        """k of avg@k: a real benchmark has its own, chains share one."""
+        """k of avg@k: real benchmarks set their own, chains share one."""
         spec = self.task.benchmarks[benchmark]
         return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
 
@@ -229,14 +229,14 @@ class Study(Strict):
         return list(dict.fromkeys(c.algorithm for c in self.cells() if c.size == size))
 
     def own_algorithms(self) -> dict[str, OwnConfig]:
-        """The grid's algorithms that are files of the user's."""
+        """The grid's user-supplied algorithms."""
         used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
         return {name: found for name, found in used.items() if isinstance(found, OwnConfig)}
 
     def run_folder(self, cell: Cell) -> Path:
         return self.folder / "runs" / cell.name
 
-    # Digests decide what is run again: each covers exactly what its result depends on.
+    # Digests determine what is rerun: each covers exactly what its result depends on.
 
     def base_digest(self, size: str) -> str:
         spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
@@ -250,7 +250,7 @@ class Study(Strict):
         return digest([self.evaluation, self.task, result_fields(self.runtime)])
 
     def probe_digest(self, cell: Cell) -> str:
-        """Includes the betas at which values are read out of every policy."""
+        """Includes the beta at which values are read out of the policy."""
         probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"})
         return digest([probes, self.cell_digest(cell), self.readout_beta(cell.algorithm)])
 
@@ -258,14 +258,14 @@ class Study(Strict):
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
         size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
         train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
-        # At its default it is left out: measurements made before there was one stay valid.
+        # The default is left out, so that digests older than this field stay valid.
         usual = self.probes.cost_rounds == Probes().cost_rounds
         probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"} if usual else None)
         shared = [size_fields, self.task, train, self.runtime, probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
-        """beta of the implied value: VIMPO's own, and that of `vimpo` for the others."""
+        """beta of the implied value: VIMPO's own, and `vimpo`'s for the other algorithms."""
         for name in (algorithm, "vimpo"):
             if self.algorithms[name].objective == "vimpo":
                 return self.algorithms[name].beta
