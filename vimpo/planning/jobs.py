@@ -1,6 +1,6 @@
-"""What the jobs of a study ask of a scheduler, and whether a Slurm cluster can give it.
+"""What the jobs of a study request from a scheduler.
 
-Nothing here decides a result: partitions, minutes and memory may change between two runs of one
+Nothing here affects a result: partitions, minutes and memory may change between two runs of one
 study, and no digest covers them. This module imports neither torch nor Snakemake.
 """
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 DISTRIBUTED: tuple[Stage, ...] = ("train", "cost")  # stages that start several processes
-ONE_NODE: tuple[Stage, ...] = ("cost",)  # of those, by as many as training has on one node
-CELL: tuple[Stage, ...] = ("train", "evaluate", "probe")  # one after the other in one Slurm job
+ONE_NODE: tuple[Stage, ...] = ("cost",)  # of those, with as many as training has on one node
+CELL: tuple[Stage, ...] = ("train", "evaluate", "probe")  # consecutive in one Slurm job
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What one job asks for. `gpus`, `processes` and `threads` are totals over its nodes."""
+    """What one job requests. `gpus`, `processes` and `threads` are totals over its nodes."""
 
     partition: str | None
     memory_mb: int
@@ -34,7 +34,7 @@ class JobRequest:
 
 
 def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
-    """What a job of this stage and size asks for."""
+    """What a job of this stage and size requests."""
     cluster = study.cluster
     own = cluster.sizes.get(size, SizeJobs())
     runtime = study.runtime
@@ -52,7 +52,7 @@ def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
 
 
 def cell_request(study: Study, size: str) -> JobRequest:
-    """What a whole cell asks for: its stages follow each other in one job."""
+    """What a whole cell requests if its stages run one after the other in one job."""
     parts = [job_request(study, stage, size) for stage in CELL]
     return JobRequest(
         partition=parts[0].partition,
@@ -66,7 +66,7 @@ def cell_request(study: Study, size: str) -> JobRequest:
 
 
 def launcher(study: Study) -> str:
-    """What stands before the training command: `srun` once a node, nothing on one node."""
+    """Prefix of the training command: `srun` with one task per node; empty for one node."""
     request = job_request(study, "train", study.used_sizes()[0])
     if request.nodes == 1:
         return ""

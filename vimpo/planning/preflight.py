@@ -1,7 +1,7 @@
-"""What a study reads beside its configuration, looked at before anything is computed.
+"""Checks of everything a study reads besides its configuration, before anything is computed.
 
-Models, training data and benchmarks, local and from the hub. What comes from the hub goes into the
-Hugging Face cache, so that later jobs find it there, with a network or without.
+Models, training data and benchmarks, local and from the hub. Downloads go into the Hugging Face
+cache, where later jobs find them with or without a network.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> dict[str, 
 
 
 def check_before_jobs(study: Study, config: Path) -> None:
-    """The same in a process of its own, so that torch stays out of this one; config: the study's.
+    """The same in a separate process, to keep torch out of this one; config: the study's file.
 
-    Not for what has nothing to look at, nor once more for a study that began to run in its folder.
+    Skipped if there is nothing to read, or if the study has already begun to run in its folder.
     Raises ConfigError.
     """
     from_scratch = all(study.sizes[size].path is None for size in study.used_sizes())
@@ -64,7 +64,7 @@ def check_before_jobs(study: Study, config: Path) -> None:
 
 
 def _began(study: Study) -> bool:
-    """Is the resolved copy, which one of the first jobs writes, that of this very study?"""
+    """Has one of this study's first jobs written its resolved copy?"""
     written = study.folder / "config.yaml"
     return written.is_file() and digest(load_study(written)) == digest(study)
 
@@ -90,7 +90,7 @@ def _read_size(study: Study, size: str) -> Task | None:
             batch_size=max(study.train.prompts_per_step, demonstrations),
             room=prompt_room(config, study.train.max_response),
         )
-    # All that the check of lengths asks of lm-eval's model; its default is that of lm-eval.
+    # The parts of lm-eval's model that check_length needs, with lm-eval's own default.
     lm = SimpleNamespace(
         tokenizer=tokenizer, max_length=resolve_max_length(config, tokenizer, default=2048)
     )
@@ -100,7 +100,7 @@ def _read_size(study: Study, size: str) -> Task | None:
 
 
 def check_before_running(study: Study) -> None:
-    """What a valid study needs on this machine. Raises ConfigError, writes nothing."""
+    """Check what a valid study needs on this machine. Raises ConfigError, writes nothing."""
     for size in study.used_sizes():
         if path := study.sizes[size].path:
             check_model_path(path, f"sizes.{size}.path")
@@ -115,15 +115,15 @@ def check_before_running(study: Study) -> None:
     check_results_folder(study)
 
 
-# Changing one of these makes every cell of a folder incomparable with what it already holds.
+# Changing one of these makes new cells incomparable with those a folder already holds.
 FOUNDATION = ("task", "sizes", "pretrain", "train", "runtime")
 
 
 def check_results_folder(study: Study) -> None:
     """Refuse a results folder that another study made. Raises ConfigError, writes nothing.
 
-    New cells, algorithms and evaluation settings may join a folder; a change of what all of its
-    cells share may not, because the old cells would silently be replaced.
+    New cells, algorithms and evaluation settings may be added to a folder. What all its cells share
+    may not change, because the old cells would silently be replaced.
     """
     recorded_path = study.folder / "config.yaml"
     if not recorded_path.is_file():
