@@ -74,7 +74,7 @@ def test_partitions_and_their_nodes():
         ),
         ({"gpus": 1}, "requests 1 GPUs per node, those of partition 'main' have at most 0"),
         ({"threads": 32}, "runtime.threads: train of 8b requests 32 CPUs"),
-        ({"memory_mb": 32000}, "sizes.8b.memory_mb: train of 8b asks for 32000 MB"),
+        ({"memory_mb": 32000}, "sizes.8b.memory_mb: train of 8b requests 32000 MB"),
         ({"nodes": 3}, "runtime.nodes: 3 is more than partition 'main' has"),
     ],
 )

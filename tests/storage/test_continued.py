@@ -268,9 +268,7 @@ def test_a_configuration_that_was_changed_by_hand_vouches_for_nothing(whole, pub
 def test_plan_counts_what_remains(whole, published, tmp_path):
     study = elsewhere(whole, tmp_path, published, algorithms={"ppo": {"lam": 0.9}})
     text = describe(study)
-    assert (
-        f"Reused from {published}: 12 cells; the rest of this plan counts the remaining 4" in text
-    )
+    assert f"Reused from {published}: 12 cells; this plan counts the remaining 4 cells" in text
     rows = [line.split() for line in text.splitlines()]
     jobs = {(row[0], row[1]): int(row[2]) for row in rows if len(row) > 4 and row[1] in WEIGHTS}
     assert [jobs[rule, "xs"] for rule in ("pretrain", "train", "probe")] == [1, 2, 2]

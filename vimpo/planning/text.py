@@ -93,8 +93,7 @@ def _heading(planner: Planner) -> str:
         plural(len(planner.cells), "cell"),
     )
     return (
-        f"{heading}\nReused from {study.continues}: {taken}; the rest of this plan counts the "
-        f"remaining {left}"
+        f"{heading}\nReused from {study.continues}: {taken}; this plan counts the remaining {left}"
     )
 
 
