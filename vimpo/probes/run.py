@@ -1,4 +1,4 @@
-"""All probes of one run, and the two tables they leave."""
+"""All probes of one run, and their two tables."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def probe_run(study: Study, cell: Cell, output: Path) -> None:
 
 
 def write_parquet(path: Path, table: pa.Table, digest: str) -> None:
-    """Atomic; the digest of what the table depends on goes into its schema's metadata.
+    """Atomic write, with the digest of what the table depends on in its schema's metadata.
 
-    Checksums of its pages are off by default, and readers that do not ask for them see the same.
+    Page checksums are off by default; readers that ignore them see the same table.
     """
     buffer = io.BytesIO()
     table = table.replace_schema_metadata({"digest": digest})
