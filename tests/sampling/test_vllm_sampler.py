@@ -22,8 +22,8 @@ from vimpo.config import Cell, ConfigError, Runtime, Study, load_study
 from vimpo.models.distributed import Alone
 from vimpo.probes.subject import Subject
 from vimpo.probes.value import continuation_rewards
-from vimpo.sampling.rollouts import Sampling, TorchSampler, sample
-from vimpo.sampling.vllm import VllmSampler, row_seed
+from vimpo.sampling.rollouts import Sampling, TorchSampler, sample, seed_of
+from vimpo.sampling.vllm import VllmSampler
 from vimpo.training.runs import train_cell
 from vimpo.training.trainer import Trainer
 
@@ -227,7 +227,7 @@ def test_luck_belongs_to_the_row_and_not_to_the_process(sampler):
     assert torch.equal(part.response_ids, whole.response_ids[2:])
     other = sampler.rollouts(PROMPTS, seed=8)
     assert other.response_ids.tolist() != whole.response_ids.tolist()
-    seeds = {row_seed(s, r) for s in range(30) for r in range(30)}
+    seeds = {seed_of(s, r) for s in range(30) for r in range(30)}
     assert len(seeds) == 900
     assert all(0 <= s < 2**63 for s in seeds)
 

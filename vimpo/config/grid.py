@@ -11,7 +11,7 @@ from vimpo.config.algorithms import AlgorithmConfig
 from vimpo.config.models import NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.task import TaskConfig
-from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train, check_runtime
+from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train, check_together
 from vimpo.config.types import Name, Seed, Strict, digest
 
 
@@ -70,7 +70,7 @@ class CellConfig(Strict):
 
     @model_validator(mode="after")
     def _can_be_spread(self) -> CellConfig:
-        check_runtime(self.runtime, self.train, self.model, self.objective)
+        check_together(self.algorithm, self.model, self.objective, self.train, self.runtime)
         return self
 
 

@@ -22,7 +22,7 @@ from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.planning import Planning
 from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
-from vimpo.config.training import Runtime, Train, check_runtime
+from vimpo.config.training import Runtime, Train, check_together
 from vimpo.config.types import LONGEST_NAME, Name, Strict, digest, explain, require
 from vimpo.errors import ConfigError
 
@@ -94,13 +94,6 @@ class Study(Strict):
                         raise ValueError(
                             f"grid[{i}].{field}: '{name}' is unknown; allowed: {', '.join(known)}"
                         )
-            for name in block.algorithms:
-                objective = self.algorithms[name].objective
-                if self.train.group_size < 2 and objective != "ppo":
-                    raise ValueError(
-                        f"train.group_size: {self.train.group_size} gives {name} no group to "
-                        f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
-                    )
         self._task_suits_the_sizes()
         for name in self.cluster.sizes:
             if name not in self.sizes:
@@ -111,7 +104,7 @@ class Study(Strict):
             for size in block.sizes:
                 for name in block.algorithms:
                     models = self.sizes[size], self.algorithms[name]
-                    check_runtime(self.runtime, self.train, *models)
+                    check_together(name, *models, self.train, self.runtime)
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
@@ -190,19 +183,13 @@ class Study(Strict):
         """Resolve one cell. Raises ConfigError for an unknown algorithm, size or noise level."""
         require(cell.algorithm, self.algorithms, "algorithm")
         require(cell.size, self.sizes, "size")
-        objective = self.algorithms[cell.algorithm]
-        if self.train.group_size < 2 and objective.objective != "ppo":
-            raise ConfigError(
-                f"train.group_size: {self.train.group_size} gives {cell.algorithm} no group to "
-                "compare with; allowed: >= 2"
-            )
         try:
             return CellConfig(
                 algorithm=cell.algorithm,
                 size=cell.size,
                 noise=Noise.parse(cell.noise),
                 seed=cell.seed,
-                objective=objective,
+                objective=self.algorithms[cell.algorithm],
                 model=self.sizes[cell.size],
                 task=self.task,
                 pretrain=self.pretrain,

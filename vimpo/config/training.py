@@ -66,10 +66,15 @@ PLACEMENT = {"processes", "nodes", "sharding"}
 VLLM_TEMPERATURES = (0.01, 2.0)
 
 
-def check_runtime(
-    runtime: Runtime, train: Train, model: ModelSpec, objective: AlgorithmConfig
+def check_together(
+    algorithm: str, model: ModelSpec, objective: AlgorithmConfig, train: Train, runtime: Runtime
 ) -> None:
-    """Raise ValueError if the runtime does not suit what is trained."""
+    """Raise ValueError if training or runtime do not suit an algorithm and its model."""
+    if train.group_size < 2 and objective.objective != "ppo":
+        raise ValueError(
+            f"train.group_size: {train.group_size} gives {algorithm} no group to compare with; "
+            f"allowed: >= 2 with {algorithm}"
+        )
     if train.prompts_per_step % runtime.processes:
         raise ValueError(
             f"train.prompts_per_step: {train.prompts_per_step} prompts cannot be split over "

@@ -44,13 +44,12 @@ class Shape:
     source: str = "vimpo.config.LADDER"
 
 
-def _qwen3(name: str, hidden, layers, heads, intermediate, tied) -> Shape:
+def _qwen3(name: str, hidden: int, layers: int, heads: int, intermediate: int, tied: bool) -> Shape:
     source = f"huggingface.co/Qwen/{name}/config.json"
-    return Shape(
-        name, 151936, hidden, layers, heads, 8, 128, intermediate, tied=tied, source=source
-    )
+    return Shape(name, 151936, hidden, layers, heads, 8, 128, intermediate, tied, source=source)
 
 
+LLAMA3 = "arXiv 2407.21783, table 3"
 # Not measured by this suite: the scales of the projection.
 PUBLISHED = (
     _qwen3("Qwen3-0.6B", 1024, 28, 16, 3072, True),
@@ -59,19 +58,7 @@ PUBLISHED = (
     _qwen3("Qwen3-8B", 4096, 36, 32, 12288, False),
     _qwen3("Qwen3-14B", 5120, 40, 40, 17408, False),
     _qwen3("Qwen3-32B", 5120, 64, 64, 25600, False),
-    Shape(
-        "70B (Llama 3 shape)",
-        128256,
-        8192,
-        80,
-        64,
-        8,
-        128,
-        28672,
-        tied=False,
-        qk_norm=False,
-        source="arXiv 2407.21783, table 3",
-    ),
+    Shape("70B (Llama 3 shape)", 128256, 8192, 80, 64, 8, 128, 28672, False, False, LLAMA3),
 )
 
 
@@ -79,7 +66,6 @@ PUBLISHED = (
 class Numbers:
     """Bytes of one number: weights, gradients, moments, master copy (0: none), activations."""
 
-    name: str
     weight: int
     gradient: int
     moment: int
@@ -87,8 +73,8 @@ class Numbers:
     activation: int
 
 
-FLOAT32 = Numbers("float32", 4, 4, 4, 0, 4)
-MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)
+FLOAT32 = Numbers(4, 4, 4, 0, 4)
+MIXED = Numbers(2, 2, 4, 4, 2)  # bfloat16 with float32 master weights
 # As in optimizer.py: the gradients of a backward pass plus their sum in float32.
 BFLOAT16 = replace(MIXED, gradient=2 + 4)
 LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.networks.last_logits)

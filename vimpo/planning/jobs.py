@@ -54,14 +54,11 @@ def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
 def cell_request(study: Study, size: str) -> JobRequest:
     """What a whole cell requests if its stages run one after the other in one job."""
     parts = [job_request(study, stage, size) for stage in CELL]
+    largest = ("memory_mb", "threads", "processes", "nodes", "gpus")
     return JobRequest(
         partition=parts[0].partition,
-        memory_mb=max(p.memory_mb for p in parts),
         minutes=sum(p.minutes for p in parts),
-        threads=max(p.threads for p in parts),
-        processes=max(p.processes for p in parts),
-        nodes=max(p.nodes for p in parts),
-        gpus=max(p.gpus for p in parts),
+        **{name: max(getattr(p, name) for p in parts) for name in largest},
     )
 
 

@@ -82,10 +82,15 @@ class Rollouts:
         ]
 
 
+def seed_of(*parts: int | str) -> int:
+    """A seed for a generator from what its draws depend on."""
+    text = ":".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
+
+
 def step_seed(seed: int, step: int, purpose: str) -> int:
     """Seed of one step's draws, the same for every algorithm."""
-    text = f"{purpose}:{seed}:{step}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
+    return seed_of(purpose, seed, step)
 
 
 def micro_batches(count: int, size: int | None) -> list[slice]:

@@ -16,7 +16,6 @@ SamplingParams. tests/sampling/test_vllm_sampler.py holds their signatures.
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -27,13 +26,7 @@ from torch import Tensor
 
 from vimpo.config import ConfigError, Runtime
 from vimpo.models.distributed import Alone
-from vimpo.sampling.rollouts import Rollouts, Sampler, Sampling, left_pad
-
-
-def row_seed(seed: int, row: int) -> int:
-    """Seed of one response in a step."""
-    text = f"{seed}:{row}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
+from vimpo.sampling.rollouts import Rollouts, Sampler, Sampling, left_pad, seed_of
 
 
 def _library() -> ModuleType:
@@ -103,7 +96,7 @@ class VllmSampler:
         requests = [{"prompt_token_ids": list(p)} for p in prompts for _ in range(size)]
         most = limits or [self._sampling.max_response] * len(prompts)
         settings = [
-            self._settings(row_seed(seed, first * size + i), most[i // size])
+            self._settings(seed_of(seed, first * size + i), most[i // size])
             for i in range(len(requests))
         ]
         answers = self._engine.generate(requests, settings, use_tqdm=False)

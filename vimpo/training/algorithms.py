@@ -16,7 +16,7 @@ import inspect
 import sys
 from dataclasses import dataclass, fields, replace
 from types import ModuleType
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from vimpo.config import (
     GRPOConfig,
     OwnConfig,
     PolicyUpdate,
+    PPOConfig,
     VimpoConfig,
 )
 from vimpo.config.algorithms import read_own_file
@@ -71,31 +72,49 @@ class Share:
     tokens: float
 
 
-class Algorithm(Protocol):
+class Algorithm:
     """What the training loop needs from an algorithm."""
 
-    needs_critic: ClassVar[bool]
-    advantage_reads_policy: ClassVar[bool]
+    needs_critic: ClassVar[bool] = False
+    advantage_reads_policy: ClassVar[bool] = False
     """Is the advantage computed from the policy's own log-probabilities?"""
 
+    def __init__(self, config: PolicyUpdate) -> None:
+        self.config = config
+
     def advantage(self, batch: Batch) -> Tensor:
-        """Detached advantages over the whole batch. -> [B, T]"""
+        """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
+        raise NotImplementedError
 
     def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
-        """This micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+        """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+        raise NotImplementedError
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         """Columns that this algorithm adds to metrics.csv."""
+        return {}
 
 
-class Vimpo:
+class PolicyGradient(Algorithm):
+    """The clipped surrogate, averaged over tokens; subclasses say of which advantage.
+
+    The base class of a user-supplied algorithm (:class:`vimpo.config.OwnConfig`), which must define
+    `advantage` and may override anything else.
+    """
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+        c = self.config
+        return share.tokens * clipped_surrogate(
+            logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
+        )
+
+
+class Vimpo(Algorithm):
     """VIMPO: see vimpo/objectives/vimpo.py for the equations."""
 
-    needs_critic: ClassVar[bool] = False
+    config: VimpoConfig
     advantage_reads_policy: ClassVar[bool] = True
-
-    def __init__(self, config: VimpoConfig) -> None:
-        self.config = config
 
     def _td(self, batch: Batch) -> Tensor:
         return implied_td(batch.logp, batch.ref_logp, batch.token_kl, batch.mask, self.config.beta)
@@ -145,38 +164,10 @@ class Vimpo:
         }
 
 
-class PolicyGradient:
-    """The clipped surrogate, averaged over tokens; subclasses say of which advantage.
-
-    The base class of a user-supplied algorithm (:class:`vimpo.config.OwnConfig`), which must define
-    `advantage` and may override anything else.
-    """
-
-    needs_critic: ClassVar[bool] = False
-    advantage_reads_policy: ClassVar[bool] = False
-
-    def __init__(self, config: PolicyUpdate) -> None:
-        self.config = config
-
-    def advantage(self, batch: Batch) -> Tensor:
-        """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
-        raise NotImplementedError
-
-    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
-        """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
-        c = self.config
-        return share.tokens * clipped_surrogate(
-            logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
-        )
-
-    def metrics(self, batch: Batch) -> dict[str, float]:
-        """Columns that this algorithm adds to metrics.csv."""
-        return {}
-
-
 class Ppo(PolicyGradient):
     """PPO: whitened GAE over a critic's values."""
 
+    config: PPOConfig
     needs_critic: ClassVar[bool] = True
 
     def advantage(self, batch: Batch) -> Tensor:
@@ -199,14 +190,10 @@ class Ppo(PolicyGradient):
         }
 
 
-class Grpo:
+class Grpo(Algorithm):
     """GRPO: one advantage per response, relative to its group."""
 
-    needs_critic: ClassVar[bool] = False
-    advantage_reads_policy: ClassVar[bool] = False
-
-    def __init__(self, config: GRPOConfig) -> None:
-        self.config = config
+    config: GRPOConfig
 
     def advantage(self, batch: Batch) -> Tensor:
         advantage = group_advantage(batch.rewards, batch.groups, self.config.normalize_std)

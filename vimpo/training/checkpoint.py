@@ -9,7 +9,6 @@ of processes or a different sharding.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -124,8 +123,3 @@ def _restore(
                 part = part_like(tensors.get_tensor(key), group["params"][index])
                 content["state"].setdefault(index, {})[slot] = part
         optimizer.load_state_dict(content)
-
-
-def discard_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a complete run."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -39,7 +39,7 @@ from vimpo.storage import files
 from vimpo.storage.integrity import check_model, make_again, only_writer
 from vimpo.tasks import Task
 from vimpo.training import telemetry
-from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
+from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
 from vimpo.training.stopping import StopRequest
 
@@ -198,7 +198,8 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False, task: Task | No
         study.run_folder(cell),
     )
     if is_complete(folder, digest):
-        discard_checkpoints(folder / f"checkpoint-{digest}")  # left by a kill after the manifest
+        # Left by a kill after the manifest.
+        shutil.rmtree(folder / f"checkpoint-{digest}", ignore_errors=True)
         return folder
     world = join(config.runtime)
     job = Job(
@@ -337,7 +338,7 @@ def _finish(
     if world.main:
         _write_outputs(aside, job, progress)
         files.write_sealed(folder / "manifest.json", _manifest(learner, job, progress, outcome))
-        discard_checkpoints(job.checkpoints)
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
     world.wait()
 
 
