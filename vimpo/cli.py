@@ -85,9 +85,7 @@ AnySize = Annotated[str | None, Option(metavar="NAME", help=SIZE)]
 Noise = Annotated[str, Option(metavar="LEVEL", help="0.25, rollout-0.25, asymmetric-0.1-0.3")]
 Seed = Annotated[int, Option(metavar="N", parser=_whole)]
 Quiet = Annotated[bool, Option("--quiet", help="no progress bar")]
-Checked = Annotated[
-    bool, Option("--checked", help="`check` has already run: do not check the inputs again")
-]
+Checked = Annotated[bool, Option("--checked", help="`check` has already run: skip its checks")]
 Tables = Annotated[Path | None, _folder("default: tables/ of the study")]
 Figures = Annotated[Path | None, _folder("default: figures/ of the study")]
 Published = Annotated[Path | None, _folder("default: results/published")]
@@ -106,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = get_command(app)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        # Not command.main(), which hides a traceback that says EOFError.
+        # Not command.main(), which hides the traceback of an EOFError.
         with room_for(), command.make_context(PROGRAM, arguments) as context:
             return command.invoke(context) or 0
     except Exit as done:  # --help
@@ -173,12 +171,12 @@ def _train(
     done = is_complete(study.run_folder(cell), study.cell_digest(cell))
     looked_at = done or checked or is_launched()
     tasks = {} if looked_at else check_inputs(study, [size])
-    how = {"quiet": quiet, "task": tasks.get(size)}
-    if runtime.processes > 1 and not is_launched() and prepare_cell(study, cell, **how):
+    task, alone = tasks.get(size), runtime.processes == 1 or is_launched()
+    if not alone and prepare_cell(study, cell, quiet=quiet, task=task):
         options = [f"--config={config}"] if config else []
         options += [f"--{field}={value}" for field, value in vars(cell).items()]
         launch(runtime, ["train", *options, *["--quiet"] * quiet])
-    folder = train_cell(study, cell, **how)
+    folder = train_cell(study, cell, quiet=quiet, task=task)
     if is_first_process():
         print(folder)
 
@@ -202,9 +200,7 @@ def _evaluate(
     base: Annotated[bool, Option("--base", help="the base policy of --size")] = False,
     model: Annotated[Path | None, _folder("a checkpoint outside the study")] = None,
     output: Annotated[Path | None, _folder("with --model: where eval.json goes")] = None,
-    benchmarks: Annotated[
-        str | None, Option(metavar="A,B", help="some of the study's benchmarks")
-    ] = None,
+    benchmarks: Annotated[str | None, Option(metavar="A,B", help="only these benchmarks")] = None,
     config: Config = None,
 ) -> None:
     """Score a cell, a base policy or any model with lm-eval."""
@@ -221,11 +217,9 @@ def _evaluate(
         require(size, study.sizes, "size")
         folder = study.base_folder(size)
     else:
-        for field, value in (("algorithm", algorithm), ("size", size)):
-            if value is None:
-                raise ConfigError(
-                    f"{field}: is required; allowed: one of the study's, by --{field}"
-                )
+        if algorithm is None or size is None:
+            name = "size" if algorithm else "algorithm"
+            raise ConfigError(f"{name}: is required; allowed: one of the study's, by --{name}")
         cell = Cell(algorithm, size, noise, seed)
         study.cell_config(cell)
         folder = study.run_folder(cell)
