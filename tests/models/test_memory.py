@@ -191,5 +191,5 @@ def test_a_model_elsewhere_has_no_shape_here():
 
 
 def test_the_model_needs_no_torch():
-    code = "import sys, vimpo.memory; sys.exit('torch' in sys.modules)"
+    code = "import sys, vimpo.models.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
