@@ -231,7 +231,7 @@ def test_processes_that_hold_different_weights_are_refused(two, sharding):
 
 def test_a_process_that_was_started_alone_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(ConfigError, match=r"processes: 2 processes .* alone; allowed: 1, or"):
+    with pytest.raises(ConfigError, match=r"processes: 2 are configured.* alone; allowed: 1, or"):
         join(Runtime(processes=2))
     assert type(join(Runtime())) is Alone
 
