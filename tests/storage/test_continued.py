@@ -274,7 +274,7 @@ def test_plan_counts_what_remains(whole, published, tmp_path):
     assert [jobs[rule, "xs"] for rule in ("pretrain", "train", "probe")] == [1, 2, 2]
     # 3 jobs of each base policy
     assert "a scheduler gets 10 jobs" in text
-    assert "counts the 0 cells that remain" in describe(elsewhere(whole, tmp_path, published))
+    assert "counts the remaining 0 cells" in describe(elsewhere(whole, tmp_path, published))
 
 
 def test_a_comparison_reads_what_was_taken_over(whole, published, tmp_path):
