@@ -1,4 +1,4 @@
-"""What Slurm says of itself, against what a study asks for; the live one is in tests/cluster."""
+"""Slurm's own answers against what a study requests; tests/cluster has a live Slurm."""
 
 import contextlib
 import os
@@ -165,7 +165,7 @@ def test_the_watchdog_leaves_a_snakemake_with_jobs_alone(tmp_path):
             process.wait(timeout=3)
         assert (tmp_path / "calls").read_text() == "work\n"
     finally:
-        # The command has a process group of its own, as job control gives it one.
+        # The command gets its own process group, as under job control.
         children = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
         ).stdout.split()

@@ -110,7 +110,7 @@ def test_the_probe_repeats_and_shares_its_luck(toy):
 
 
 def test_continuations_keep_the_limit_of_the_whole_response():
-    """A prefix of all but two tokens leaves two, whatever is sampled beside it."""
+    """A prefix of all but two tokens leaves two, whatever is sampled alongside."""
     subject, values = toy_subject(problems=60, continuations=200)
     from vimpo.probes.value import continuation_rewards
 
@@ -119,7 +119,7 @@ def test_continuations_keep_the_limit_of_the_whole_response():
     rewards = continuation_rewards(subject, problems, long, 2000, "limit").mean(1)
     expected = [values[0, 1], *[values[LIMIT - 1, 2]] * 3]
     assert rewards == pytest.approx(expected, abs=0.05)
-    assert values[LIMIT - 1, 2] == 0  # EOS behind a `b` earns nothing, and no token is left
+    assert values[LIMIT - 1, 2] == 0  # EOS after a `b` earns nothing, and no token is left
 
 
 # --- what has no value ---------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The contract with vLLM: what is asked of it, and what is made of its answers.
 
 A stand-in engine implements the calls that are used, on the torch sampler, and refuses what the
-released vLLM has no argument for; where vLLM is installed, its own signatures are checked as well.
+released vLLM has no argument for; if vLLM is installed, its own signatures are checked as well.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def refuse_unknown(given, known, where):
 
 
 class SamplingParams:
-    """vLLM's fields by keyword, checked as vLLM does where the sampler depends on it."""
+    """vLLM's fields by keyword, checked as vLLM does if the sampler depends on it."""
 
     def __init__(self, **given):
         refuse_unknown(given, SAMPLING_FIELDS, "SamplingParams")

@@ -35,7 +35,7 @@ CASES = {
     "vimpo": ("vimpo", VIMPO, {}, {}),
     "ppo": ("ppo", {"objective": "ppo", "lam": 0.9}, {}, {}),
     "grpo": ("grpo", {"objective": "grpo"}, {}, {}),
-    # 12 rollouts a process: 5 + 5 + 2.
+    # 12 rollouts per process: 5 + 5 + 2.
     "vimpo_micro": ("vimpo", VIMPO, {"micro_batch": 5}, {}),
     "ppo_warmup": ("ppo", {"objective": "ppo", "critic_warmup": 1}, {"epochs": 2}, {}),
     "grpo_naive": ("grpo_naive", {"kl_coef": 0.5}, {"micro_batch": 5}, {}),
@@ -54,7 +54,7 @@ def case_study(make_study, folder, name, **placement):
 
 
 def python(*arguments, **options):
-    """Run Python on this repository's package, and show what it said where it failed."""
+    """Run Python on this repository's package; on failure, show its output."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
