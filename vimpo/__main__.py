@@ -2,9 +2,9 @@
 
 import gc
 
-# torch and transformers make a million objects that stay. Looking through them for garbage while
-# they load, and once more at the end, is a third of a process's start-up; models.set_up_torch
-# switches the collector on again.
+# torch and transformers create a million objects that stay. Scanning them for garbage while they
+# load, and again at exit, is a third of a process's start-up time; set_up_torch in
+# vimpo/models/networks.py switches the collector back on.
 gc.disable()
 
 from vimpo.cli import main  # noqa: E402

@@ -1,221 +1,442 @@
-"""The command line: every stage of a study by hand, exactly as the rules call it."""
+"""The command line: every stage of a study by hand, exactly as the workflow's rules call it.
+
+A command returns its exit code, or None for 0. Stages are imported by the commands that need them,
+so `--help`, `plan` and wrong input answer without torch.
+"""
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import sys
-from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
-from vimpo import commands
-from vimpo.config import ConfigError
+from typer import Argument, BadParameter, Exit, Option, Typer, TyperException
+from typer.main import get_command
+from typer.models import OptionInfo
+
+from vimpo.config import Cell, ConfigError, Study, dump_yaml, load_study, require, study_schema
 from vimpo.errors import DiskFullError, StoppedError
-from vimpo.storage.files import room_for
+from vimpo.planning.preflight import check_before_running
+from vimpo.storage.files import room_for, write_atomic
+from vimpo.storage.integrity import check_model
+from vimpo.training.launch import is_first_process, is_launched, launch
 
-Command = Callable[[argparse.Namespace], int | None]
-AddCommand = Callable[..., argparse.ArgumentParser]
-
+PROGRAM = "python -m vimpo"
 FULL_DISK = 74  # EX_IOERR of sysexits.h
 
-EPILOG = """\
-examples:
+EXAMPLES = """\
+\b
+Examples:
   python -m vimpo train --algorithm vimpo --size xs --noise 0.25 --seed 1
-      train one cell of the quick study (its base policy is made first where it is missing)
+      train one cell of the quick study, making its base policy first if it is missing
   python -m vimpo evaluate --algorithm vimpo --size xs --noise 0.25 --seed 1
-      score that cell by lm-eval on every benchmark
+      score that cell with lm-eval on every benchmark
   python -m vimpo check --config workflow/config/paper.yaml
-      look at models, data and benchmarks of a study before it runs; fetches what is on the hub
+      check a study's models, data and benchmarks before it runs; downloads what is on the hub
   python -m vimpo plan workflow/config/paper.yaml
-      jobs, memory, GPU-hours and disk of a study, before anything is run
+      estimate a study's jobs, memory, GPU-hours and disk before anything runs
   python -m vimpo summarize
-      tables, figures and a report of whatever is finished, with the missing cells by name
+      tables, figures and a report of what is finished, listing the missing cells
   python -m vimpo compare results/published/quick results/quick
-      is this re-run what was published: to the last digit, or as far as chance allows?
+      does a re-run match what was published: to the last digit, or within chance?
   snakemake --cores all
       all of the above for the whole grid
 
-Every command takes --config FILE; without it, the quick study's defaults hold. Results go to
-results/<study>/, and a command whose result is already there does nothing.
+\b
+Every command takes --config FILE, except those that read or draw published studies; without it
+the quick study's defaults apply. Results go to results/<study>/. A command whose result already
+exists does nothing.
 """
+
+app = Typer(
+    help="Compare VIMPO, critic-based PPO and GRPO by real reinforcement learning.",
+    epilog=EXAMPLES,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    subcommand_metavar="COMMAND ...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _file(text: str) -> OptionInfo:
+    return Option(metavar="FILE", help=text)
+
+
+def _folder(text: str) -> OptionInfo:
+    return Option(metavar="FOLDER", help=text)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise BadParameter(f"{text!r} is not allowed; allowed: a whole number") from None
+
+
+Config = Annotated[Path | None, _file("a study file (default: the quick study)")]
+ALGORITHM, SIZE = "vimpo, ppo, grpo, ...", "a rung of the ladder, such as xs"
+Algorithm = Annotated[str, Option(metavar="NAME", help=ALGORITHM)]
+AnyAlgorithm = Annotated[str | None, Option(metavar="NAME", help=ALGORITHM)]
+Size = Annotated[str, Option(metavar="NAME", help=SIZE)]
+AnySize = Annotated[str | None, Option(metavar="NAME", help=SIZE)]
+Noise = Annotated[str, Option(metavar="LEVEL", help="0.25, rollout-0.25, asymmetric-0.1-0.3")]
+Seed = Annotated[int, Option(metavar="N", parser=_whole)]
+Quiet = Annotated[bool, Option("--quiet", help="no progress bar")]
+Checked = Annotated[bool, Option("--checked", help="`check` has already run: skip its checks")]
+Tables = Annotated[Path | None, _folder("default: tables/ of the study")]
+Figures = Annotated[Path | None, _folder("default: figures/ of the study")]
+Published = Annotated[Path | None, _folder("default: results/published")]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit code.
 
-    0; 1 where `compare` or `reproduce` finds other results; 2 for a configuration that cannot run
-    or a damaged file; 74 for a full disk; 143 and 130 where SIGTERM or Ctrl-C stopped a run, which
-    then goes on from there.
+    0; 1 if `compare` or `reproduce` finds different results; 2 for wrong usage, a configuration
+    that cannot run, or a damaged file; 74 for a full disk; 143 or 130 if SIGTERM or Ctrl-C stopped
+    a run, which the same command resumes.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
     # Hub libraries ask the network about local files too, unless told not to.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    command = get_command(app)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with room_for():
-            return options.command(options) or 0
+        # Not command.main(), which hides the traceback of an EOFError.
+        with room_for(), command.make_context(PROGRAM, arguments) as context:
+            return command.invoke(context) or 0
+    except Exit as done:  # --help
+        return done.exit_code
+    except TyperException as wrong:
+        of = getattr(wrong, "ctx", None)
+        where = of.command_path if of else PROGRAM
+        _complain(f"{wrong.format_message().rstrip('.')} (see `{where} --help`)")
+        return wrong.exit_code
     except (ConfigError, DiskFullError) as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        _complain(str(error))
         return FULL_DISK if isinstance(error, DiskFullError) else 2
     except StoppedError as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             print(stopped, file=sys.stderr)
         return stopped.exit_code
 
 
-def _parser() -> argparse.ArgumentParser:
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m vimpo",
-        description="Compare VIMPO, critic-based PPO and GRPO by real reinforcement learning.",
-        epilog=EPILOG,
-        formatter_class=style,
+def _complain(message: str) -> None:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+
+
+def _study(config: Path | None) -> Study:
+    study = load_study(config)
+    check_before_running(study)
+    return study
+
+
+# --- base policies and cells ---------------------------------------------------------------------
+
+
+@app.command("pretrain")
+def _pretrain(
+    size: Size, config: Config = None, quiet: Quiet = False, checked: Checked = False
+) -> None:
+    """Make the base policy of a size."""
+    study = _study(config)
+    require(size, study.sizes, "size")
+    from vimpo.planning.preflight import check_inputs
+    from vimpo.training.runs import is_complete, pretrain_base
+
+    done = is_complete(study.base_folder(size), study.base_digest(size))
+    tasks = {} if done or checked else check_inputs(study, [size])
+    print(pretrain_base(study, size, quiet=quiet, task=tasks.get(size)))
+
+
+@app.command("train")
+def _train(
+    algorithm: Algorithm,
+    size: Size,
+    noise: Noise = "0",
+    seed: Seed = 1,
+    config: Config = None,
+    quiet: Quiet = False,
+    checked: Checked = False,
+) -> None:
+    """Train one cell: an algorithm, size, noise level and seed."""
+    study, cell = _study(config), Cell(algorithm, size, noise, seed)
+    runtime = study.cell_config(cell).runtime
+    from vimpo.planning.preflight import check_inputs
+    from vimpo.training.runs import is_complete, prepare_cell, train_cell
+
+    done = is_complete(study.run_folder(cell), study.cell_digest(cell))
+    looked_at = done or checked or is_launched()
+    tasks = {} if looked_at else check_inputs(study, [size])
+    task, alone = tasks.get(size), runtime.processes == 1 or is_launched()
+    if not alone and prepare_cell(study, cell, quiet=quiet, task=task):
+        options = [f"--config={config}"] if config else []
+        options += [f"--{field}={value}" for field, value in vars(cell).items()]
+        launch(runtime, ["train", *options, *["--quiet"] * quiet])
+    folder = train_cell(study, cell, quiet=quiet, task=task)
+    if is_first_process():
+        print(folder)
+
+
+@app.command("check")
+def _check(config: Config = None) -> None:
+    """Check a study's models, data and benchmarks before it runs."""
+    from vimpo.planning.preflight import check_inputs
+
+    study = _study(config)
+    check_inputs(study)
+    print(f"models, data and benchmarks of '{study.study}' are available")
+
+
+@app.command("evaluate")
+def _evaluate(
+    algorithm: AnyAlgorithm = None,
+    size: AnySize = None,
+    noise: Noise = "0",
+    seed: Seed = 1,
+    base: Annotated[bool, Option("--base", help="the base policy of --size")] = False,
+    model: Annotated[Path | None, _folder("a checkpoint outside the study")] = None,
+    output: Annotated[Path | None, _folder("with --model: where eval.json goes")] = None,
+    benchmarks: Annotated[str | None, Option(metavar="A,B", help="only these benchmarks")] = None,
+    config: Config = None,
+) -> None:
+    """Score a cell, a base policy or any model with lm-eval."""
+    from vimpo.evaluation.lm_eval import choose_benchmarks, evaluate_checkpoint
+
+    study = _study(config)
+    names = benchmarks.split(",") if benchmarks else None
+    choose_benchmarks(study, names)
+    if model:
+        folder = output or model.parent
+    elif base:
+        if size is None:
+            raise ConfigError("size: is required with --base; allowed: one of the study's")
+        require(size, study.sizes, "size")
+        folder = study.base_folder(size)
+    else:
+        if algorithm is None or size is None:
+            name = "size" if algorithm else "algorithm"
+            raise ConfigError(f"{name}: is required; allowed: one of the study's, by --{name}")
+        cell = Cell(algorithm, size, noise, seed)
+        study.cell_config(cell)
+        folder = study.run_folder(cell)
+    if not model:
+        check_model(folder)
+    scores = folder / "eval.json"
+    report = evaluate_checkpoint(
+        model or folder / "model",
+        study,
+        scores,
+        folder / "samples.jsonl.gz",
+        digest=study.evaluation_digest(),
+        benchmarks=names,
     )
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(
-        function: Command, name: str, description: str, config: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(
-            name, help=description, description=description, formatter_class=style
-        )
-        sub.set_defaults(command=function)
-        if config:
-            sub.add_argument("--config", metavar="FILE", help="a study (default: the quick study)")
-        return sub
-
-    _stages(command)
-    _results(command)
-    _comparisons(command)
-    _studies(command)
-    return parser
+    for result in report["results"]:
+        error = "n/a" if result["stderr"] is None else f"{result['stderr']:.3f}"
+        print(f"{result['benchmark']:16} {result['metric']:8} {result['value']:.3f} +- {error}")
+    print(scores)
 
 
-def _stages(command: AddCommand) -> None:
-    """Base policies and cells."""
-    sub = command(commands.do_pretrain, "pretrain", "Make the base policy of a size.")
-    sub.add_argument("--size", required=True, help="a rung of the ladder, such as xs")
-    _job_options(sub)
+@app.command("probe")
+def _probe(
+    algorithm: Algorithm, size: Size, noise: Noise = "0", seed: Seed = 1, config: Config = None
+) -> None:
+    """Measure value, credit and precision of a trained cell."""
+    from vimpo.probes.run import probe_run
 
-    sub = command(
-        commands.do_train, "train", "Train one cell: an algorithm, size, noise level and seed."
-    )
-    _cell_arguments(sub, required=True)
-    _job_options(sub)
-
-    command(
-        commands.do_check, "check", "Look at a study's models, data and benchmarks before it runs."
-    )
-
-    sub = command(
-        commands.do_evaluate, "evaluate", "Score a cell, a base policy or any model by lm-eval."
-    )
-    _cell_arguments(sub, required=False)
-    sub.add_argument("--base", action="store_true", help="the base policy of --size")
-    sub.add_argument("--model", metavar="FOLDER", help="a checkpoint outside the study")
-    sub.add_argument("--output", metavar="FOLDER", help="with --model: where eval.json goes")
-    sub.add_argument("--benchmarks", metavar="A,B", help="some of the study's benchmarks")
-
-    sub = command(
-        commands.do_probe, "probe", "Measure value, credit and precision of a trained cell."
-    )
-    _cell_arguments(sub, required=True)
-
-    sub = command(
-        commands.do_cost, "cost", "Measure step time and memory of the algorithms side by side."
-    )
-    sub.add_argument("--size", required=True, help="a rung of the ladder, such as xs")
+    study, cell = _study(config), Cell(algorithm, size, noise, seed)
+    study.cell_config(cell)
+    output = study.run_folder(cell) / "probes.parquet"
+    probe_run(study, cell, output)
+    print(output)
 
 
-def _results(command: AddCommand) -> None:
-    """Tables, figures and reports."""
-    sub = command(commands.do_aggregate, "aggregate", "Collect all runs into tidy tables.")
-    sub.add_argument("--output", metavar="FOLDER", help="default: tables/ of the study")
+@app.command("cost")
+def _cost(size: Size, config: Config = None) -> None:
+    """Measure step time and memory of the algorithms side by side."""
+    from vimpo.probes.cost import compare_costs
 
-    command(commands.do_sweep, "sweep", "Compare the trials of a sweep, and choose among them.")
-
-    sub = command(commands.do_plot, "plot", "Draw every figure from the tables.")
-    _table_arguments(sub)
-
-    sub = command(commands.do_report, "report", "Write the report from tables and figures.")
-    _table_arguments(sub)
-    sub.add_argument("--output", metavar="FILE", help="default: report.html of the study")
-
-    command(
-        commands.do_summarize,
-        "summarize",
-        "Tables, figures and report of what is finished, in partial/.",
-    )
-
-    sub = command(
-        commands.do_publish,
-        "publish",
-        "Copy a study's tables and rows of single runs to results/published/<study>.",
-    )
-    sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
-    sub.add_argument(
-        "--cells", action="store_true", help="tables of single cells, for compare; not drawn"
-    )
-
-    sub = command(
-        commands.do_figures,
-        "figures",
-        "Draw figures and reports of all published studies.",
-        config=False,
-    )
-    sub.add_argument("--published", metavar="FOLDER", help="default: results/published")
+    study = _study(config)
+    require(size, study.sizes, "size")
+    output = study.cost_file(size)
+    compare_costs(study, size, study.algorithms_at(size), output)
+    print(output)
 
 
-def _comparisons(command: AddCommand) -> None:
-    """Is a re-run the same?"""
-    sub = command(
-        commands.do_compare,
-        "compare",
-        "Is B what A was? Exit code 0: yes; 1: different; 2: not comparable.",
-    )
-    sub.add_argument("a", metavar="A", help="a results folder or a published one")
-    sub.add_argument("b", metavar="B", help="another, of some or all of A's cells")
-    sub.add_argument("--output", metavar="FILE", help="every number, as .csv or .json")
-
-    sub = command(
-        commands.do_reproduce,
-        "reproduce",
-        "Train cells of a finished study again, and compare with it.",
-        config=False,
-    )
-    sub.add_argument("reference", metavar="A", help="a published folder or a results folder")
-    sub.add_argument("--cells", metavar="C,D", help="algorithm/size/noise-.../seed-...; all")
-    sub.add_argument("--results", metavar="FOLDER", help="default: results/reproduced")
+# --- tables, figures and reports -----------------------------------------------------------------
 
 
-def _studies(command: AddCommand) -> None:
-    """The study file itself."""
-    sub = command(
-        commands.do_plan, "plan", "Estimate jobs, memory, device-hours and disk of a study."
-    )
-    sub.add_argument("study", nargs="?", metavar="CONFIG", help="the same as --config")
+@app.command("aggregate")
+def _aggregate(
+    output: Annotated[Path | None, _folder("default: tables/ of the study")] = None,
+    config: Config = None,
+) -> None:
+    """Collect all runs into tidy tables."""
+    from vimpo.analysis.aggregate import aggregate
 
-    command(commands.do_schema, "schema", "Print the JSON schema of a study file.", config=False)
-
-    sub = command(commands.do_resolve, "resolve", "Write a study with every default spelled out.")
-    sub.add_argument("--output", metavar="FILE", help="default: print it")
-
-
-def _job_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument(
-        "--checked", action="store_true", help="`check` has run: do not look at all inputs again"
-    )
+    study = _study(config)
+    aggregate(study, output or study.folder / "tables")
 
 
-def _cell_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
-    parser.add_argument("--algorithm", required=required, help="vimpo, ppo, grpo, ...")
-    parser.add_argument("--size", required=required, help="a rung of the ladder, such as xs")
-    parser.add_argument("--noise", default="0", help="0.25, rollout-0.25 or asymmetric-0.1-0.3")
-    parser.add_argument("--seed", type=int, default=1, help="default: 1")
+@app.command("sweep")
+def _sweep(config: Config = None) -> None:
+    """Compare the trials of a sweep, and choose among them."""
+    from vimpo.analysis.sweep import TABLE, sweep
+    from vimpo.report.figures import draw_figures
+    from vimpo.storage.tables import read_table
+
+    study = _study(config)
+    table = sweep(study, study.folder / "sweep")
+    draw_figures({TABLE: read_table(table.parent, TABLE)}, [TABLE], {}, table.parent)
+    print(table)
 
 
-def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tables", metavar="FOLDER", help="default: tables/ of the study")
-    parser.add_argument("--figures", metavar="FOLDER", help="default: figures/ of the study")
+@app.command("plot")
+def _plot(tables: Tables = None, figures: Figures = None, config: Config = None) -> None:
+    """Draw every figure from the tables."""
+    from vimpo.report.figures import draw
+
+    folder = _study(config).folder
+    for path in draw(tables or folder / "tables", figures or folder / "figures"):
+        print(path)
+
+
+@app.command("report")
+def _report(
+    tables: Tables = None,
+    figures: Figures = None,
+    output: Annotated[Path | None, _file("default: report.html of the study")] = None,
+    config: Config = None,
+) -> None:
+    """Write the report from tables and figures."""
+    from vimpo.report.page import write_report
+
+    study = _study(config)
+    output = output or study.folder / "report.html"
+    tables, figures = tables or study.folder / "tables", figures or study.folder / "figures"
+    write_report(study, tables, figures, output, config=config)
+    print(output)
+
+
+@app.command("summarize")
+def _summarize(config: Config = None) -> None:
+    """Report on what is finished so far, in partial/."""
+    from vimpo.analysis.aggregate import aggregate
+    from vimpo.report.figures import draw
+    from vimpo.report.page import write_report
+
+    study = _study(config)
+    folder = study.folder / "partial"
+    tables, figures, output = folder / "tables", folder / "figures", folder / "report.html"
+    aggregate(study, tables)
+    draw(tables, figures)
+    write_report(study, tables, figures, output, config=config)
+    print(output)
+
+
+@app.command("publish")
+def _publish(
+    published: Published = None,
+    cells: Annotated[
+        bool, Option("--cells", help="publish the tables of single cells, for compare; not drawn")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Copy a study's tables to results/published/<study>."""
+    from vimpo.report.published import FOLDER, publish
+    from vimpo.storage.columns import CELL_TABLES, PUBLISHED_TABLES
+
+    names = CELL_TABLES if cells else PUBLISHED_TABLES
+    print(publish(_study(config), published or FOLDER, config, names))
+
+
+@app.command("figures")
+def _figures(published: Published = None) -> None:
+    """Draw figures and reports of all published studies."""
+    from vimpo.report.published import FOLDER, draw_published
+
+    for path in draw_published(published or FOLDER):
+        print(path)
+
+
+# --- is a re-run the same? -----------------------------------------------------------------------
+
+
+@app.command("compare")
+def _compare(
+    a: Annotated[str, Argument(metavar="A", help="a results folder or a published one")],
+    b: Annotated[str, Argument(metavar="B", help="another, with some or all of A's cells")],
+    output: Annotated[str | None, _file("every number, as .csv or .json")] = None,
+    config: Config = None,
+) -> int:
+    """Compare two results folders: is B what A was?
+
+    Exit code 0: yes; 1: different; 2: not comparable.
+    """
+    from vimpo.compare.compare import compare, read_side
+    from vimpo.compare.text import check_output, describe, write_comparison
+
+    if output:
+        check_output(output)
+    old, new = read_side(a, config), read_side(b, config)
+    found = compare(old, new)
+    print(describe(old, new, found))
+    if output:
+        write_comparison(old, new, found, Path(output))
+    return found.exit_code
+
+
+@app.command("reproduce")
+def _reproduce(
+    reference: Annotated[
+        Path, Argument(metavar="A", help="a published folder or a results folder")
+    ],
+    cells: Annotated[
+        str | None,
+        Option(metavar="C,D", help="algorithm/size/noise-.../seed-...; default: all cells"),
+    ] = None,
+    results: Annotated[Path | None, _folder("default: results/reproduced")] = None,
+) -> int:
+    """Train cells of a finished study again, and compare with it."""
+    from vimpo.compare.reproduce import FOLDER, reproduce
+
+    return reproduce(reference, results or FOLDER, cells.split(",") if cells else None)
+
+
+# --- the study file ------------------------------------------------------------------------------
+
+
+@app.command("plan")
+def _plan(
+    study: Annotated[
+        Path | None, Argument(metavar="CONFIG", help="the same as --config", show_default=False)
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Estimate jobs, memory, device-hours and disk of a study."""
+    from vimpo.planning.text import describe
+
+    print(describe(load_study(study or config)))
+
+
+@app.command("schema")
+def _schema() -> None:
+    """Print the JSON schema of a study file."""
+    print(json.dumps(study_schema(), indent=2))
+
+
+@app.command("resolve")
+def _resolve(
+    output: Annotated[Path | None, _file("default: print it")] = None,
+    config: Config = None,
+) -> None:
+    """Write a study with every default spelled out."""
+    text = dump_yaml(load_study(config))
+    if output:
+        # Atomic: jobs that run meanwhile compare themselves with this file.
+        write_atomic(output, text)
+    else:
+        print(text, end="")

@@ -10,20 +10,20 @@ class ConfigError(ValueError):
 
 
 class DamagedError(ConfigError):
-    """A file that is not what was written: the message names it and says what makes it again."""
+    """A file that is not what was written: the message names it and says how to make it again."""
 
 
 class StoppedError(Exception):
-    """A run was asked to stop and saved what it had done; `exit_code` is the shell's for this."""
+    """A run was told to stop and saved its work; `exit_code` is the shell's for that signal."""
 
     def __init__(self, number: int, title: str, done: int, steps: int) -> None:
         name = signal.Signals(number).name
         super().__init__(
             f"{title}: stopped by {name} after step {done} of {steps}, which is saved; the same "
-            "command goes on from there"
+            "command resumes from there"
         )
         self.exit_code = 128 + number
 
 
 class DiskFullError(OSError):
-    """A write found no room; the message names the folder and says how to go on."""
+    """The disk is full; the message names the folder and says how to continue."""

@@ -56,7 +56,7 @@ BAD = {
     "k1": (
         {"algorithms": {"vimpo": {"kl_estimator": "k1"}}},
         "vimpo.kl_estimator",
-        "k1 is refused, because it is the log-ratio itself",
+        "k1 is refused because it is the log-ratio itself",
         "exact, k2, k3, topk",
     ),
     "KL estimator": (
@@ -200,7 +200,7 @@ def test_a_key_that_is_given_twice_is_named_with_its_lines(tmp_path, text, key, 
     with pytest.raises(ConfigError) as caught:
         load_study(path)
     assert str(caught.value) == (
-        f"config: '{path}' is not valid YAML: '{key}' of line {first} is given again in line "
+        f"config: '{path}' is not valid YAML: '{key}' on line {first} is repeated on line "
         f"{again}; allowed: each key once"
     )
 

@@ -122,7 +122,7 @@ def configurations(draw):
 
 
 def plan_everything(study):
-    """What planning and the rules ask of a study before anything runs."""
+    """What planning and the rules need from a study before anything runs."""
     cells = study.cells()
     for cell in cells[:20]:
         study.cell_digest(cell)

@@ -173,7 +173,7 @@ def test_bfloat16_moves_weights_by_less_than_it_can_write(make_trainer, algorith
     copies = optimizer.param_groups[0]["params"]
     assert {c.dtype for c in copies} == {torch.float32}
     moved = max(float((a - b).detach().abs().max()) for a, b in zip(copies, start, strict=True))
-    assert 1e-6 < moved <= steps * 1.05e-6  # Adam moves by about the rate a step
+    assert 1e-6 < moved <= steps * 1.05e-6  # Adam moves by about the rate per step
     for copy_, parameter in zip(copies, trainer.policy.parameters(), strict=True):
         assert torch.equal(copy_.detach().bfloat16(), parameter.detach())
 
@@ -231,7 +231,7 @@ def test_an_attention_implementation_that_is_not_there_is_one_clear_error(policy
 
 @pytest.fixture
 def stranger(policy, tmp_path):
-    """Folder of a model that comes with code, which leaves a file where it was run."""
+    """Folder of a model whose code leaves a file when it runs."""
     folder = tmp_path / "stranger"
     save_policy(policy, chain_tokenizer(), folder)
     mark = tmp_path / "ran"

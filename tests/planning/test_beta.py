@@ -1,4 +1,4 @@
-"""The scaling rule of beta: with it, a token is asked for the same log-ratio as before."""
+"""The scaling rule of beta, which keeps the log-ratio per token."""
 
 from __future__ import annotations
 

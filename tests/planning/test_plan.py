@@ -1,4 +1,4 @@
-"""The plan of a study, from shapes and stated assumptions alone."""
+"""The plan of a study, made only from shapes and stated assumptions."""
 
 import json
 import subprocess

@@ -18,6 +18,7 @@ from real_data import byte_model
 from vimpo.cli import main
 from vimpo.config import ConfigError, Probes, dump_yaml, load_study
 from vimpo.planning.preflight import check_before_jobs, check_before_running
+from vimpo.tasks.sources import read_rows
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"problem": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(1, 21)]
@@ -119,6 +120,24 @@ def test_good_input_passes_and_a_finished_run_looks_at_it_no_more(tmp_path, caps
     (tmp_path / "train.jsonl").write_text(json.dumps({"problem": "?", "answer": PROSE}))
     assert main(arguments) == 0
     assert not errors(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_one_process_reads_its_data_once(tmp_path, monkeypatch, command):
+    file = study_file(tmp_path)
+    data = yaml.safe_load(file.read_text())
+    data["task"]["datasets"][0]["solution"] = "answer"
+    data["sizes"]["bytes"]["pretrain_steps"] = 1
+    data["pretrain"] = {"batch_size": 4}
+    file.write_text(yaml.safe_dump(data))
+    read = []
+    monkeypatch.setattr(
+        "vimpo.tasks.dataset.read_rows",
+        lambda path, *rest, **which: read.append(path) or read_rows(path, *rest, **which),
+    )
+    arguments = {"train": ["--algorithm=grpo"], "pretrain": []}[command]
+    assert main([command, "--config", str(file), "--size=bytes", "--quiet", *arguments]) == 0
+    assert read == [data["task"]["datasets"][0]["path"]]
 
 
 def test_studies_from_scratch_have_nothing_to_look_at(capsys):

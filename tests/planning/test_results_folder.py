@@ -10,7 +10,7 @@ from vimpo.planning.preflight import check_results_folder
 
 @pytest.fixture
 def recorded(tmp_path):
-    """A results folder as a study leaves it, and a maker of studies that point at it."""
+    """A results folder as a study leaves it, and a factory of studies that point at it."""
 
     def make(**changes):
         return load_study({"results": str(tmp_path)} | changes)

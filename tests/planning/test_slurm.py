@@ -1,4 +1,4 @@
-"""What Slurm says of itself, against what a study asks for; the live one is in tests/cluster."""
+"""Slurm's own answers against what a study requests; tests/cluster has a live Slurm."""
 
 import contextlib
 import os
@@ -65,16 +65,16 @@ def test_partitions_and_their_nodes():
         ({"partition": "old"}, "'old' is not up; allowed: another of main, gpu, old"),
         (
             {"partition": "gpu", "minutes": 3000},
-            "train of 8b asks for 3000, partition 'gpu' allows 2880",
+            "train of 8b requests 3000, partition 'gpu' allows 2880",
         ),
         (
             {"partition": "gpu", "gpus": 16, "processes": 16},
-            "runtime.processes: train of 8b asks for 16 GPUs on a node, those of partition 'gpu' "
+            "runtime.processes: train of 8b requests 16 GPUs per node, those of partition 'gpu' "
             "have at most 8",
         ),
-        ({"gpus": 1}, "asks for 1 GPUs on a node, those of partition 'main' have at most 0"),
-        ({"threads": 32}, "runtime.threads: train of 8b asks for 32 CPUs"),
-        ({"memory_mb": 32000}, "sizes.8b.memory_mb: train of 8b asks for 32000 MB"),
+        ({"gpus": 1}, "requests 1 GPUs per node, those of partition 'main' have at most 0"),
+        ({"threads": 32}, "runtime.threads: train of 8b requests 32 CPUs"),
+        ({"memory_mb": 32000}, "sizes.8b.memory_mb: train of 8b requests 32000 MB"),
         ({"nodes": 3}, "runtime.nodes: 3 is more than partition 'main' has"),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_cell_asks_for_the_time_of_its_three_stages():
     ("command", "wait", "config", "message"),
     [
         ("squeue", 20, NO_ACCOUNTING, None),
-        ("sacct", 20, NO_ACCOUNTING, "Snakemake would wait for ever; allowed: squeue"),
+        ("sacct", 20, NO_ACCOUNTING, "Snakemake would wait forever; allowed: squeue"),
         ("sacct", 20, NO_ACCOUNTING.replace("accounting_storage/none", "(null)"), "squeue"),
         ("sacct", 40, NO_ACCOUNTING.replace("/none", "/slurmdbd"), None),
         ("squeue", 120, NO_ACCOUNTING, "allowed: 1 to 100"),
@@ -165,7 +165,7 @@ def test_the_watchdog_leaves_a_snakemake_with_jobs_alone(tmp_path):
             process.wait(timeout=3)
         assert (tmp_path / "calls").read_text() == "work\n"
     finally:
-        # The command has a process group of its own, as job control gives it one.
+        # The command gets its own process group, as under job control.
         children = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
         ).stdout.split()

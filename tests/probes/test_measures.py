@@ -57,7 +57,7 @@ def test_bernoulli_standard_error_is_unbiased():
 def test_corrected_variances_are_unbiased():
     true, start, measured, baseline = simulate(1)
     near(measured.variance(), total(true))
-    # V(s_0) is measured once a problem: its noise is shared by the prefixes.
+    # V(s_0) is measured once per problem: its noise is shared by the prefixes.
     near((measured - baseline).variance(), total(true - start))
     assert total(measured.value).mean() > 1.1 * total(true).mean()
 

@@ -113,7 +113,7 @@ def test_bfloat16_takes_differences_in_bfloat16(subject):
 
 
 def test_known_drifts_are_reported():
-    """An error of c a token: c t after t tokens, and beta c t of the value."""
+    """An error of c per token: c t after t tokens, and beta c t in the value."""
     rng = np.random.default_rng(0)
     counts = np.array([6] * 5 + [20] * 5)
     truth = (rng.normal(size=(10, 20)).cumsum(1), rng.normal(size=(10, 20)).cumsum(1))

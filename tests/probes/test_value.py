@@ -12,8 +12,9 @@ import torch
 from toy_policies import LETTERS, LIMIT, toy_subject
 
 from vimpo.config import Cell, ConfigError
-from vimpo.probes import COLUMNS, probe_run
+from vimpo.probes import COLUMNS
 from vimpo.probes.measures import Noisy, agreement, metric_rows, resampling
+from vimpo.probes.run import probe_run
 from vimpo.probes.value import (
     Prefixes,
     measure_prefixes,
@@ -109,7 +110,7 @@ def test_the_probe_repeats_and_shares_its_luck(toy):
 
 
 def test_continuations_keep_the_limit_of_the_whole_response():
-    """A prefix of all but two tokens leaves two, whatever is sampled beside it."""
+    """A prefix of all but two tokens leaves two, whatever is sampled alongside."""
     subject, values = toy_subject(problems=60, continuations=200)
     from vimpo.probes.value import continuation_rewards
 
@@ -118,7 +119,7 @@ def test_continuations_keep_the_limit_of_the_whole_response():
     rewards = continuation_rewards(subject, problems, long, 2000, "limit").mean(1)
     expected = [values[0, 1], *[values[LIMIT - 1, 2]] * 3]
     assert rewards == pytest.approx(expected, abs=0.05)
-    assert values[LIMIT - 1, 2] == 0  # EOS behind a `b` earns nothing, and no token is left
+    assert values[LIMIT - 1, 2] == 0  # EOS after a `b` earns nothing, and no token is left
 
 
 # --- what has no value ---------------------------------------------------------------------------

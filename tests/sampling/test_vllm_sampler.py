@@ -1,7 +1,7 @@
 """The contract with vLLM: what is asked of it, and what is made of its answers.
 
 A stand-in engine implements the calls that are used, on the torch sampler, and refuses what the
-released vLLM has no argument for; where vLLM is installed, its own signatures are checked as well.
+released vLLM has no argument for; if vLLM is installed, its own signatures are checked as well.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vimpo.config import Cell, ConfigError, Runtime, Study, load_study
 from vimpo.models.distributed import Alone
 from vimpo.probes.subject import Subject
 from vimpo.probes.value import continuation_rewards
-from vimpo.sampling.rollouts import Sampling, TorchSampler, sample
-from vimpo.sampling.vllm import VllmSampler, row_seed
+from vimpo.sampling.rollouts import Sampling, TorchSampler, sample, seed_of
+from vimpo.sampling.vllm import VllmSampler
 from vimpo.training.runs import train_cell
 from vimpo.training.trainer import Trainer
 
@@ -68,7 +68,7 @@ def refuse_unknown(given, known, where):
 
 
 class SamplingParams:
-    """vLLM's fields by keyword, checked as vLLM does where the sampler depends on it."""
+    """vLLM's fields by keyword, checked as vLLM does if the sampler depends on it."""
 
     def __init__(self, **given):
         refuse_unknown(given, SAMPLING_FIELDS, "SamplingParams")
@@ -227,7 +227,7 @@ def test_luck_belongs_to_the_row_and_not_to_the_process(sampler):
     assert torch.equal(part.response_ids, whole.response_ids[2:])
     other = sampler.rollouts(PROMPTS, seed=8)
     assert other.response_ids.tolist() != whole.response_ids.tolist()
-    seeds = {row_seed(s, r) for s in range(30) for r in range(30)}
+    seeds = {seed_of(s, r) for s in range(30) for r in range(30)}
     assert len(seeds) == 900
     assert all(0 <= s < 2**63 for s in seeds)
 
@@ -328,7 +328,7 @@ def test_the_signatures_are_those_of_the_release_that_the_extra_installs():
 
 @pytest.mark.parametrize("temperature", [0.001, 2.5])
 def test_temperatures_that_vllm_changes_or_refuses_are_one_clear_error(temperature):
-    message = rf"train\.temperature: {temperature} is none that vLLM .* allowed: 0.01 to 2, or run"
+    message = rf"train\.temperature: {temperature} is outside vLLM's .* allowed: 0.01 to 2, or run"
     with pytest.raises(ConfigError, match=message):
         load_study(
             {

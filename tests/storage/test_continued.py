@@ -278,13 +278,13 @@ def test_a_configuration_that_was_changed_by_hand_is_refused(whole, published, t
 def test_plan_counts_what_remains(whole, published, tmp_path):
     study = elsewhere(whole, tmp_path, published, algorithms={"ppo": {"lam": 0.9}})
     text = describe(study)
-    assert f"Taken over from {published}: 12 cells; what follows counts the 4 cells" in text
+    assert f"Reused from {published}: 12 cells; this plan counts the remaining 4 cells" in text
     rows = [line.split() for line in text.splitlines()]
     jobs = {(row[0], row[1]): int(row[2]) for row in rows if len(row) > 4 and row[1] in WEIGHTS}
     assert [jobs[rule, "xs"] for rule in ("pretrain", "train", "probe")] == [1, 2, 2]
     # 3 jobs of each base policy
     assert "a scheduler gets 10 jobs" in text
-    assert "counts the 0 cells that remain" in describe(elsewhere(whole, tmp_path, published))
+    assert "counts the remaining 0 cells" in describe(elsewhere(whole, tmp_path, published))
 
 
 def test_a_comparison_reads_what_was_taken_over(whole, published, tmp_path):

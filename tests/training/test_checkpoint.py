@@ -18,7 +18,7 @@ from vimpo.storage.files import (
     write_atomic,
     write_rows,
 )
-from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
+from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Network:
@@ -183,13 +183,6 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     other = Network(seed=9)
     assert other.load(tmp_path)[0] == 2
     assert torch.equal(other.parameters(), saved)
-
-
-def test_discarded_checkpoints_are_gone(tmp_path):
-    trained(1).save(tmp_path / "checkpoint", 1)
-    discard_checkpoints(tmp_path / "checkpoint")
-    assert list(tmp_path.iterdir()) == []
-    discard_checkpoints(tmp_path / "checkpoint")
 
 
 # --- The files below them ------------------------------------------------------------------------

@@ -35,7 +35,7 @@ CASES = {
     "vimpo": ("vimpo", VIMPO, {}, {}),
     "ppo": ("ppo", {"objective": "ppo", "lam": 0.9}, {}, {}),
     "grpo": ("grpo", {"objective": "grpo"}, {}, {}),
-    # 12 rollouts a process: 5 + 5 + 2.
+    # 12 rollouts per process: 5 + 5 + 2.
     "vimpo_micro": ("vimpo", VIMPO, {"micro_batch": 5}, {}),
     "ppo_warmup": ("ppo", {"objective": "ppo", "critic_warmup": 1}, {"epochs": 2}, {}),
     "grpo_naive": ("grpo_naive", {"kl_coef": 0.5}, {"micro_batch": 5}, {}),
@@ -54,7 +54,7 @@ def case_study(make_study, folder, name, **placement):
 
 
 def python(*arguments, **options):
-    """Run Python on this repository's package, and show what it said where it failed."""
+    """Run Python on this repository's package; on failure, show its output."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -231,7 +231,7 @@ def test_processes_that_hold_different_weights_are_refused(two, sharding):
 
 def test_a_process_that_was_started_alone_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(ConfigError, match=r"processes: 2 processes .* alone; allowed: 1, or"):
+    with pytest.raises(ConfigError, match=r"processes: 2 are configured.* alone; allowed: 1, or"):
         join(Runtime(processes=2))
     assert type(join(Runtime())) is Alone
 
@@ -241,7 +241,7 @@ def test_another_number_of_processes_than_configured_is_refused(monkeypatch):
     for key, value in place.items():
         monkeypatch.setenv(key, value)
     try:
-        with pytest.raises(ConfigError, match="processes: 2 were asked for, 1 run"):
+        with pytest.raises(ConfigError, match="processes: 2 are configured, 1 run"):
             Together(Runtime(processes=2))
     finally:
         torch.distributed.destroy_process_group()

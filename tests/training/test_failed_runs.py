@@ -19,7 +19,7 @@ from vimpo.analysis.reading import read_probes
 from vimpo.analysis.scores import CONTROL
 from vimpo.config import Cell
 from vimpo.evaluation.lm_eval import evaluate_checkpoint
-from vimpo.probes import probe_run
+from vimpo.probes.run import probe_run
 from vimpo.report.figures import draw
 from vimpo.report.page import write_report
 from vimpo.storage.integrity import SUMS, seal

@@ -93,7 +93,7 @@ class Run:
 
 
 def when(process, condition):
-    """Wait, with short pauses, for what lasts milliseconds; False where the process ended first."""
+    """Poll for a state that lasts milliseconds; False if the process ended first."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
@@ -104,7 +104,7 @@ def when(process, condition):
 
 
 def kill(run, moment, after):
-    """Start a process, kill it at the moment, `after` steps or later; what was hit."""
+    """Start a process and kill it at a moment, `after` steps or later; returns what was hit."""
     process = run.start()
     began = time.monotonic()
     if moment == "anywhere":  # from the first import on
@@ -174,7 +174,7 @@ def test_twenty_kills_change_no_byte(tiny_study, tmp_path, algorithm, capsys):
 
 
 def lost(run, began):
-    """Steps that a process started at `began` and just killed did after its last whole save.
+    """Steps since the last complete save of a process started at `began` and just killed.
 
     By the clock: what passed since, by the time of the steps between its last two saves.
     """
@@ -188,7 +188,7 @@ def lost(run, began):
 
 
 def stop(run, number):
-    """Ask a process to stop after two saves: exit code and last words."""
+    """Tell a process to stop after two saves; returns its exit code and last lines."""
     process = run.start()
     assert when(process, lambda: run.saved() >= 2 * INTERVAL)
     process.send_signal(number)

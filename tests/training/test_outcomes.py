@@ -244,6 +244,26 @@ LARGER = {
 }
 
 
+@pytest.mark.parametrize("algorithm", ["vimpo", "grpo"])
+def test_a_borrowed_reference_is_given_back_after_an_error(make_trainer, monkeypatch, algorithm):
+    trainer = make_trainer(algorithm)
+    trainer.step(0)
+    held, reads = trainer.reference, trainer._reads_reference
+
+    def broken(rollouts):
+        assert trainer.reference is not None
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trainer, "_score", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer._reference_kl()
+    monkeypatch.undo()
+    assert trainer.reference is held
+    assert trainer._reads_reference == reads
+    assert math.isfinite(trainer._reference_kl())
+    assert math.isfinite(trainer.step(1)["loss"])
+
+
 @pytest.mark.slow
 def test_an_actor_that_amplifies_itself_collapses_a_larger_model(tmp_path):
     """c_A = 0.1 at beta 0.02: each step's td is an advantage for more of the same."""

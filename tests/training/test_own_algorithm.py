@@ -13,7 +13,6 @@ from fake_results import small_study, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
-from vimpo.models import memory
 from vimpo.planning.preflight import check_before_running
 from vimpo.report.figures import draw
 from vimpo.report.labels import SPARE, STYLES, styles
@@ -158,8 +157,8 @@ def test_settings_are_keyword_arguments_and_a_reference_is_given(own, tiny_study
     study = tiny_study(algorithms={"own": entry}, grid={"algorithms": ["own"]})
     folder = train_cell(study, study.cells()[0], quiet=True)
     assert (pd.read_csv(folder / "metrics.csv")["seen"] == 1).all()
-    assert memory.needs_reference(config)
-    assert not memory.needs_reference(config.model_copy(update={"reference": False}))
+    assert config.needs_reference
+    assert not config.model_copy(update={"reference": False}).needs_reference
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def distance(a, b):
 
 
 def token_weights(algorithm, rewards, owners, lengths):
-    """d loss / d logp of every token of each response, where policy, old policy and reference are
+    """d loss / d logp of every token of each response, if policy, old policy and reference are
     one: all ratios are 1, VIMPO's td is 0 and the critic says 0. owners: the prompt of each."""
     groups = [[r for r, o in zip(rewards, owners, strict=True) if o == own] for own in owners]
     centred = [r - statistics.mean(g) for r, g in zip(rewards, groups, strict=True)]

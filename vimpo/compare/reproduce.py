@@ -67,7 +67,7 @@ def _run(study: Study) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # has to precede the imports
     from vimpo.evaluation.lm_eval import evaluate_checkpoint
     from vimpo.planning.preflight import check_inputs
-    from vimpo.probes import probe_run
+    from vimpo.probes.run import probe_run
     from vimpo.training.runs import pretrain_base, train_cell
 
     check_inputs(study)

@@ -1,9 +1,9 @@
-"""Typed configuration: the only home of defaults, and here its contents page.
+"""Typed configuration, the only home of defaults; this is its contents page.
 
 A study is one YAML file, validated against :class:`Study`. Everything that a rule or a command
-needs is resolved from it, and unknown keys are refused. The modules named below hold one section
-each; the rest of the package imports from here. None of them imports torch or Snakemake, so that a
-configuration of ten thousand cells is checked in moments.
+needs is resolved from it, and unknown keys are refused. Each module named below holds one section;
+the rest of the package imports from here. None of them imports torch or Snakemake, so a study of
+ten thousand cells is checked in moments.
 
 Symbols are those of the VIMPO paper (arXiv 2606.20008): beta scales the log-ratio, c_A is
 ``actor_coef``, lambda is ``lam``, G is ``group_size``.

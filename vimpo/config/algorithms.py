@@ -1,7 +1,7 @@
-"""Settings of the algorithms, one type each, and those that have a name from the start.
+"""Settings of the algorithms, one type each, and the built-in ones by name.
 
-A study names the file of an algorithm of the user's own, and its resolved copy the file's sha256 as
-well, so that digests of cells change with the file. What such a file imports is no part of that.
+A study names the file of a user-supplied algorithm; its resolved copy adds the file's sha256, so
+that digests of cells change with the file. They do not cover what such a file imports.
 """
 
 from __future__ import annotations
@@ -17,25 +17,30 @@ from vimpo.errors import ConfigError
 
 
 class PolicyUpdate(Strict):
-    """Settings of the clipped surrogate that every algorithm has."""
+    """Settings of the clipped surrogate, which every algorithm has."""
 
     lr_scale: Positive = Field(1.0, description="multiplies the size's learning rate")
     clip_low: float = Field(0.2, gt=0, lt=1, description="ratio is clipped below 1 - clip_low")
     clip_high: Positive = Field(0.28, description="ratio is clipped above 1 + clip_high")
     dual_clip: float = Field(10.0, gt=1, description="bound of the loss where advantage < 0")
 
+    @property
+    def needs_reference(self) -> bool:
+        """Does the loss read log-probabilities of the frozen base policy?"""
+        return False
+
 
 KL_ESTIMATORS = ("exact", "k2", "k3", "topk")
 
 
 class VimpoConfig(PolicyUpdate):
-    """VIMPO (arXiv 2606.20008): terminal-anchor value loss, and an actor that reads its td."""
+    """VIMPO (arXiv 2606.20008): terminal-anchor value loss, and an actor that uses its td."""
 
     objective: Literal["vimpo"] = "vimpo"
     beta: Positive = Field(
         0.02,
         description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
-        "responses shorten, because the summed log-ratio has to reach (R - mean) / beta: "
+        "responses get shorter, because the summed log-ratio has to reach (R - mean) / beta: "
         "vimpo/planning/beta.py)",
     )
     actor_coef: float = Field(
@@ -45,12 +50,16 @@ class VimpoConfig(PolicyUpdate):
     kl_estimator: str = Field("exact", description="exact, k2, k3 or topk")
     kl_top_k: Count = Field(8, description="tokens kept by the topk estimator")
 
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
     @field_validator("kl_estimator")
     @classmethod
     def _no_k1(cls, value: str) -> str:
         if value == "k1":
             raise ValueError(
-                "k1 is refused, because it is the log-ratio itself and rho - kappa would vanish; "
+                "k1 is refused because it is the log-ratio itself, so rho - kappa would vanish; "
                 f"allowed: {', '.join(KL_ESTIMATORS)}"
             )
         if value not in KL_ESTIMATORS:
@@ -59,13 +68,13 @@ class VimpoConfig(PolicyUpdate):
 
 
 class PPOConfig(PolicyUpdate):
-    """PPO (arXiv 1707.06347) with its own critic network, optimiser and rate."""
+    """PPO (arXiv 1707.06347) with a separate critic network, optimiser and learning rate."""
 
     objective: Literal["ppo"] = "ppo"
     lam: Probability = Field(1.0, description="lambda of GAE")
     value_clip: Positive = Field(0.2, description="clip range of the value loss")
     critic_lr_scale: Positive = Field(3.0, description="critic rate over the size's rate")
-    critic_warmup: int = Field(0, ge=0, description="first steps that train the critic alone")
+    critic_warmup: int = Field(0, ge=0, description="first steps, which train only the critic")
 
 
 class GRPOConfig(PolicyUpdate):
@@ -78,9 +87,13 @@ class GRPOConfig(PolicyUpdate):
         0.0, ge=0, allow_inf_nan=False, description="weight of a k3 penalty to the reference"
     )
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0
+
 
 class OwnConfig(PolicyUpdate):
-    """An algorithm of your own: a Python file, which is run and can do anything that you can."""
+    """A user-supplied algorithm: a Python file, which is run and can do anything that you can."""
 
     objective: str = Field(pattern=r"\.py$", description="the file, as in examples/rloo.py")
     sha256: str | None = Field(
@@ -88,15 +101,19 @@ class OwnConfig(PolicyUpdate):
         pattern="^[0-9a-f]{64}$",
         description="of the file; filled in, so that a changed file trains its cells again",
     )
-    reference: bool = Field(False, description="give its loss ref_logp, of a frozen base policy")
+    reference: bool = Field(False, description="give its loss ref_logp, from a frozen base policy")
     settings: dict[Name, bool | int | float | str] = Field(
         {}, description="keyword arguments of its class"
     )
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.reference
+
     @field_validator("sha256")
     @classmethod
     def _of_the_file(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """A digest that is given stands, so that a resolved study needs no file to be read."""
+        """A given digest is kept, so a resolved study can be loaded without the file."""
         return value or (file_digest(info.data["objective"]) if "objective" in info.data else None)
 
 
@@ -104,7 +121,7 @@ OWN = "FILE.py"
 
 
 def _objective(value: Any) -> Any:
-    """Which configuration an entry of `algorithms` is."""
+    """The tag of the type that an entry of `algorithms` has."""
     found = value.get("objective") if isinstance(value, dict) else getattr(value, "objective", None)
     return OWN if isinstance(found, str) and found.endswith(".py") else found
 
@@ -127,15 +144,15 @@ ALGORITHMS: dict[str, VimpoConfig | PPOConfig | GRPOConfig] = {
 
 
 def file_digest(path: str) -> str:
-    """sha256 of the file. Raises ConfigError where there is none."""
+    """sha256 of the file. Raises ConfigError if there is no file."""
     return hashlib.sha256(_bytes(path)).hexdigest()
 
 
 def read_own_file(path: str, sha256: str | None) -> bytes:
-    """The file's content. Raises ConfigError where it is not the one that the study was made with.
+    """The file's content. Raises ConfigError if it is not what the study was resolved with.
 
-    The same bytes are compared and run: a file that changes while a study runs trains nothing under
-    the digest of its older self.
+    The same bytes are compared and run, so a file that changes while a study runs trains nothing
+    under the digest of its older version.
     """
     content = _bytes(path)
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
@@ -150,7 +167,7 @@ def _bytes(path: str) -> bytes:
     file = Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(
-            f"algorithms: '{path}' is not a file; allowed: a Python file, by a path from where the "
-            "command is started"
+            f"algorithms: '{path}' is not a file; allowed: a Python file, relative to the folder "
+            "where the command is started"
         )
     return file.read_bytes()

@@ -1,4 +1,4 @@
-"""The grid: blocks of it, one cell of it, and a digest of all that decides a cell's result."""
+"""The grid: its blocks, its cells, and a digest of everything that determines a cell's result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vimpo.config.algorithms import AlgorithmConfig
 from vimpo.config.models import NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.task import TaskConfig
-from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train, check_runtime
+from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train, check_together
 from vimpo.config.types import Name, Seed, Strict, digest
 
 
@@ -23,7 +23,7 @@ class GridBlock(Strict):
     noise: list[Noise] = Field(
         [Noise(rate=0.0), Noise(rate=0.25)],
         min_length=1,
-        description="numbers are flip rates in `noise_mode`; mappings say their own mode",
+        description="numbers are flip rates in `noise_mode`; mappings give their own mode",
     )
     noise_mode: Literal["group", "rollout"] = "group"
     seeds: list[Seed] = Field([1, 2], min_length=1)
@@ -55,7 +55,7 @@ class Cell:
 
 
 class CellConfig(Strict):
-    """Everything that decides the result of one training run; written beside its metrics."""
+    """Everything that determines the result of one training run; written next to its metrics."""
 
     algorithm: Name
     size: Name
@@ -70,15 +70,15 @@ class CellConfig(Strict):
 
     @model_validator(mode="after")
     def _can_be_spread(self) -> CellConfig:
-        check_runtime(self.runtime, self.train, self.model, self.objective)
+        check_together(self.algorithm, self.model, self.objective, self.train, self.runtime)
         return self
 
 
 def cell_digest(config: CellConfig) -> str:
-    """Digest of what a training run depends on: of the task, not its held-out benchmarks.
+    """Digest of what a training run depends on; the task's held-out benchmarks are not part of it.
 
-    Limits of a collapse decide the results of runs that fail, so other limits are another run. At
-    their defaults they are left out: runs made before there were any stay valid.
+    The limits of a collapse determine the results of runs that fail, so other limits are another
+    run. Default limits are left out, so that digests older than these limits stay valid.
     """
     fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
     if config.train.collapse == Collapse():
@@ -88,12 +88,12 @@ def cell_digest(config: CellConfig) -> str:
 
 
 def result_fields(runtime: Runtime) -> dict:
-    """What of the runtime decides a result."""
+    """The part of the runtime that determines a result."""
     return runtime.model_dump(exclude=PLACEMENT)
 
 
 def training_fields(task: TaskConfig) -> dict:
-    """Without what training does not read; workers change how fast it judges, and nothing else."""
+    """Without what training does not read; workers only change how fast answers are judged."""
     plain = task.model_dump(exclude={"benchmarks"})
     plain.get("verifier", {}).pop("workers", None)
     return plain

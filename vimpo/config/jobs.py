@@ -1,4 +1,4 @@
-"""What the jobs of a study ask a scheduler for; no digest covers it."""
+"""What the jobs of a study request from a scheduler; no digest covers it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ MINUTES: dict[Stage, int] = {
 class SizeJobs(Strict):
     """Exceptions for the jobs of one size."""
 
-    partition: Name | None = Field(None, description="default: that of `cluster`")
-    minutes: dict[Stage, Count] = Field({}, description="default: those of `cluster`, by stage")
+    partition: Name | None = Field(None, description="default: as in `cluster`")
+    minutes: dict[Stage, Count] = Field({}, description="by stage; default: as in `cluster`")
 
 
 class Cluster(Strict):
-    """What jobs ask a scheduler for; changing it runs nothing again."""
+    """What jobs request from a scheduler; changing it reruns nothing."""
 
     partition: Name | None = Field(
         None, description="Slurm partition of every job; default: the cluster's own default"
     )
     minutes: dict[Stage, Count] = Field(
         {},
-        description="wall time of a job by stage; default: "
+        description="wall time per job, by stage; default: "
         + ", ".join(f"{stage} {minutes}" for stage, minutes in MINUTES.items())
-        + "; a job that is cut off goes on from its last checkpoint",
+        + "; a job that is cut off resumes from its last checkpoint",
     )
     one_job_a_cell: bool = Field(
         True,
-        description="train, evaluate and probe of a cell in one job; false where training holds "
-        "many GPUs that the other two would leave idle",
+        description="train, evaluate and probe a cell in one job; false if training holds many "
+        "GPUs that the other two would leave idle",
     )
-    sizes: dict[Name, SizeJobs] = Field({}, description="exceptions by size, larger ones mostly")
+    sizes: dict[Name, SizeJobs] = Field({}, description="exceptions, mostly for larger sizes")

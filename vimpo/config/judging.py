@@ -1,4 +1,4 @@
-"""How a study is judged: evaluation, probes, intervals and the thresholds of its claims."""
+"""How a study is judged: evaluation, probes, intervals and claim thresholds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vimpo.config.types import Count, Positive, Seed, Strict
 
 
 class Evaluation(Strict):
-    """lm-eval: avg@k by sampling at the paper's setting, and greedy."""
+    """lm-eval: avg@k by sampling with the paper's settings, and greedy decoding."""
 
     samples: Count = Field(2, description="k of avg@k")
     temperature: Positive = Field(1.0, description="paper: 1.0")
@@ -18,28 +18,28 @@ class Evaluation(Strict):
     greedy: bool = True
     batch_size: Count = Field(
         200,
-        description="fixed, because lm-eval's scores depend on it; with train.micro_batch set, "
-        "probes sample no more at once either",
+        description="fixed because lm-eval's scores depend on it; with train.micro_batch set, it "
+        "also limits how many sequences probes sample at once",
     )
     seed: Seed = 1234
 
 
 class Probes(Strict):
-    """The scaling caveat, measured on saved checkpoints; the same problems for every run."""
+    """The scaling caveat, measured on saved checkpoints with the same problems for every run."""
 
     problems: int = Field(32, ge=2, description="prompts, each with one fresh rollout")
     positions: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.25, 0.5, 0.75, 0.9], min_length=1, description="prefixes, as shares of the response"
     )
-    continuations: int = Field(16, ge=4, description="Monte Carlo continuations of a prefix")
+    continuations: int = Field(16, ge=4, description="Monte Carlo continuations per prefix")
     baseline_continuations: int = Field(64, ge=4, description="continuations of the bare prompt")
     credit_rollouts: int = Field(128, ge=2, description="fresh rollouts graded step by step")
-    cost_rounds: Count = Field(2, description="measurements of each algorithm's step, in turns")
+    cost_rounds: Count = Field(2, description="measurements per algorithm, taking turns")
     seed: Seed = 777
 
 
 class Statistics(Strict):
-    """How intervals are made."""
+    """How intervals are computed."""
 
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(5000, ge=100, description="bootstrap resamples")
@@ -47,14 +47,14 @@ class Statistics(Strict):
 
 
 class Claims(Strict):
-    """Thresholds of the verdicts, to be fixed before a study runs (claims C1 to C6)."""
+    """Thresholds of the verdicts on claims C1 to C6, to be fixed before a study runs."""
 
     accuracy_margin: float = Field(
         0.02, ge=0, le=1, description="C1, C2: VIMPO may be worse by this much and still match"
     )
-    time_ratio: Positive = Field(1.0, description="C3: seconds a step, VIMPO over PPO, below this")
+    time_ratio: Positive = Field(1.0, description="C3: seconds per step, VIMPO / PPO, below this")
     noise_margin: float = Field(
-        0.0, ge=0, description="C4: accuracy lost per unit of noise, less than the others' by this"
+        0.0, ge=0, description="C4: accuracy lost per unit of noise, less than others by this"
     )
     value_accuracy: float = Field(
         0.25, le=1, description="C5: explained variance of the implied change of value, above this"
@@ -69,6 +69,6 @@ class Claims(Strict):
         0.05, ge=0, le=0.5, description="C6: AUC of finding the first wrong step, above 0.5 by this"
     )
     place_margin: float = Field(
-        0.0, ge=0, le=0.5, description="C6: and above that of the token's place alone by this"
+        0.0, ge=0, le=0.5, description="C6: and above that of the token's position alone by this"
     )
-    power: float = Field(0.8, gt=0, lt=1, description="of the estimate of seeds needed")
+    power: float = Field(0.8, gt=0, lt=1, description="for the estimated number of seeds needed")

@@ -1,4 +1,4 @@
-"""Studies from files, and resolved ones back to files; the schema of such a file."""
+"""Reading studies from files, writing resolved ones, and the schema of such a file."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def load_study(source: str | Path | dict | None = None) -> Study:
     except ValidationError as error:
         raise ConfigError(explain(error, Study)) from None
     except RecursionError:
-        raise ConfigError("config: a value holds itself; allowed: finite nesting") from None
+        raise ConfigError("config: a value contains itself; allowed: finite nesting") from None
 
 
 class _OneOfEachKey(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice, of which YAML's own loaders keep the last."""
+    """Refuses repeated keys in a mapping, of which YAML's own loaders keep the last."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -47,7 +47,7 @@ class _OneOfEachKey(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if key.value in lines:
                 raise yaml.YAMLError(
-                    f"{key.value[:80]!r} of line {lines[key.value]} is given again in line {line}; "
+                    f"{key.value[:80]!r} on line {lines[key.value]} is repeated on line {line}; "
                     "allowed: each key once"
                 )
             lines[key.value] = line
@@ -55,17 +55,17 @@ class _OneOfEachKey(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises ConfigError where it is not valid, repeated keys included."""
+    """The content of a YAML file. Raises ConfigError if it is invalid or repeats a key."""
     try:
         return _OneOfEachKey(path.read_text(encoding="utf-8")).get_single_data()
-    # ValueError: not UTF-8, or a date that there is not; RecursionError: thousands of brackets.
+    # ValueError: not UTF-8, or an impossible date; RecursionError: thousands of brackets.
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"config: '{path}' is not valid YAML: {reason}") from None
 
 
 def dump_yaml(model: BaseModel) -> str:
-    """Resolved configuration as YAML, every field written out."""
+    """Resolved configuration as YAML, with every field written out."""
     return yaml.safe_dump(model.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -75,7 +75,7 @@ def study_schema() -> dict:
 
 
 def setting_differences(old: Any, new: Any, place: str) -> list[str]:
-    """A line for each value that differs, by its place in nested mappings."""
+    """One line per value that differs, by its place in nested mappings."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line

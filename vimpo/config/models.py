@@ -1,4 +1,4 @@
-"""Models of a study: one rung of the size ladder each, and the warm start that all share."""
+"""The models of a study, each a rung of the size ladder, and the warm start they share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
-NO_RESULT = {"memory_mb"}  # fields of a size that no result depends on
+NO_RESULT = {"memory_mb"}  # fields of a size that do not affect results
 
 
 class Lora(Strict):
@@ -31,8 +31,8 @@ class ModelSpec(Strict):
     pretrain_steps: int = Field(0, ge=0, description="supervised steps that make the base policy")
     pretrain_lr: Positive = 3e-3
     learning_rate: Positive = Field(2e-4, description="RL rate of the policy at this size")
-    memory_mb: int = Field(2000, ge=400, description="memory that a job at this size asks for")
-    lora: Lora | None = Field(None, description="train adapters; saved models have them merged")
+    memory_mb: int = Field(2000, ge=400, description="memory that a job of this size requests")
+    lora: Lora | None = Field(None, description="train adapters; merged into saved models")
 
     @model_validator(mode="after")
     def _shape(self) -> ModelSpec:
@@ -77,7 +77,7 @@ LADDER = {
 
 
 class Pretrain(Strict):
-    """Supervised warm start shared by every size; steps and rate belong to the size."""
+    """Supervised warm start shared by all sizes; each size has its own steps and rate."""
 
     batch_size: Count = 64
     warmup_steps: int = Field(20, ge=0)

@@ -1,4 +1,4 @@
-"""Reward noise: how often training rewards are flipped, and the name of that in paths."""
+"""Reward noise: how often training rewards are flipped, and its name in paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _plain(rate: float) -> str:
 
 
 class Noise(Strict):
-    """Flips of training rewards. `group` (the official code): all labels of a prompt together."""
+    """Flips of training rewards. `group` (the official code) flips all labels of a prompt."""
 
     mode: Literal["group", "rollout", "asymmetric"] = "group"
     rate: Probability = Field(0.0, description="flip probability (group and rollout modes)")
@@ -54,7 +54,7 @@ class Noise(Strict):
 
     @classmethod
     def parse(cls, label: str) -> Noise:
-        """Inverse of :attr:`label`. Raises ConfigError on anything else."""
+        """Inverse of :attr:`label`. Raises ConfigError for anything else."""
         mode, _, rates = label.partition("-")
         try:
             if mode == "asymmetric":

@@ -1,4 +1,4 @@
-"""Assumptions of `python -m vimpo plan`: what an estimate rests on and no run depends on."""
+"""Assumptions of `python -m vimpo plan`, which affect estimates but no run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Planning(Strict):
-    """Read by `plan` alone. The rest is in vimpo/planning/devices.csv or follows from the task."""
+    """Read only by `plan`. The rest is in vimpo/planning/devices.csv or follows from the task."""
 
     device: Name | None = Field(
         None,
@@ -20,10 +20,10 @@ class Planning(Strict):
         "runtime.device",
     )
     prompt_tokens: Count | None = Field(
-        None, description="mean tokens of a prompt; default: the longest chain's"
+        None, description="mean tokens per prompt; default: the longest chain's"
     )
     response_tokens: Count | None = Field(
-        None, description="mean tokens of a response; default: the longest chain's"
+        None, description="mean tokens per response; default: the longest chain's"
     )
     longest_prompt: Count | None = Field(
         None, description="tokens of the longest prompt, for memory; default: prompt_tokens"
@@ -38,14 +38,14 @@ class Planning(Strict):
         None, description="share of peak or bandwidth while decoding; default: the device's row"
     )
     layer_seconds: float | None = Field(
-        None, ge=0, description="overhead of a layer in a decoding step; default: the device's row"
+        None, ge=0, description="overhead per layer and decoding step; default: the device's row"
     )
     engine_layer_seconds: float = Field(
-        2e-5, ge=0, description="the same where runtime.sampler is vllm: captured graphs, no Python"
+        2e-5, ge=0, description="the same if runtime.sampler is vllm: captured graphs, no Python"
     )
     parallel_efficiency: Share = Field(
-        0.85, description="share of a linear speed-up that more than one process keeps"
+        0.85, description="share of linear speed-up that several processes achieve"
     )
     startup_seconds: float = Field(
-        15.0, ge=0, description="imports, loading and the scheduler, for each process of a job"
+        15.0, ge=0, description="imports, loading and the scheduler, per process of a job"
     )

@@ -1,4 +1,4 @@
-"""A whole study: its sections, what they must have in common, its cells, folders and digests."""
+"""A whole study: its sections, how they must fit together, its cells, folders and digests."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.planning import Planning
 from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
-from vimpo.config.training import Runtime, Train, check_runtime
+from vimpo.config.training import Runtime, Train, check_together
 from vimpo.config.types import LONGEST_NAME, Name, Strict, digest, explain, require
 from vimpo.errors import ConfigError
 
 
 class Study(Strict):
-    """A whole study: what is trained, on what, and how it is judged."""
+    """A whole study: what is trained, on which task, and how it is judged."""
 
-    study: Name = Field("quick", description="name of the folder below `results`")
+    study: Name = Field("quick", description="name of the folder in `results`")
     results: str = Field(
         "results",
         pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./-]*$",
@@ -53,18 +53,18 @@ class Study(Strict):
     cluster: Cluster = Cluster()
     plan: Planning = Planning()
     sweeps: list[Annotated[str, Field(pattern=r"\.csv$")]] = Field(
-        [], description="tables of `sweep` for the report: what decided the settings, and maps"
+        [], description="tables of `sweep` for the report: how settings were chosen, and maps"
     )
     continues: str | None = Field(
         None,
         min_length=1,
-        description="folder of a published study, whose finished cells are taken over",
+        description="folder of a published study whose finished cells are reused",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _merge_named_defaults(cls, data: Any) -> Any:
-        """A known size or algorithm keeps the defaults that the file does not mention."""
+        """A known size or algorithm keeps the defaults of fields that the file leaves out."""
         if not isinstance(data, dict):
             return data
         data = dict(data)
@@ -74,17 +74,12 @@ class Study(Strict):
                 continue
             merged: dict[str, Any] = {k: v.model_dump() for k, v in known.items()}
             for name, value in given.items():
-                if isinstance(value, BaseModel):
-                    value = value.model_dump()
-                if not isinstance(value, dict):
-                    merged[name] = value
-                elif name in merged and value.get("objective") in (
-                    None,
-                    merged[name].get("objective"),
-                ):
-                    merged[name] = merged[name] | value
-                else:
-                    merged[name] = value
+                value = value.model_dump() if isinstance(value, BaseModel) else value
+                default = merged.get(name)
+                if default and isinstance(value, dict):
+                    kind = default.get("objective")
+                    value = default | value if value.get("objective") in (None, kind) else value
+                merged[name] = value
             data[field] = merged
         if isinstance(data.get("grid"), dict):
             data["grid"] = [data["grid"]]
@@ -99,13 +94,6 @@ class Study(Strict):
                         raise ValueError(
                             f"grid[{i}].{field}: '{name}' is unknown; allowed: {', '.join(known)}"
                         )
-            for name in block.algorithms:
-                objective = self.algorithms[name].objective
-                if self.train.group_size < 2 and objective != "ppo":
-                    raise ValueError(
-                        f"train.group_size: {self.train.group_size} gives {name} no group to "
-                        f"compare with; allowed: >= 2 with {name} in grid[{i}].algorithms"
-                    )
         self._task_suits_the_sizes()
         for name in self.cluster.sizes:
             if name not in self.sizes:
@@ -116,7 +104,7 @@ class Study(Strict):
             for size in block.sizes:
                 for name in block.algorithms:
                     models = self.sizes[size], self.algorithms[name]
-                    check_runtime(self.runtime, self.train, *models)
+                    check_together(name, *models, self.train, self.runtime)
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
@@ -125,7 +113,7 @@ class Study(Strict):
         return self
 
     def _task_suits_the_sizes(self) -> None:
-        """Real texts need a model's own tokenizer, pretraining needs demonstrations."""
+        """Real text needs a model with its own tokenizer; pretraining needs demonstrations."""
         pretrained = [size for size in self.used_sizes() if self.sizes[size].pretrain_steps]
         real = [n for n, b in self.task.benchmarks.items() if isinstance(b, RealBenchmark)]
         scratch = [size for size in self.used_sizes() if self.sizes[size].path is None]
@@ -176,7 +164,7 @@ class Study(Strict):
         return Path(self.results) / self.study
 
     def cells(self) -> list[Cell]:
-        """All cells in grid order, each once."""
+        """All cells in grid order, without repeats."""
         return list(
             dict.fromkeys(
                 Cell(algorithm, size, noise.label, seed)
@@ -192,22 +180,16 @@ class Study(Strict):
         return list(dict.fromkeys(size for block in self.grid for size in block.sizes))
 
     def cell_config(self, cell: Cell) -> CellConfig:
-        """Resolve one cell. Raises ConfigError where algorithm, size or noise is not known."""
+        """Resolve one cell. Raises ConfigError for an unknown algorithm, size or noise level."""
         require(cell.algorithm, self.algorithms, "algorithm")
         require(cell.size, self.sizes, "size")
-        objective = self.algorithms[cell.algorithm]
-        if self.train.group_size < 2 and objective.objective != "ppo":
-            raise ConfigError(
-                f"train.group_size: {self.train.group_size} gives {cell.algorithm} no group to "
-                "compare with; allowed: >= 2"
-            )
         try:
             return CellConfig(
                 algorithm=cell.algorithm,
                 size=cell.size,
                 noise=Noise.parse(cell.noise),
                 seed=cell.seed,
-                objective=objective,
+                objective=self.algorithms[cell.algorithm],
                 model=self.sizes[cell.size],
                 task=self.task,
                 pretrain=self.pretrain,
@@ -221,11 +203,11 @@ class Study(Strict):
         return self.folder / "base" / size
 
     def cost_file(self, size: str) -> Path:
-        """The side-by-side measurement of what a step costs at a size."""
+        """The side-by-side measurement of the cost of a step at a size."""
         return self.folder / "cost" / f"{size}.csv"
 
     def samples_of(self, benchmark: str) -> int:
-        """k of avg@k: a real benchmark has its own, chains share one."""
+        """k of avg@k: real benchmarks set their own, chains share one."""
         spec = self.task.benchmarks[benchmark]
         return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
 
@@ -234,14 +216,14 @@ class Study(Strict):
         return list(dict.fromkeys(c.algorithm for c in self.cells() if c.size == size))
 
     def own_algorithms(self) -> dict[str, OwnConfig]:
-        """The grid's algorithms that are files of the user's."""
+        """The grid's user-supplied algorithms."""
         used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
         return {name: found for name, found in used.items() if isinstance(found, OwnConfig)}
 
     def run_folder(self, cell: Cell) -> Path:
         return self.folder / "runs" / cell.name
 
-    # Digests decide what is run again: each covers exactly what its result depends on.
+    # Digests determine what is rerun: each covers exactly what its result depends on.
 
     def base_digest(self, size: str) -> str:
         spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
@@ -255,7 +237,7 @@ class Study(Strict):
         return digest([self.evaluation, self.task, result_fields(self.runtime)])
 
     def probe_digest(self, cell: Cell) -> str:
-        """Includes the betas at which values are read out of every policy."""
+        """Includes the beta at which values are read out of the policy."""
         probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"})
         return digest([probes, self.cell_digest(cell), self.readout_beta(cell.algorithm)])
 
@@ -263,14 +245,14 @@ class Study(Strict):
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
         size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
         train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
-        # At its default it is left out: measurements made before there was one stay valid.
+        # The default is left out, so that digests older than this field stay valid.
         usual = self.probes.cost_rounds == Probes().cost_rounds
         probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"} if usual else None)
         shared = [size_fields, self.task, train, self.runtime, probes]
         return digest([objectives, *shared])
 
     def readout_beta(self, algorithm: str) -> float:
-        """beta of the implied value: VIMPO's own, and that of `vimpo` for the others."""
+        """beta of the implied value: VIMPO's own, and `vimpo`'s for the other algorithms."""
         for name in (algorithm, "vimpo"):
             if self.algorithms[name].objective == "vimpo":
                 return self.algorithms[name].beta

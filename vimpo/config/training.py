@@ -1,4 +1,4 @@
-"""Settings of the machine, and which of them go with what is trained there."""
+"""Settings of training and of the machine, and which of them go together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Runtime(Strict):
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     gradient_checkpointing: bool = Field(
-        False, description="keep the inputs of layers only, and compute them again backwards"
+        False, description="keep only the inputs of layers and recompute the rest"
     )
     logit_chunk: Count | None = Field(
         None,
@@ -34,10 +34,10 @@ class Runtime(Strict):
     vllm_memory: float = Field(
         0.3, gt=0, lt=1, description="share of GPU memory that vLLM may take for weights and cache"
     )
-    processes: Count = Field(1, description="of one training run, on all its nodes together")
-    nodes: Count = Field(1, description="machines that share the processes evenly")
+    processes: Count = Field(1, description="per training run, over all its nodes")
+    nodes: Count = Field(1, description="machines, over which processes are spread evenly")
     sharding: Literal["ddp", "fsdp2"] = Field(
-        "ddp", description="whole copies, or weights and optimiser split over the processes"
+        "ddp", description="whole copies, or weights and optimiser sharded over processes"
     )
 
     @model_validator(mode="after")
@@ -50,15 +50,15 @@ class Runtime(Strict):
         if self.processes > 1 and ":" in self.device:
             raise ValueError(
                 f"device: '{self.device}' is one GPU for {self.processes} processes; "
-                "allowed: cuda (each process takes its own) or cpu"
+                "allowed: cuda (one GPU per process) or cpu"
             )
         if self.sampler == "vllm" and self.device != "cuda":
             raise ValueError("sampler: 'vllm' needs a GPU; allowed: torch, or device: cuda")
         return self
 
 
-# How the work is spread, not what comes out: no part of a digest, so that a run which was begun on
-# two processes can be ended on one.
+# How the work is spread, not its result: not part of a digest, so a run that began on two processes
+# can be finished on one.
 PLACEMENT = {"processes", "nodes", "sharding"}
 
 
@@ -66,10 +66,15 @@ PLACEMENT = {"processes", "nodes", "sharding"}
 VLLM_TEMPERATURES = (0.01, 2.0)
 
 
-def check_runtime(
-    runtime: Runtime, train: Train, model: ModelSpec, objective: AlgorithmConfig
+def check_together(
+    algorithm: str, model: ModelSpec, objective: AlgorithmConfig, train: Train, runtime: Runtime
 ) -> None:
-    """Raise ValueError where runtime does not go with what is trained."""
+    """Raise ValueError if training or runtime do not suit an algorithm and its model."""
+    if train.group_size < 2 and objective.objective != "ppo":
+        raise ValueError(
+            f"train.group_size: {train.group_size} gives {algorithm} no group to compare with; "
+            f"allowed: >= 2 with {algorithm}"
+        )
     if train.prompts_per_step % runtime.processes:
         raise ValueError(
             f"train.prompts_per_step: {train.prompts_per_step} prompts cannot be split over "
@@ -86,7 +91,7 @@ def check_runtime(
     low, high = VLLM_TEMPERATURES
     if runtime.sampler == "vllm" and not low <= train.temperature <= high:
         raise ValueError(
-            f"train.temperature: {train.temperature:g} is none that vLLM samples at; allowed: "
+            f"train.temperature: {train.temperature:g} is outside vLLM's range; allowed: "
             f"{low:g} to {high:g}, or runtime.sampler: torch"
         )
     if runtime.logit_chunk and getattr(objective, "kl_estimator", "") == "topk":
@@ -99,11 +104,11 @@ def check_runtime(
 class Collapse(Strict):
     """When a run has collapsed: it stops, and that is its result (vimpo/training/outcomes.py)."""
 
-    steps: Count = Field(5, description="steps in a row without a right rollout, after there were")
+    steps: Count = Field(5, description="steps in a row without a correct rollout, after some")
     kl: Positive = Field(
         10.0,
         description="and a KL to the base policy above this (nats, summed over a response), which "
-        "tells a lost policy from bad luck on hard problems",
+        "tells a lost policy from an unlucky one on hard problems",
     )
 
 
@@ -112,8 +117,8 @@ class Train(Strict):
 
     steps: Count = 32
     prompts_per_step: Count = 16
-    group_size: Count = Field(8, description="rollouts of one prompt (paper: 8)")
-    epochs: Count = Field(1, description="updates on one batch of rollouts (paper: 1)")
+    group_size: Count = Field(8, description="rollouts per prompt (paper: 8)")
+    epochs: Count = Field(1, description="updates per batch of rollouts (paper: 1)")
     micro_batch: Count | None = Field(None, description="rollouts per backward pass; default: all")
     max_response: int = Field(64, ge=2, le=65536, description="response tokens, EOS included")
     temperature: Positive = Field(1.0, description="of the rollouts (paper: 1.0)")

@@ -1,4 +1,4 @@
-"""What the modules of the configuration share: field types, the strict model, error and digest."""
+"""Shared by all configuration modules: field types, the strict model, errors and digests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vimpo.errors import ConfigError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 LONGEST_NAME = 100  # a file system takes 255 bytes, suffixes included
-LARGEST = 2**53  # of a whole number: what arithmetic in floats still counts by ones
+LARGEST = 2**53  # whole numbers up to this are exact as floats
 Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,13 +31,13 @@ class Strict(BaseModel):
     @classmethod
     def _countable(cls, data: Any) -> Any:
         if place := _too_large(data):
-            # Not shown: Python refuses to write out a number of five thousand digits.
+            # The value is not shown: Python refuses to print a number of five thousand digits.
             raise ValueError(f"{place}: is too large a number; allowed: up to 2^53 = {LARGEST}")
         return data
 
 
 def _too_large(data: Any) -> str:
-    """Where the first whole number beyond LARGEST stands; empty where there is none."""
+    """The place of the first whole number beyond LARGEST; empty if there is none."""
     if not isinstance(data, dict | list):
         return ""
     for key, value in data.items() if isinstance(data, dict) else enumerate(data):
@@ -50,9 +50,9 @@ def _too_large(data: Any) -> str:
 
 
 def local_path(path: str, field: str) -> tuple[Path, bool]:
-    """A path as the user wrote it, `~` resolved, and whether there is such a file or folder.
+    """A path as the user wrote it, with `~` resolved, and whether it exists.
 
-    Raises ConfigError that names the field for what cannot be a path on this machine.
+    Raises ConfigError, naming the field, for what cannot be a path on this machine.
     """
     try:
         local = Path(path).expanduser()
@@ -65,7 +65,7 @@ def local_path(path: str, field: str) -> tuple[Path, bool]:
 
 
 def digest(value: Any) -> str:
-    """Short stable hash of models and plain data."""
+    """Short, stable hash of models and plain data."""
 
     def plain(item: Any) -> Any:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
@@ -81,9 +81,9 @@ def require(name: str, known: Any, field: str) -> None:
 
 
 def check_model_path(path: str, field: str = "path") -> None:
-    """Raise ConfigError where `path` is written as a local folder and is none of a model.
+    """Raise ConfigError if `path` looks like a local folder and is not a model's.
 
-    A hub name (`owner/name`) cannot be checked without the network; loading it says what is wrong.
+    A hub name (`owner/name`) cannot be checked without the network; loading it reports faults.
     """
     local, there = local_path(path, field)
     looks_local = there or path.startswith((".", "/", "~"))
@@ -99,15 +99,15 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     lines = []
     for fault in error.errors():
         place = [str(part) for part in fault["loc"]]
-        if place[:1] == ["task"]:  # tags of unions, which are not what the user wrote
+        if place[:1] == ["task"]:  # tags of unions, which the user did not write
             place = ["task", *place[2:]] if place[1:2] in (["chain"], ["dataset"]) else place
             if place[1:2] == ["benchmarks"] and place[3:4] in (["chain"], ["real"]):
                 del place[3]
         message = fault["msg"].removeprefix("Value error, ")
         allowed = _allowed(model, place)
         if place[:1] == ["algorithms"] and len(place) > 3:
-            del place[2]  # the tag of the union, which is not something that the user wrote
-        # A key may hold a line break; a fault is one line.
+            del place[2]  # the tag of the union
+        # A key may contain a line break, but a fault is one line.
         place = [part if part.isprintable() else repr(part) for part in place]
         where = ".".join([prefix] * bool(prefix) + place)
         if fault["type"] == "extra_forbidden":
@@ -131,7 +131,7 @@ def _schema(model: type[BaseModel]) -> dict:
 
 
 def _allowed(model: type[BaseModel], place: list[str]) -> str:
-    """The range of the number at `place`, read from the schema; empty where it has none."""
+    """The range of the number at `place`, from the schema; empty if it has none."""
     schema = _schema(model)
     definitions, node = schema.get("$defs", {}), schema
     for part in place:

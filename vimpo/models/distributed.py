@@ -1,9 +1,9 @@
 """One training run on several processes: torch's own DDP or FSDP2, and a null object for one.
 
-Every process samples and scores its own share of a step's prompts. What is small, [B, T] and
-below, is then put together on all of them, so that group means, whitening and token means are
-those of the whole batch, by the same functions as on one process. Only losses and gradients are
-summed. Nothing falls back: the number of processes and the kind of every weight are checked.
+Every process samples and scores its own share of a step's prompts. Small tensors, up to [B, T], are
+then gathered on all of them, so group means, whitening and token means are those of the whole
+batch, computed by the same functions as on one process. Only losses and gradients are summed. There
+is no silent fallback: the number of processes and the kind of every weight are checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SAME = 0.02  # largest relative difference between a split network and the whole
 
 
 class Alone:
-    """The null object: one process, which waits for nobody and copies nothing."""
+    """The null object: a single process, which waits for no other and copies nothing."""
 
     rank, size, main = 0, 1, True
 
@@ -31,11 +31,11 @@ class Alone:
         self.device = device
 
     def share(self, count: int) -> slice:
-        """This process's part of `count` things, the same number for each process."""
+        """This process's part of `count` items, the same number for each process."""
         return slice(0, count)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes in order: [b, ...] -> [B, ...], without graph."""
+        """The rows of all processes in order: [b, ...] -> [B, ...], without a graph."""
         return rows
 
     def total(self, *numbers: float) -> list[float]:
@@ -55,17 +55,17 @@ class Alone:
         return module
 
     def whole(self, module: nn.Module):
-        """A context in which all of a spread module's weights are at hand, without gradients."""
+        """A context in which all of a spread module's weights are on this process, no gradients."""
         return nullcontext()
 
     def release(self, module: nn.Module) -> None:
-        """Drop what a forward pass of a frozen module left at hand."""
+        """Drop the gathered weights that a frozen module's forward pass left behind."""
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Block until all processes are here."""
 
     def leave(self) -> None:
-        """The last thing that a process does with the others."""
+        """End this process's communication with the others."""
 
 
 class Together(Alone):
@@ -74,7 +74,7 @@ class Together(Alone):
     def __init__(self, runtime: Runtime) -> None:
         """Join the processes that torchrun started.
 
-        Raises ConfigError where they are not as many as the configuration says.
+        Raises ConfigError if their number is not the configured one.
         """
         import torch.distributed as dist
 
@@ -90,7 +90,7 @@ class Together(Alone):
         self.main = self.rank == 0
         if self.size != runtime.processes:
             raise ConfigError(
-                f"runtime.processes: {runtime.processes} were asked for, {self.size} run; "
+                f"runtime.processes: {runtime.processes} are configured, {self.size} run; "
                 f"allowed: {self.size} with this launch"
             )
 
@@ -122,11 +122,11 @@ class Together(Alone):
         (loss * self.size).backward()
 
     def spread(self, module: nn.Module, *example: object) -> nn.Module:
-        """Copies (DDP) or parts (FSDP2) of a module. Raises RuntimeError where it is neither."""
+        """Copies (DDP) or parts (FSDP2) of a module. Raises RuntimeError if it is neither."""
         if self._sharding == "fsdp2":
             return self._shard(module, *example)
         if not any(p.requires_grad for p in module.parameters()):
-            return module  # a frozen copy has nothing to agree on
+            return module  # frozen copies have nothing to synchronise
         from torch.nn.parallel import DistributedDataParallel
 
         devices = None if self.device == "cpu" else [self.device]
@@ -147,7 +147,7 @@ class Together(Alone):
 
         mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
         settings = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
-        # Outputs are never changed in place, of which this warns.
+        # Warns of in-place changes to outputs, which do not happen here.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         expected = _first(module, *example)
         for layer in decoder_layers(module):
@@ -155,7 +155,7 @@ class Together(Alone):
         # A reference's output layer is read after its forward pass; release() drops it.
         trained = any(p.requires_grad for p in module.parameters())
         fully_shard(module, reshard_after_forward=trained, **settings)
-        # The first pass settles which module is the root, before sampling enters below it.
+        # The first pass fixes which module is the root, before sampling calls a submodule.
         found = _first(module, *example)
         self.release(module)
         for name, parameter in module.named_parameters():
@@ -168,7 +168,7 @@ class Together(Alone):
 
     @contextmanager
     def whole(self, module: nn.Module) -> Iterator[None]:
-        """One gathering of all weights instead of one for each sampled token; no waiting after."""
+        """Gather all weights once instead of once per sampled token; no waiting afterwards."""
         if self._sharding != "fsdp2":
             yield
             return
@@ -204,18 +204,18 @@ def _first(module: nn.Module, *example: object) -> Tensor:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """All of a tensor, wherever its parts are; every process has to ask."""
+    """The whole tensor, wherever its parts are; every process must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def named_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Whole parameters by name, one at a time; every process has to ask for all of them."""
+    """Whole parameters by name, one at a time; every process must consume all of them."""
     for name, parameter in module.named_parameters():
         yield name, full(parameter.detach())
 
 
 def part_like(whole: Tensor, tensor: Tensor) -> Tensor:
-    """The part of `whole` that this process holds of `tensor`; `whole` itself where it is all."""
+    """The part of `whole` that this process holds of `tensor`; `whole` itself if not split."""
     if not hasattr(tensor, "full_tensor") or whole.ndim == 0:
         return whole
     from torch.distributed.tensor import distribute_tensor
@@ -228,25 +228,25 @@ def part_like(whole: Tensor, tensor: Tensor) -> Tensor:
 def join(runtime: Runtime) -> Alone:
     """This process's place among those of its run.
 
-    Raises ConfigError where several are configured and this process was started alone.
+    Raises ConfigError if several are configured and this process was started alone.
     """
     if runtime.processes == 1:
         return Alone(runtime.device)
     if "WORLD_SIZE" not in os.environ:
         raise ConfigError(
-            f"runtime.processes: {runtime.processes} processes were asked for, but this one was "
-            "started alone; allowed: 1, or a start by `python -m vimpo train`"
+            f"runtime.processes: {runtime.processes} are configured, but this process was started "
+            "alone; allowed: 1, or a start by `python -m vimpo train`"
         )
     return Together(runtime)
 
 
 def check_devices(runtime: Runtime) -> None:
-    """Raise ConfigError where a machine has fewer GPUs than processes."""
+    """Raise ConfigError if a machine has fewer GPUs than processes."""
     if runtime.device == "cpu":
         return
     wanted, seen = runtime.processes // runtime.nodes, torch.cuda.device_count()
     if seen < wanted:
         raise ConfigError(
             f"runtime.processes: {runtime.processes} on {runtime.nodes} node(s) need {wanted} GPUs "
-            f"on each, torch sees {seen} here; allowed: at most {seen} a node, or device: cpu"
+            f"on each, torch sees {seen} here; allowed: at most {seen} per node, or device: cpu"
         )

@@ -1,7 +1,7 @@
-"""Low-rank adapters by peft, put inside the model: whatever reads the model reads them too.
+"""Low-rank adapters by peft, injected into the model, so whatever calls the model uses them.
 
-The reference is the same network with its adapters switched off, and a saved model has them merged
-into its weights, so that it loads like any other.
+The reference is the same network with its adapters switched off. A saved model has them merged into
+its weights, so it loads like any other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from vimpo.config import ConfigError, Lora
 
 
 def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
-    """Freeze the model and give it trainable adapters that start as no change.
+    """Freeze the model and add trainable adapters that initially change nothing.
 
-    Raises ConfigError where no layer is called as `targets` says.
+    Raises ConfigError if no layer matches `targets`.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -37,12 +37,12 @@ def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
         raise ConfigError(f"lora.targets: {config.targets} do not fit: {reason}") from None
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
-            parameter.data = parameter.data.float()  # whatever the base is stored in
+            parameter.data = parameter.data.float()  # whatever the base's precision
     model.eval()
 
 
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
-    """The adapted layers by name; none are looked for where peft was never asked for."""
+    """The adapted layers by name. Does not import peft, which most runs never need."""
     return {n: m for n, m in module.named_modules() if hasattr(m, "lora_A")}
 
 
@@ -60,7 +60,7 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
 
 
 def merged_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters by the names that they have without adapters, adapters merged."""
+    """Parameters with adapters merged, under their names without adapters."""
     layers = _layers(module)
     tensors = {}
     for name, parameter in module.named_parameters():

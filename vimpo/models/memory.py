@@ -1,16 +1,16 @@
 """Analytic model of the memory that training takes, by network and part. No torch.
 
-    parameters   closed form of the shape: exact
+    parameters   closed form in the shape: exact
     weights, gradients, optimizer   parameters x bytes: exact; AdamW keeps two moments, and mixed
-                 precision a float32 master copy beside them (16 bytes a parameter, as in ZeRO,
+                 precision also a float32 master copy (16 bytes per parameter, as in ZeRO,
                  arXiv 1910.02054, section 3.1)
     activations  what autograd keeps of a forward pass, an estimate: see activation_elements
-    logits       what the loss keeps of [tokens, vocabulary] float32 arrays, an estimate
-    kv_cache     of the sequences that are decoded together: exact but for the allocator
+    logits       float32 arrays [tokens, vocabulary] that the loss keeps, an estimate
+    kv_cache     of the sequences decoded together: exact up to the allocator
 
-Rollout, critic update and policy update follow each other, so that the peak is what stays plus the
-largest of what comes and goes. The model covers one device without sharding, and neither
-fragmentation nor the library's own floor.
+Rollout, critic update and policy update run one after the other, so the peak is what stays plus the
+largest of the three phases. The model covers one device without sharding, and excludes
+fragmentation and the memory of the libraries themselves.
 """
 
 from __future__ import annotations
@@ -19,20 +19,12 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from vimpo.config import (
-    AlgorithmConfig,
-    GRPOConfig,
-    ModelSpec,
-    OwnConfig,
-    PPOConfig,
-    Study,
-    VimpoConfig,
-)
+from vimpo.config import AlgorithmConfig, ModelSpec, PPOConfig, Study, VimpoConfig
 from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
 
 SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
 MOMENTS = 2  # of AdamW
-SAMPLED = 64  # problems whose longest demonstration stands for a response
+SAMPLED = 64  # problems whose longest demonstration represents a response
 
 
 @dataclass(frozen=True)
@@ -52,14 +44,13 @@ class Shape:
     source: str = "vimpo.config.LADDER"
 
 
-def _qwen3(name: str, hidden, layers, heads, intermediate, tied) -> Shape:
+def _qwen3(name: str, hidden: int, layers: int, heads: int, intermediate: int, tied: bool) -> Shape:
     source = f"huggingface.co/Qwen/{name}/config.json"
-    return Shape(
-        name, 151936, hidden, layers, heads, 8, 128, intermediate, tied=tied, source=source
-    )
+    return Shape(name, 151936, hidden, layers, heads, 8, 128, intermediate, tied, source=source)
 
 
-# Not measured by this suite: the scales that a projection is asked for.
+LLAMA3 = "arXiv 2407.21783, table 3"
+# Not measured by this suite: the scales of the projection.
 PUBLISHED = (
     _qwen3("Qwen3-0.6B", 1024, 28, 16, 3072, True),
     _qwen3("Qwen3-1.7B", 2048, 28, 16, 6144, True),
@@ -67,19 +58,7 @@ PUBLISHED = (
     _qwen3("Qwen3-8B", 4096, 36, 32, 12288, False),
     _qwen3("Qwen3-14B", 5120, 40, 40, 17408, False),
     _qwen3("Qwen3-32B", 5120, 64, 64, 25600, False),
-    Shape(
-        "70B (Llama 3 shape)",
-        128256,
-        8192,
-        80,
-        64,
-        8,
-        128,
-        28672,
-        tied=False,
-        qk_norm=False,
-        source="arXiv 2407.21783, table 3",
-    ),
+    Shape("70B (Llama 3 shape)", 128256, 8192, 80, 64, 8, 128, 28672, False, False, LLAMA3),
 )
 
 
@@ -87,7 +66,6 @@ PUBLISHED = (
 class Numbers:
     """Bytes of one number: weights, gradients, moments, master copy (0: none), activations."""
 
-    name: str
     weight: int
     gradient: int
     moment: int
@@ -95,16 +73,16 @@ class Numbers:
     activation: int
 
 
-FLOAT32 = Numbers("float32", 4, 4, 4, 0, 4)
-MIXED = Numbers("bfloat16 with float32 master weights", 2, 2, 4, 4, 2)
-# As optimizer.py has it: beside the gradients of a backward pass, their sum in float32.
+FLOAT32 = Numbers(4, 4, 4, 0, 4)
+MIXED = Numbers(2, 2, 4, 4, 2)  # bfloat16 with float32 master weights
+# As in optimizer.py: the gradients of a backward pass plus their sum in float32.
 BFLOAT16 = replace(MIXED, gradient=2 + 4)
 LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.networks.last_logits)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A step: sequences decoded together, sequences in one backward pass, tokens of each."""
+    """A step: sequences decoded together, sequences per backward pass, tokens of each."""
 
     decoded: int
     micro_batch: int
@@ -118,7 +96,7 @@ class Workload:
         return self.micro_batch * (self.prompt + self.response - 1)
 
 
-# The paper's lengths, on one device: one sequence a backward pass, 64 decoded together.
+# The paper's lengths, on one device: one sequence per backward pass, 64 decoded together.
 PAPER_WORKLOAD = Workload(decoded=64, micro_batch=1, prompt=2048, response=4096, checkpointing=True)
 
 
@@ -126,7 +104,7 @@ PAPER_WORKLOAD = Workload(decoded=64, micro_batch=1, prompt=2048, response=4096,
 
 
 def shape_of(name: str, spec: ModelSpec) -> Shape:
-    """The shape of a ladder rung. Raises ValueError for a `path`, whose shape is elsewhere."""
+    """The shape of a ladder rung. Raises ValueError for a `path`, which has its own config.json."""
     if spec.path:
         raise ValueError(f"{name}: the shape of '{spec.path}' is in its own config.json")
     return Shape(
@@ -155,7 +133,7 @@ def parameter_count(shape: Shape, critic: bool = False) -> int:
 
 
 def layer_elements(shape: Shape) -> int:
-    """Numbers that autograd keeps for one token in one layer: an estimate, counted off the code.
+    """Numbers that autograd keeps per token and layer: an estimate, counted from the code.
 
     Both norms keep input, normalised and scaled states (6 hidden). Queries keep projection,
     normalised and rotated form, attention its output and the copy that the output matrix reads
@@ -167,9 +145,9 @@ def layer_elements(shape: Shape) -> int:
 
 
 def activation_elements(shape: Shape, checkpointing: bool) -> int:
-    """Numbers that autograd keeps for one token.
+    """Numbers that autograd keeps per token.
 
-    With checkpointing the input of each layer, and one layer whole while it is recomputed
+    With checkpointing: the input of each layer, and one whole layer while it is recomputed
     (arXiv 1604.06174). The embedding and the last norm add 3 hidden.
     """
     if checkpointing:
@@ -180,10 +158,10 @@ def activation_elements(shape: Shape, checkpointing: bool) -> int:
 def logit_copies(objective: AlgorithmConfig) -> int:
     """float32 arrays [response tokens, vocabulary] alive at the peak of a policy update.
 
-    Counted off vimpo/training/trainer.py. Without a KL over the vocabulary 4: the loss keeps a
-    log-softmax, and its backward pass makes three gradients of that size. The exact KL needs 8:
+    Counted from vimpo/training/trainer.py. 4 without a KL over the vocabulary: the loss keeps a
+    log-softmax, and its backward pass makes three gradients of that size. 8 with the exact KL:
     logits and log-softmax of the policy, logits of the reference, and inside the KL two
-    log-softmaxes, probabilities, difference and product. The top-k KL stops at log-softmax, 5.
+    log-softmaxes, probabilities, difference and product. The top-k KL stops at log-softmax: 5.
     """
     if not isinstance(objective, VimpoConfig):
         return 4
@@ -191,7 +169,7 @@ def logit_copies(objective: AlgorithmConfig) -> int:
 
 
 def kv_cache_bytes(shape: Shape, work: Workload, numbers: Numbers) -> int:
-    """Keys and values of every layer for all sequences that are decoded together."""
+    """Keys and values of every layer for all sequences decoded together."""
     width = shape.kv_heads * shape.head_dim
     tokens = work.decoded * (work.prompt + work.response)
     return 2 * shape.layers * width * tokens * numbers.activation
@@ -200,18 +178,10 @@ def kv_cache_bytes(shape: Shape, work: Workload, numbers: Numbers) -> int:
 # --- one algorithm -------------------------------------------------------------------------------
 
 
-def needs_reference(objective: AlgorithmConfig) -> bool:
-    if isinstance(objective, OwnConfig):
-        return objective.reference
-    return isinstance(objective, VimpoConfig) or (
-        isinstance(objective, GRPOConfig) and objective.kl_coef > 0
-    )
-
-
 def networks(shape: Shape, objective: AlgorithmConfig) -> dict[str, tuple[int, bool]]:
     """Networks of an algorithm: name -> (parameters, is it trained?)."""
     found = {"policy": (parameter_count(shape), True)}
-    if needs_reference(objective):
+    if objective.needs_reference:
         found["reference"] = (parameter_count(shape), False)
     if isinstance(objective, PPOConfig):
         found["critic"] = (parameter_count(shape, critic=True), True)
@@ -220,7 +190,7 @@ def networks(shape: Shape, objective: AlgorithmConfig) -> dict[str, tuple[int, b
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes of one part of one network; `stays` through the step, or comes and goes in `phase`."""
+    """Bytes of one part of one network; `stays` for the whole step, or lasts for its `phase`."""
 
     network: str
     part: str
@@ -231,7 +201,7 @@ class Part:
 def memory_parts(
     shape: Shape, objective: AlgorithmConfig, work: Workload, numbers: Numbers
 ) -> list[Part]:
-    """Everything that one training step holds at one time or another."""
+    """Everything that one training step holds at some time."""
     parts = []
     for name, (count, trained) in networks(shape, objective).items():
         parts.append(Part(name, "weights", count * numbers.weight))
@@ -249,7 +219,7 @@ def memory_parts(
 
 
 def peak_bytes(parts: Iterable[Part]) -> int:
-    """What stays, and the largest of the phases."""
+    """What stays plus the largest phase."""
     phases: dict[str, int] = {"stays": 0}
     for part in parts:
         phases[part.phase] = phases.get(part.phase, 0) + part.bytes
@@ -261,7 +231,7 @@ def peak_bytes(parts: Iterable[Part]) -> int:
 
 
 def study_workload(study: Study) -> Workload:
-    """The workload of a study on the ladder; the longest demonstration stands for a response."""
+    """The workload of a study on the ladder; the longest demonstration represents a response."""
     task, train = study.task, study.train
     rng = random.Random(0)
     longest = max(task.train_operators)
@@ -289,9 +259,9 @@ def memory_rows(
 ) -> list[dict]:
     """Tidy rows: kind, algorithm, size, parameters, network, part, bytes, ratio_to_ppo, source.
 
-    A row for each part of each network, and `all, peak` with its ratio to the peak of the first
-    PPO among `algorithms` (NaN without one). kind: `model` for sizes that the study trains,
-    `projection` for sizes that nobody here has run.
+    One row per part of each network, and `all, peak` with its ratio to the peak of the first PPO
+    among `algorithms` (NaN without one). kind: `model` for sizes that the study trains,
+    `projection` for sizes that were not run.
     """
     rows = []
     for shape in shapes:
@@ -318,10 +288,10 @@ def memory_rows(
 
 
 def projection(study: Study, algorithms: Iterable[str] = ("vimpo", "ppo", "grpo")) -> list[dict]:
-    """Rows (`memory_rows`) of published shapes at the paper's lengths: a projection, not a result.
+    """Rows (`memory_rows`) for published shapes at the paper's lengths: a projection, not a result.
 
-    Mixed precision, gradient checkpointing and one device without sharding; divide what stays by
-    the number of devices for ZeRO-3 or FSDP.
+    Mixed precision, gradient checkpointing and one device without sharding; for ZeRO-3 or FSDP,
+    divide what stays by the number of devices.
     """
     chosen = {name: study.algorithms[name] for name in algorithms}
     return memory_rows(PUBLISHED, chosen, PAPER_WORKLOAD, MIXED, "projection")

@@ -1,7 +1,7 @@
 """The size ladder, tokenizer, policy, reference and critic.
 
-A policy is any Hugging Face causal LM. Those of the ladder are `Qwen3ForCausalLM` made from a
-configuration; a `path` loads an existing model, and everything after that is the same code.
+A policy is any Hugging Face causal LM. Those of the ladder are `Qwen3ForCausalLM` built from a
+configuration; a `path` loads an existing model. The rest of the code is the same for both.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,13 +41,13 @@ from vimpo.models.lora import merged_tensors
 from vimpo.tasks.chain import ALPHABET
 
 MAX_POSITIONS = 1024  # of the ladder's models; far above any chain
-# Initial weights have standard deviation 0.64 / sqrt(hidden): the usual 0.02 at a width of 1024. At
-# a fixed 0.02 the narrow models need about twice the pretraining steps.
+# Initial weights have standard deviation 0.64 / sqrt(hidden): the usual 0.02 at a width of 1024.
+# With a fixed 0.02 the narrow models need about twice the pretraining steps.
 INITIAL_SCALE = 0.64
 
 
 def chain_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character, plus <pad> and <eos>; nothing is added to a text."""
+    """One token per character, plus <pad> and <eos>; nothing is added to a text."""
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -86,16 +87,10 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model.
 
-    field: where the path was written. Raises ConfigError where there is none, and where it lacks a
-    pad or an EOS token.
+    field: the configuration field of the path. Raises ConfigError if there is no tokenizer, or if
+    it lacks a pad or EOS token.
     """
-    check_model_path(str(path), field)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(Path(path).expanduser()), trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded(path, error, field)) from None
+    tokenizer = _load(AutoTokenizer, path, field, trust_remote_code=trust_remote_code)
     for name in ("eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise ConfigError(
@@ -109,38 +104,30 @@ def load_tokenizer(
 def load_model_config(
     path: str, trust_remote_code: bool = False, field: str = "path"
 ) -> PreTrainedConfig:
-    """The configuration of a model, without its weights. Raises ConfigError where there is none."""
-    check_model_path(path, field)
-    try:
-        return AutoConfig.from_pretrained(
-            str(Path(path).expanduser()), trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded(path, error, field)) from None
+    """The configuration of a model, without its weights. Raises ConfigError if there is none."""
+    return _load(AutoConfig, path, field, trust_remote_code=trust_remote_code)
 
 
 def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     """Load a causal LM by folder or hub name, dropout off: what is sampled is what is trained.
 
-    Raises ConfigError where there is none, where its weights are no safetensors, where it needs
-    code of its own that is not trusted, and where the attention implementation is not there.
+    Raises ConfigError if there is none, if its weights are not safetensors, if it needs its own
+    code and that is not trusted, and if the attention implementation is not available.
     """
-    check_model_path(str(path))
     if runtime.trust_remote_code:
         warnings.warn(
             f"runtime.trust_remote_code: Python code that comes with '{path}' runs unchecked",
             stacklevel=2,
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(Path(path).expanduser()),
+        model = _load(
+            AutoModelForCausalLM,
+            path,
             dtype=getattr(torch, runtime.dtype),
             attn_implementation=runtime.attention,
             trust_remote_code=runtime.trust_remote_code,
             use_safetensors=True,  # the other format is a pickle, which is a program
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(_not_loaded(path, error)) from None
     except ImportError as error:
         first = str(error).splitlines()[0]
         raise ConfigError(
@@ -149,11 +136,17 @@ def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     return model.to(runtime.device)
 
 
-def _not_loaded(path: str | Path, error: Exception, field: str = "path") -> str:
-    return (
-        f"{field}: '{path}' could not be loaded: {str(error).splitlines()[0]}; allowed: a folder "
-        "written by save_pretrained, or a hub name that exists, with network or a filled cache"
-    )
+def _load(kind: Any, path: str | Path, field: str = "path", **settings: Any) -> Any:
+    """`kind.from_pretrained`. Raises ConfigError if the path holds nothing that it can load."""
+    check_model_path(str(path), field)
+    try:
+        return kind.from_pretrained(str(Path(path).expanduser()), **settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{field}: '{path}' could not be loaded: {str(error).splitlines()[0]}; allowed: a "
+            "folder written by save_pretrained, or a hub name that exists, with network or a "
+            "filled cache"
+        ) from None
 
 
 def save_policy(
@@ -164,9 +157,9 @@ def save_policy(
 ) -> None:
     """Write a `save_pretrained` folder that transformers and lm-eval load unchanged.
 
-    tensors: the weights by name, where they are not those of the model itself.
+    tensors: the weights by name, if they are not those of the model itself.
     """
-    # An unset eos would make lm-eval score the text behind it.
+    # With eos unset, lm-eval would also score the text after it.
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, safe_serialization=True, state_dict=tensors)
@@ -201,7 +194,7 @@ class Critic(nn.Module):
         return self.head(states).squeeze(-1).float()
 
     def save(self, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:
-        """Write what :meth:`load` reads. tensors: as in :func:`save_policy`."""
+        """Write a folder for :meth:`load`. tensors: as in :func:`save_policy`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.config.save_pretrained(folder)
         save_file(tensors or merged_tensors(self), folder / "critic.safetensors")
@@ -217,7 +210,7 @@ class Critic(nn.Module):
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """Position of each token in its own text, whatever the padding. [B, L] -> [B, L]."""
+    """Position of each token in its own text, padding aside. [B, L] -> [B, L]."""
     return (attention_mask.cumsum(1) - 1).clamp(min=0)
 
 
@@ -227,9 +220,9 @@ def decoder_layers(module: nn.Module) -> list[GradientCheckpointingLayer]:
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:
-    """Let layers recompute themselves in a backward pass, where :func:`recomputing` says so.
+    """Let layers recompute their activations in the backward pass, inside :func:`recomputing`.
 
-    Raises ConfigError for a model that cannot.
+    Raises ConfigError for a model that does not support it.
     """
     if not model.supports_gradient_checkpointing or not decoder_layers(model):
         raise ConfigError(
@@ -237,17 +230,17 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
         )
     model.activation_checkpointing_enable({"use_reentrant": False})
     for module in model.modules():
-        # A layer has to be in training mode to checkpoint: no dropout of its own may wake up.
+        # A layer must be in training mode to checkpoint, which would switch on its own dropout.
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
 
 
 @contextmanager
 def recomputing(module: nn.Module) -> Iterator[None]:
-    """Checkpoint the layers that were enabled for it; sampling, with its cache, stays outside."""
+    """Checkpoint the layers enabled for it; sampling, with its cache, stays outside."""
     layers = [m for m in decoder_layers(module) if m.gradient_checkpointing]
     for layer in layers:
-        layer.training = True  # of the layer alone: what is inside it stays in evaluation mode
+        layer.training = True  # the layer alone: its submodules stay in evaluation mode
     try:
         yield
     finally:
@@ -256,7 +249,7 @@ def recomputing(module: nn.Module) -> Iterator[None]:
 
 
 def last_states(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
-    """What the output layer reads at the last positions. ids, mask [B, L] -> [B, last, H]."""
+    """Input of the output layer at the last positions. ids, mask [B, L] -> [B, last, H]."""
     states = model.base_model(
         input_ids=ids,
         attention_mask=attention_mask,
@@ -268,8 +261,8 @@ def last_states(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, las
 
 @torch.no_grad()
 def check_plain_head(model: PreTrainedModel) -> None:
-    """Raise ConfigError where logits are more than one matrix times the hidden states."""
-    # Not token 0, which may be padding, whose embedding and logits are 0.
+    """Raise ConfigError if logits are more than one matrix times the hidden states."""
+    # Not token 0, which may be padding with embedding and logits 0.
     ids = torch.arange(1, 5, device=model.device)[None]
     mask = torch.ones_like(ids)
     head = model.get_output_embeddings()
@@ -306,7 +299,7 @@ def set_up_torch(runtime: Runtime) -> None:
         gc.freeze()
         gc.enable()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    logging.disable_progress_bar()  # the bar of the job itself is the one worth reading
+    logging.disable_progress_bar()  # the job's own bar is the one worth reading
     torch.set_num_threads(runtime.threads)
     torch.use_deterministic_algorithms(True, warn_only=runtime.device != "cpu")
     if runtime.device != "cpu" and not torch.cuda.is_available():

@@ -1,8 +1,8 @@
 """AdamW, with float32 copies of weights that are trained in bfloat16.
 
 A bfloat16 number has 8 significant bits: at a learning rate of 1e-6, nearly every update of a
-weight near 0.02 rounds to nothing. So the optimiser adds up gradients, keeps its moments and moves
-a copy in float32; the network reads the copy, rounded.
+weight near 0.02 rounds to nothing. So the optimiser sums gradients, keeps its moments and updates a
+copy in float32; the network gets that copy, rounded.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's own, for weights that need no copy."""
+    """torch's own, for weights that need no float32 copy."""
 
     def collect(self) -> None:
-        """To be called after every backward pass."""
+        """Must be called after every backward pass."""
 
 
 class MasterAdamW(AdamW):
@@ -66,7 +66,7 @@ class MasterAdamW(AdamW):
 
 
 def optimizer_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
-    """What moments and copies take, over all processes; counters of steps are left out."""
+    """Bytes of moments and copies, over all processes; step counters are left out."""
     slots = [s for o in optimizers for s in o.state_dict()["state"].values()]
     return sum(t.numel() * t.element_size() for s in slots for t in s.values() if t.ndim)
 

@@ -1,6 +1,6 @@
 """How likely a network finds the tokens of a rollout: log-probabilities, entropy, KL.
 
-All of it happens inside one forward pass of a module, because that is where DDP and FSDP2 watch.
+All of it happens inside a module's forward pass, because that is where DDP and FSDP2 hook in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vimpo.objectives.common import exact_kl, k2_kl, k3_kl, top_k_kl
 
 @dataclass(frozen=True)
 class Scores:
-    """The policy (and the reference) on a batch of rollouts; each [B, T], logp with its graph."""
+    """Policy (and reference) on a batch of rollouts; each [B, T], logp with its graph."""
 
     logp: Tensor
     entropy: Tensor
@@ -34,7 +34,7 @@ class Scores:
 def token_kl(
     config: VimpoConfig, policy_logits: Tensor, ref_logits: Tensor, logp: Tensor, ref_logp: Tensor
 ) -> Tensor:
-    """KL(pi || pi_ref) of each token by the configured estimator. -> [B, T], nats, no graph."""
+    """KL(pi || pi_ref) per token by the configured estimator. -> [B, T], nats, no graph."""
     if config.kl_estimator == "exact":
         return exact_kl(policy_logits, ref_logits)
     if config.kl_estimator == "topk":
@@ -47,7 +47,7 @@ Reading = tuple[Tensor, ...]
 
 
 class Reader(nn.Module):
-    """A causal LM that says what its predictions at the last positions are made of.
+    """A causal LM that returns logits at the last positions, or what they are computed from.
 
     chunk: tokens whose logits are held at once; None: all of them, [B, T, V].
     """
@@ -68,7 +68,7 @@ class Reader(nn.Module):
         return (states, head.weight) if bias is None else (states, head.weight, bias)
 
     def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Reading:
-        """As :meth:`read`, by the way that DDP and FSDP2 watch."""
+        """As :meth:`read`, through the call that DDP and FSDP2 hook into."""
         return self.read(ids, attention_mask, last)
 
 
@@ -96,7 +96,7 @@ class Scorer(Reader):
         """The fields of :class:`Scores`; the first has a graph.
 
         ids, attention_mask [B, L], whose last T positions predict targets, mask [B, T];
-        reference: what another reader says of the same positions.
+        reference: another reader's output at the same positions.
         """
         with recomputing(self.model):
             reading = self.read(ids, attention_mask, targets.shape[1])
@@ -123,7 +123,7 @@ class Scorer(Reader):
     def _score_chunks(
         self, reading: Reading, targets: Tensor, keep: Tensor, reference: Reading | None
     ) -> tuple[Tensor | None, ...]:
-        """As :meth:`_score`, of the kept tokens alone; 0 elsewhere."""
+        """As :meth:`_score`, for the kept tokens only; 0 elsewhere."""
         policy, reference = (r and Head(r[0][keep], *r[1:]) for r in (reading, reference))
         found = chunked_scores(
             policy, targets[keep], reference, temperature=self.temperature, chunk=self.chunk

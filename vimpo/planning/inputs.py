@@ -1,4 +1,4 @@
-"""What a plan is made from: the device's row, the shape of each size, the number of responses."""
+"""Inputs of a plan: the device's row, the shape of each size, the number of responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEVICES = Path(__file__).with_name("devices.csv")
 
 @dataclass(frozen=True)
 class Device:
-    """A row of devices.csv, with the study's own assumptions in place of the row's."""
+    """A row of devices.csv, overridden by the study's own assumptions."""
 
     name: str
     memory_gib: float | None
@@ -61,7 +61,7 @@ def load_device(study: Study) -> Device:
 
 
 def shape_of(name: str, spec: ModelSpec) -> Shape | None:
-    """The shape of a size: a rung, a local folder's config.json, or a published one; else None."""
+    """The shape of a size: a rung's, a local config.json's, or a published one; else None."""
     if spec.path is None:
         return memory.shape_of(name, spec)
     config = Path(spec.path).expanduser() / "config.json"
@@ -73,7 +73,7 @@ def shape_of(name: str, spec: ModelSpec) -> Shape | None:
 
 
 def _shape_of_folder(name: str, path: Path) -> Shape | None:
-    """Read from a Hugging Face config.json; None where it lacks a number that a decoder has."""
+    """Read from a Hugging Face config.json; None if it lacks a number that a decoder has."""
     c = json.loads(path.read_text())
     try:
         heads = c["num_attention_heads"]
@@ -95,7 +95,7 @@ def _shape_of_folder(name: str, path: Path) -> Shape | None:
 
 
 def benchmark_responses(study: Study) -> int:
-    """Responses that one evaluation samples: avg@k, and one where greedy decoding is asked for."""
+    """Responses per evaluation: k of avg@k, and one more if greedy decoding is on."""
     total = 0
     for name, benchmark in study.task.benchmarks.items():
         problems = benchmark.problems

@@ -1,6 +1,6 @@
-"""What the jobs of a study ask of a scheduler, and whether a Slurm cluster can give it.
+"""What the jobs of a study request from a scheduler.
 
-Nothing here decides a result: partitions, minutes and memory may change between two runs of one
+Nothing here affects a result: partitions, minutes and memory may change between two runs of one
 study, and no digest covers them. This module imports neither torch nor Snakemake.
 """
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 DISTRIBUTED: tuple[Stage, ...] = ("train", "cost")  # stages that start several processes
-ONE_NODE: tuple[Stage, ...] = ("cost",)  # of those, by as many as training has on one node
-CELL: tuple[Stage, ...] = ("train", "evaluate", "probe")  # one after the other in one Slurm job
+ONE_NODE: tuple[Stage, ...] = ("cost",)  # of those, with as many as training has on one node
+CELL: tuple[Stage, ...] = ("train", "evaluate", "probe")  # consecutive in one Slurm job
 
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What one job asks for. `gpus`, `processes` and `threads` are totals over its nodes."""
+    """What one job requests. `gpus`, `processes` and `threads` are totals over its nodes."""
 
     partition: str | None
     memory_mb: int
@@ -34,7 +34,7 @@ class JobRequest:
 
 
 def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
-    """What a job of this stage and size asks for."""
+    """What a job of this stage and size requests."""
     cluster = study.cluster
     own = cluster.sizes.get(size, SizeJobs())
     runtime = study.runtime
@@ -52,21 +52,18 @@ def job_request(study: Study, stage: Stage, size: str) -> JobRequest:
 
 
 def cell_request(study: Study, size: str) -> JobRequest:
-    """What a whole cell asks for: its stages follow each other in one job."""
+    """What a whole cell requests if its stages run one after the other in one job."""
     parts = [job_request(study, stage, size) for stage in CELL]
+    largest = ("memory_mb", "threads", "processes", "nodes", "gpus")
     return JobRequest(
         partition=parts[0].partition,
-        memory_mb=max(p.memory_mb for p in parts),
         minutes=sum(p.minutes for p in parts),
-        threads=max(p.threads for p in parts),
-        processes=max(p.processes for p in parts),
-        nodes=max(p.nodes for p in parts),
-        gpus=max(p.gpus for p in parts),
+        **{name: max(getattr(p, name) for p in parts) for name in largest},
     )
 
 
 def launcher(study: Study) -> str:
-    """What stands before the training command: `srun` once a node, nothing on one node."""
+    """Prefix of the training command: `srun` with one task per node; empty for one node."""
     request = job_request(study, "train", study.used_sizes()[0])
     if request.nodes == 1:
         return ""

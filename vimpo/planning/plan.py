@@ -1,10 +1,11 @@
 """What a study will take, before anything is submitted: memory, device-hours and disk. No torch.
 
-    FLOPs      2 a parameter and token forwards (the input embedding is a look-up), 4 backwards, and
-               attention's 4 x layers x query width x context a token (arXiv 2001.08361, table 1)
+    FLOPs      per parameter and token 2 forwards (the input embedding is a look-up), 4 backwards;
+               attention: 4 x layers x query width x context per token (arXiv 2001.08361, table 1)
     training   FLOPs over what a device sustains
-    decoding   a step of all sequences takes the longer of its FLOPs and of reading the weights and
-               the KV cache, and an overhead a layer; the longest response runs to the limit
+    decoding   a step of all sequences takes as long as its FLOPs or as reading the weights and the
+               KV cache, whichever is longer, plus an overhead per layer; the longest response runs
+               to the limit
     memory     models/memory.py; FSDP divides weights, gradients and optimizer by the processes
 
 Every assumption is a field of `plan` (vimpo/config/planning.py) or devices.csv; all are printed.
@@ -36,7 +37,7 @@ CHECKPOINTS = 3  # two kept and one being written (vimpo/training/checkpoint.py)
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of prompts and responses: the mean, for time, and the longest, for memory."""
+    """Tokens of prompts and responses: the mean for time, the longest for memory."""
 
     prompt: int
     response: int
@@ -46,7 +47,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Job:
-    """All jobs of one rule and size (and algorithm). hours: wall time of one of them."""
+    """All jobs of one rule and size (and algorithm). hours: wall time of each."""
 
     rule: Stage
     size: str
@@ -64,7 +65,7 @@ class Job:
 
 
 def forward_flops(shape: Shape, context: float, critic: bool = False) -> float:
-    """FLOPs of one token's forward pass with so many tokens before it on average."""
+    """FLOPs per token of a forward pass; context: mean number of tokens before it."""
     weights = memory.parameter_count(shape, critic)
     if critic or not shape.tied:
         weights -= shape.vocabulary * shape.hidden
@@ -74,25 +75,25 @@ def forward_flops(shape: Shape, context: float, critic: bool = False) -> float:
 def policy_passes(
     objective: AlgorithmConfig, split: bool, epochs: int, checkpointing: bool
 ) -> float:
-    """Forward passes' worth of work on policy and reference in one step (training/trainer.py).
+    """Work on policy and reference per step, in forward passes (training/trainer.py).
 
-    A backward pass is two forward ones, and checkpointing repeats one. split: several
-    micro-batches, of which an advantage made of the policy itself needs a first look.
+    A backward pass counts as two, and checkpointing repeats one. split: several micro-batches, for
+    which an advantage computed from the policy itself needs a first pass.
     """
-    reference = int(memory.needs_reference(objective))
+    reference = int(objective.needs_reference)
     look = (1 + reference) if split and isinstance(objective, VimpoConfig) else 0
     return epochs * (3 + checkpointing + reference + look)
 
 
 def critic_passes(split: bool, epochs: int, checkpointing: bool) -> float:
-    """The same for PPO's critic: with one micro-batch its first values are those it learns from."""
+    """The same for PPO's critic, which needs no first pass with a single micro-batch."""
     return epochs * (3 + checkpointing) + int(split)
 
 
 class Planner:
-    """Estimates of one study, less what it takes over; every method says what one job of it takes.
+    """Estimates for one study, less what it reuses; each method gives the cost of one job.
 
-    cells: those that remain to be run; left: shapes of the sizes that do, as far as known.
+    cells: those that remain to be run; left: shapes of the remaining sizes, as far as known.
     """
 
     def __init__(self, study: Study) -> None:
@@ -110,7 +111,7 @@ class Planner:
 
     @cached_property
     def pretrain_lengths(self) -> Lengths:
-        """Of the demonstrations of chains, which may be longer than what is trained on."""
+        """Of demonstrations, whose chains may be longer than those of training."""
         task = self.study.task
         if not isinstance(task, ChainTask):
             return self.lengths
@@ -118,7 +119,7 @@ class Planner:
         return self._lengths(self.study.model_copy(update={"task": longer}))
 
     def _lengths(self, study: Study) -> Lengths:
-        """Chains are as long as their longest; of datasets, limits stand for what is not said."""
+        """Chains count as their longest; for datasets, limits replace unset fields."""
         plan, task = study.plan, study.task
         if isinstance(task, ChainTask):
             work = memory.study_workload(study)
@@ -138,7 +139,7 @@ class Planner:
 
     @property
     def _cores(self) -> int:
-        """Devices of one process: threads of a CPU, one GPU."""
+        """Devices per process: the threads of a CPU, or one GPU."""
         return self.study.runtime.threads if self.study.runtime.device == "cpu" else 1
 
     def compute_s(self, flops: float, processes: int = 1) -> float:
@@ -175,7 +176,7 @@ class Planner:
         return self._sample_s(shape, share, share)
 
     def _sample_s(self, shape: Shape, count: int, together: int) -> float:
-        """By the study's own sampler; vLLM decodes as many at once as its cache holds."""
+        """With the study's sampler; vLLM decodes as many at once as its cache holds."""
         if not self._engine:
             return self.decode_s(shape, count, together)
         room = self._engine_bytes - memory.parameter_count(shape) * self.numbers.weight
@@ -188,11 +189,11 @@ class Planner:
 
     @property
     def _engine_bytes(self) -> float:
-        """What vLLM takes of each device, for weights and cache."""
+        """What vLLM takes on each device for weights and cache."""
         return self.study.runtime.vllm_memory * (self.device.memory_gib or 0) * GIB
 
     def step_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
-        """One step of training: rollouts, reference, critic, update."""
+        """One training step: rollouts, reference, critic, update."""
         train, lengths = self.study.train, self.lengths
         rollouts = self.study.rollouts_per_step
         split = (train.micro_batch or rollouts) < rollouts
@@ -220,7 +221,7 @@ class Planner:
         return self._started(self.decode_s(shape, benchmark_responses(self.study), together))
 
     def probe_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
-        """Continuations of prefixes and prompts, credit rollouts, and the passes that read them."""
+        """Continuations of prefixes and prompts, credit rollouts, and the passes over them."""
         probes, lengths = self.study.probes, self.lengths
         prefixes = probes.problems * len(probes.positions) * probes.continuations
         starts = probes.problems * (1 + probes.baseline_continuations)
@@ -244,7 +245,7 @@ class Planner:
     # --- jobs -------------------------------------------------------------------------------------
 
     def jobs(self) -> list[Job]:
-        """Every job that computes, but for models of unknown shape."""
+        """Every job that computes, except for models of unknown shape."""
         found = []
         for size, shape in self.left.items():
             found.append(self._job("pretrain", size, "", 1, self.pretrain_s(size, shape)))
@@ -263,7 +264,7 @@ class Planner:
         return found
 
     def _job(self, stage: Stage, size: str, algorithm: str, count: int, seconds: float) -> Job:
-        """Devices are those that the job holds: a cell's own, where its stages share a job."""
+        """devices: all that the job holds; the whole cell's if its stages share a job."""
         shared = self.study.cluster.one_job_a_cell and algorithm not in ("", "base")
         request = cell_request(self.study, size) if shared else job_request(self.study, stage, size)
         return Job(stage, size, algorithm, count, request.gpus or request.threads, seconds / HOUR)
@@ -273,7 +274,7 @@ class Planner:
     def memory_gib(
         self, shape: Shape, objective: AlgorithmConfig, processes: int | None = None
     ) -> float:
-        """Peak of one training process, by models/memory.py; of so many, the study's by default."""
+        """Peak of one training process, by models/memory.py; processes: default: the study's."""
         train, processes = self.study.train, processes or self.study.runtime.processes
         rollouts = math.ceil(self.study.rollouts_per_step / processes)
         work = Workload(
@@ -287,7 +288,7 @@ class Planner:
         return memory.peak_bytes(self._adapted(p, work, processes) for p in parts) / GIB
 
     def _adapted(self, part: memory.Part, work: Workload, processes: int) -> memory.Part:
-        """A part as `runtime` has it: split over processes, logits in chunks, a sampler's share."""
+        """A part under `runtime`: split over processes, logits in chunks, the sampler's share."""
         runtime = self.study.runtime
         if part.phase == "stays" and runtime.sharding == "fsdp2":
             return replace(part, bytes=part.bytes // processes)
@@ -300,20 +301,20 @@ class Planner:
         return part
 
     def kept_bytes(self, shape: Shape, objective: AlgorithmConfig | None = None) -> int:
-        """A finished run's model, with PPO's critic; a base policy's without an objective."""
+        """A finished run's model, with PPO's critic; without an objective, a base policy's."""
         count = memory.parameter_count(shape)
         if isinstance(objective, PPOConfig):
             count += memory.parameter_count(shape, critic=True)
         return count * self.numbers.weight
 
     def checkpoint_bytes(self, shape: Shape, objective: AlgorithmConfig) -> int:
-        """What a run holds on disk while it trains, beside nothing finished."""
+        """What a run holds on disk while it trains."""
         trained = sum(n for n, is_ in memory.networks(shape, objective).values() if is_)
         n = self.numbers
         return CHECKPOINTS * trained * (n.weight + memory.MOMENTS * n.moment + n.master)
 
     def disk(self) -> tuple[int, int]:
-        """Bytes that a finished study keeps, and that its largest cell holds while it runs."""
+        """Bytes that a finished study keeps, and that its largest cell holds while training."""
         kept, running = 0, 0
         for size, shape in self.left.items():
             names = [cell.algorithm for cell in self.cells if cell.size == size]
@@ -325,7 +326,7 @@ class Planner:
     # --- warnings ---------------------------------------------------------------------------------
 
     def warnings(self) -> list[str]:
-        """What cannot work, or hardly, naming what to change."""
+        """What will fail or probably will, naming what to change."""
         return [
             *self._unknown_shapes(),
             *self._misfits(),
@@ -339,8 +340,8 @@ class Planner:
         for size, shape in self.shapes.items():
             if shape is None:
                 yield (
-                    f"sizes.{size}.path: the shape of '{self.study.sizes[size].path}' is unknown "
-                    "and nothing is counted for it; a local folder's config.json is read"
+                    f"sizes.{size}.path: the shape of '{self.study.sizes[size].path}' is unknown, "
+                    "so the plan leaves it out; a local folder with a config.json would be read"
                 )
 
     def _misfits(self) -> Iterable[str]:
@@ -360,12 +361,12 @@ class Planner:
             else:
                 yield (
                     f"{cells} cannot fit: up to {worst:.0f} GiB of {limit:.0f} on "
-                    f"{self.device.name}; a smaller train.micro_batch or plan.decoded_together, "
-                    "more processes that shard, or a larger device"
+                    f"{self.device.name}; use a smaller train.micro_batch or "
+                    "plan.decoded_together, more sharded processes, or a larger device"
                 )
 
     def _cost_misfits(self) -> Iterable[str]:
-        """The cost rule measures on one node what training may spread over several."""
+        """The cost rule measures on one node, though training may use several."""
         if self.device.memory_gib is None or self.study.runtime.nodes == 1:
             return
         for size, shape in self.shapes.items():
@@ -387,7 +388,7 @@ class Planner:
                 yield f"{size}: {field} of {self.device.name} does not hold {need}"
 
     def _too_short(self) -> Iterable[str]:
-        """Jobs that are cut off; the time of the longest algorithm stands for all of a size."""
+        """Jobs that will be cut off, by the slowest algorithm of each size."""
         longest: dict[tuple[Stage, str], float] = {}
         for job in self.jobs():
             key = (job.rule, job.size)
@@ -396,6 +397,6 @@ class Planner:
             given = job_request(self.study, stage, size).minutes
             if minutes > given:
                 yield (
-                    f"{size}: {stage} takes up to {minutes:,.0f} minutes and cluster.minutes gives "
-                    f"{given:,}; more of them, or retries, of which each goes on from a checkpoint"
+                    f"{size}: {stage} takes up to {minutes:,.0f} minutes, cluster.minutes allows "
+                    f"{given:,}; allow more, or retries, each of which resumes from a checkpoint"
                 )

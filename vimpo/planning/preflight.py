@@ -1,7 +1,7 @@
-"""What a study reads beside its configuration, looked at before anything is computed.
+"""Checks of everything a study reads besides its configuration, before anything is computed.
 
-Models, training data and benchmarks, local and from the hub. What comes from the hub goes into the
-Hugging Face cache, so that later jobs find it there, with a network or without.
+Models, training data and benchmarks, local and from the hub. Downloads go into the Hugging Face
+cache, where later jobs find them with or without a network.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest, load_study
 from vimpo.config.algorithms import read_own_file
@@ -22,29 +23,33 @@ from vimpo.config.types import check_model_path, local_path
 from vimpo.storage.continued import check_continued
 from vimpo.tasks.sources import check_sources
 
+if TYPE_CHECKING:
+    from vimpo.tasks import Task
 
-def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> None:
+
+def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> dict[str, Task]:
     """Read all that the named sizes need: tokenizer, training data, benchmarks; not the weights.
 
-    Raises ConfigError for what training or evaluation would refuse: a model or dataset that cannot
-    be had, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
-    prompts that are too long; files of the user's that hold no algorithm. Sizes made from scratch
-    read nothing, and cost nothing.
+    Returns the datasets that were read, by size, so that training need not read them again. Raises
+    ConfigError for what training or evaluation would refuse: a model or dataset that is not
+    available, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
+    prompts that are too long; user-supplied files that hold no algorithm. Sizes made from scratch
+    read nothing and cost nothing.
     """
     if own := study.own_algorithms():
         from vimpo.training.algorithms import make_algorithm
 
         for objective in own.values():
             make_algorithm(objective)
-    for size in sizes if sizes is not None else study.used_sizes():
-        if study.sizes[size].path is not None:
-            _check_size(study, size)
+    named = sizes if sizes is not None else study.used_sizes()
+    read = {size: _read_size(study, size) for size in named if study.sizes[size].path is not None}
+    return {size: task for size, task in read.items() if task is not None}
 
 
 def check_before_jobs(study: Study, config: Path) -> None:
-    """The same in a process of its own, so that torch stays out of this one; config: the study's.
+    """The same in a separate process, to keep torch out of this one; config: the study's file.
 
-    Not for what has nothing to look at, nor once more for a study that began to run in its folder.
+    Skipped if there is nothing to read, or if the study has already begun to run in its folder.
     Raises ConfigError.
     """
     from_scratch = all(study.sizes[size].path is None for size in study.used_sizes())
@@ -59,12 +64,13 @@ def check_before_jobs(study: Study, config: Path) -> None:
 
 
 def _began(study: Study) -> bool:
-    """Is the resolved copy, which one of the first jobs writes, that of this very study?"""
+    """Has one of this study's first jobs written its resolved copy?"""
     written = study.folder / "config.yaml"
     return written.is_file() and digest(load_study(written)) == digest(study)
 
 
-def _check_size(study: Study, size: str) -> None:
+def _read_size(study: Study, size: str) -> Task | None:
+    """The dataset of a size, with everything else that the size needs checked; None for chains."""
     from vimpo.evaluation.lm_eval import check_length
     from vimpo.models.networks import load_model_config, load_tokenizer
     from vimpo.tasks import make_task, prompt_room
@@ -75,24 +81,26 @@ def _check_size(study: Study, size: str) -> None:
     spec, field, trust = study.sizes[size], f"sizes.{size}.path", study.runtime.trust_remote_code
     config = load_model_config(spec.path, trust, field)
     tokenizer = load_tokenizer(spec.path, trust, field)
+    task = None
     if isinstance(study.task, DatasetTask):
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0
-        make_task(
+        task = make_task(
             study.task,
             tokenizer,
             batch_size=max(study.train.prompts_per_step, demonstrations),
             room=prompt_room(config, study.train.max_response),
         )
-    # All that the check of lengths asks of lm-eval's model; its default is that of lm-eval.
+    # The parts of lm-eval's model that check_length needs, with lm-eval's own default.
     lm = SimpleNamespace(
         tokenizer=tokenizer, max_length=resolve_max_length(config, tokenizer, default=2048)
     )
     real = [n for n, b in study.task.benchmarks.items() if isinstance(b, RealBenchmark)]
     check_length(lm, study, real)
+    return task
 
 
 def check_before_running(study: Study) -> None:
-    """What a valid study needs on this machine. Raises ConfigError, writes nothing."""
+    """Check what a valid study needs on this machine. Raises ConfigError, writes nothing."""
     for size in study.used_sizes():
         if path := study.sizes[size].path:
             check_model_path(path, f"sizes.{size}.path")
@@ -107,15 +115,15 @@ def check_before_running(study: Study) -> None:
     check_results_folder(study)
 
 
-# Changing one of these makes every cell of a folder incomparable with what it already holds.
+# Changing one of these makes new cells incomparable with those a folder already holds.
 FOUNDATION = ("task", "sizes", "pretrain", "train", "runtime")
 
 
 def check_results_folder(study: Study) -> None:
     """Refuse a results folder that another study made. Raises ConfigError, writes nothing.
 
-    New cells, algorithms and evaluation settings may join a folder; a change of what all of its
-    cells share may not, because the old cells would silently be replaced.
+    New cells, algorithms and evaluation settings may be added to a folder. What all its cells share
+    may not change, because the old cells would silently be replaced.
     """
     recorded_path = study.folder / "config.yaml"
     if not recorded_path.is_file():

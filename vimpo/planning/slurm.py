@@ -1,7 +1,7 @@
-"""Can this Slurm cluster run this study? Asked once, before anything is submitted.
+"""Can this Slurm cluster run this study? Checked once, before anything is submitted.
 
-Snakemake's Slurm plugin learns of a wrong partition job by job, after retries; and it waits for
-ever, without a word, where its status query can get no answer. Both are one clear error here.
+Snakemake's Slurm plugin finds out about a wrong partition job by job, after retries, and waits
+silently forever if its status query can get no answer. Both are one clear error here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from vimpo.config import Study
 
 NODE_FORMAT = "%P|%a|%l|%D|%c|%m|%G"
-POLLS = 3  # the plugin leaves squeue where MinJobAge is below so many initial waits
+POLLS = 3  # the plugin abandons squeue if MinJobAge is below this many initial waits
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Like nodes of a partition. minutes: the longest job, None without a limit."""
+    """Identical nodes of a partition. minutes: the longest job, None without a limit."""
 
     partition: str
     default: bool
@@ -47,7 +47,7 @@ def parse_minutes(limit: str) -> int | None:
 
 
 def parse_nodes(text: str) -> list[Nodes]:
-    """Output of `sinfo -h -o NODE_FORMAT`: a line for each kind of node of each partition."""
+    """Output of `sinfo -h -o NODE_FORMAT`: one line per kind of node and partition."""
     found = []
     for line in text.strip().splitlines():
         name, state, limit, count, cpus, memory, gres = line.strip().split("|")
@@ -68,7 +68,7 @@ def parse_nodes(text: str) -> list[Nodes]:
 
 
 def study_requests(study: Study) -> dict[tuple[str, str], JobRequest]:
-    """Every kind of job that is submitted: (what it is, size) -> request."""
+    """Every kind of job that is submitted: (description, size) -> request."""
     shared = study.cluster.one_job_a_cell
     stages = [stage for stage in get_args(Stage) if not (shared and stage in CELL)]
     requests = {}
@@ -80,7 +80,7 @@ def study_requests(study: Study) -> dict[tuple[str, str], JobRequest]:
 
 
 def misfit(what: str, size: str, request: JobRequest, nodes: Iterable[Nodes]) -> str | None:
-    """Why this job can never run, naming what to change; None where it can."""
+    """Why this job can never run, naming what to change; None if it can."""
     nodes = list(nodes)
     names = list(dict.fromkeys(n.partition for n in nodes))
     wanted = request.partition or next((n.partition for n in nodes if n.default), None)
@@ -95,8 +95,8 @@ def misfit(what: str, size: str, request: JobRequest, nodes: Iterable[Nodes]) ->
     limit = own[0].minutes
     if limit is not None and request.minutes > limit:
         return (
-            f"cluster.minutes: {what} of {size} asks for {request.minutes}, partition '{wanted}' "
-            f"allows {limit}; allowed: 1 to {limit}, a job goes on from its last checkpoint"
+            f"cluster.minutes: {what} of {size} requests {request.minutes}, partition '{wanted}' "
+            f"allows {limit}; allowed: 1 to {limit}, a job resumes from its last checkpoint"
         )
     if request.nodes > sum(n.count for n in own):
         return f"runtime.nodes: {request.nodes} is more than partition '{wanted}' has"
@@ -108,32 +108,32 @@ def misfit(what: str, size: str, request: JobRequest, nodes: Iterable[Nodes]) ->
     for name, (asked, there, unit) in shares.items():
         if asked > there:
             return (
-                f"{name}: {what} of {size} asks for {asked} {unit} on a node, those of partition "
+                f"{name}: {what} of {size} requests {asked} {unit} per node, those of partition "
                 f"'{wanted}' have at most {there}"
             )
     return None
 
 
 def check_requests(requests: dict[tuple[str, str], JobRequest], nodes: list[Nodes]) -> None:
-    """Raise ConfigError, a line for each thing to change."""
+    """Raise ConfigError, one line per thing to change."""
     found = [misfit(what, size, request, nodes) for (what, size), request in requests.items()]
     if lines := list(dict.fromkeys(line for line in found if line)):
         raise ConfigError("\n".join(lines))
 
 
 def check_status_command(command: str, initial_wait: int, config: str) -> None:
-    """Refuse the two settings with which Snakemake waits for ever. config: `scontrol show config`.
+    """Refuse the two settings that make Snakemake wait forever. config: `scontrol show config`.
 
-    Without accounting, sacct answers nothing; and squeue is given up for sacct where the cluster
-    forgets finished jobs within three of the plugin's initial waits.
+    Without accounting, sacct gives no answer; and the plugin abandons squeue for sacct if the
+    cluster forgets finished jobs within three of the plugin's initial waits.
     """
     values = dict(re.findall(r"^(\w+)\s*= (.*?)\s*$", config, re.MULTILINE))
     if values.get("AccountingStorageType", "(null)") not in ("(null)", "accounting_storage/none"):
         return
     if command != "squeue":
         raise ConfigError(
-            f"slurm-status-command: '{command}' asks an accounting database, this cluster keeps "
-            "none, and Snakemake would wait for ever; allowed: squeue"
+            f"slurm-status-command: '{command}' queries an accounting database, this cluster keeps "
+            "none, and Snakemake would wait forever; allowed: squeue"
         )
     age = re.match(r"\d+", values.get("MinJobAge", ""))
     if age and POLLS * initial_wait > int(age[0]):
@@ -145,15 +145,15 @@ def check_status_command(command: str, initial_wait: int, config: str) -> None:
 
 
 def check_cluster(study: Study, status_command: str, initial_wait: int) -> None:
-    """Everything above, on the cluster that this machine submits to. Raises ConfigError."""
+    """All checks above, on the cluster that this machine submits to. Raises ConfigError."""
     check_status_command(status_command, initial_wait, _ask("scontrol", "show", "config"))
     check_requests(study_requests(study), parse_nodes(_ask("sinfo", "-h", "-o", NODE_FORMAT)))
 
 
 def check_one_machine(study: Study, runs_here: bool = True) -> None:
-    """Several nodes need a scheduler that knows them, and every process a GPU where it runs.
+    """Check that there is one node, and one GPU per process on it.
 
-    runs_here: on this machine. Raises ConfigError; imports torch only for a study on GPUs.
+    runs_here: jobs run on this machine. Raises ConfigError; imports torch only for a study on GPUs.
     """
     if study.runtime.nodes > 1:
         raise ConfigError(

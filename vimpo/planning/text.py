@@ -10,7 +10,7 @@ from vimpo.planning.inputs import benchmark_responses
 from vimpo.planning.plan import Job, Planner
 from vimpo.text import BYTES, aligned, short
 
-LOCAL = ("resolve", "aggregate", "draw", "report")  # rules that run beside Snakemake
+LOCAL = ("resolve", "aggregate", "draw", "report")  # rules that run where Snakemake does
 
 
 def describe(study: Study) -> str:
@@ -58,9 +58,9 @@ def _heading(planner: Planner) -> str:
     }
     over = ", ".join(plural(len(values), name) for name, values in kinds.items())
     runtime = study.runtime
-    each = "one process a training job"
+    each = "one process per training job"
     if runtime.processes > 1:
-        each = f"{runtime.processes} processes a training job ({runtime.sharding}, "
+        each = f"{runtime.processes} processes per training job ({runtime.sharding}, "
         each += f"{plural(runtime.nodes, 'node')})"
     cells_over = f"{plural(len(cells), 'cell')} over {over}"
     heading = f"Study {study.study}: {cells_over}; {each}, on {planner.device.name}"
@@ -71,13 +71,12 @@ def _heading(planner: Planner) -> str:
         plural(len(planner.cells), "cell"),
     )
     return (
-        f"{heading}\nTaken over from {study.continues}: {taken}; what follows counts the {left} "
-        "that remain"
+        f"{heading}\nReused from {study.continues}: {taken}; this plan counts the remaining {left}"
     )
 
 
 def _memory(planner: Planner) -> str:
-    """A row a size: parameters, and the peak of a training process for every algorithm."""
+    """One row per size: parameters, and the peak of a training process for each algorithm."""
     study = planner.study
     algorithms = list(dict.fromkeys(c.algorithm for c in study.cells()))
     rows = [["size", "parameters", *algorithms]]
@@ -92,7 +91,7 @@ def _memory(planner: Planner) -> str:
             row.append(_gib(needed, planner.device.memory_gib) if there else "-")
         rows.append(row)
     limit = planner.device.memory_gib
-    of = f" of {limit:.0f}; ! does not fit" if limit else ", above what the libraries hold"
+    of = f" of {limit:.0f}; ! does not fit" if limit else ", on top of the libraries' own"
     table = "\n".join(aligned(rows, left=1))
     return f"Memory of a training process, GiB{of} (vimpo/models/memory.py)\n{table}"
 
@@ -102,7 +101,7 @@ def _gib(needed: float, limit: float | None) -> str:
 
 
 def _hours(planner: Planner, jobs: Iterable[Job]) -> str:
-    """A row a rule and size, and sums."""
+    """One row per rule and size, and sums."""
     unit = _unit(planner)
     rows = [["rule", "size", "jobs", f"{unit}s each", "time each", f"{unit}-hours"]]
     groups: dict[tuple[str, str], list[Job]] = {}
@@ -125,7 +124,7 @@ def _hours(planner: Planner, jobs: Iterable[Job]) -> str:
     members = [j for group in groups.values() for j in group]
     total = sum(j.device_hours for j in members)
     rows.append(["all", "", str(sum(j.count for j in members)), "", "", hours(total)])
-    note = f"and {len(LOCAL)} local jobs: {', '.join(LOCAL)}; {_submitted(planner)}"
+    note = f"plus {len(LOCAL)} local jobs: {', '.join(LOCAL)}; {_submitted(planner)}"
     table = "\n".join(aligned(rows, left=1))
     return f"Jobs and {unit}-hours\n{table}\n{note}"
 
@@ -134,15 +133,15 @@ def _submitted(planner: Planner) -> str:
     """Jobs that a scheduler sees."""
     cells, sizes = len(planner.cells), len(planner.shapes) - len(planner.taken.sizes)
     one = planner.study.cluster.one_job_a_cell
-    submitted = 3 * sizes + cells * (1 if one else 3)  # pretrain, cost and evaluate a base
-    return f"a scheduler gets {plural(submitted, 'job')}, {'one' if one else 'three'} a cell"
+    submitted = 3 * sizes + cells * (1 if one else 3)  # pretrain, cost, evaluate_base
+    return f"a scheduler gets {plural(submitted, 'job')}, {'one' if one else 'three'} per cell"
 
 
 def _disk(planner: Planner) -> str:
     kept, running = planner.disk()
     return (
-        f"Disk: {short(kept, BYTES)} of models in the end, and up to {short(running, BYTES)} of "
-        "checkpoints for each cell that is being trained"
+        f"Disk: {short(kept, BYTES)} of models in the end, plus up to {short(running, BYTES)} of "
+        "checkpoints per cell in training"
     )
 
 
@@ -152,26 +151,26 @@ def _assumptions(planner: Planner) -> str:
     unit = _unit(planner)
     rollouts = study.rollouts_per_step
     engine = study.runtime.sampler == "vllm"
-    together = "what vLLM's cache holds" if engine else "all of a device"
+    together = "as many as vLLM's cache holds" if engine else "all on a device"
     lines = [
         f"{unit}: {device.flops / 1e12:,.4g} TFLOP/s in {study.runtime.dtype}, "
         f"{device.bandwidth / 1e9:,.0f} GB/s; {device.source}",
         f"utilisation {device.train_utilisation:g} in training and "
         f"{device.decode_utilisation:g} in decoding, "
-        f"{device.layer_seconds * 1e3:g} ms a layer and decoding step"
+        f"{device.layer_seconds * 1e3:g} ms per layer and decoding step"
         + (f" ({plan.engine_layer_seconds * 1e3:g} in vLLM)" if engine else ""),
         f"prompts of {lengths.prompt} tokens (longest {lengths.longest_prompt}), responses of "
         f"{lengths.response} (longest {lengths.longest_response})",
         f"a step: {plural(rollouts, 'rollout')}, {plural(study.train.epochs, 'update')}, "
-        f"{plural(study.train.micro_batch or rollouts, 'rollout')} a backward pass, "
+        f"{plural(study.train.micro_batch or rollouts, 'rollout')} per backward pass, "
         f"activations {'recomputed' if study.runtime.gradient_checkpointing else 'kept'}; "
         f"{study.train.steps} steps",
         f"logits of {study.runtime.logit_chunk or 'all'} tokens held at once; sequences decoded "
         f"together: {plan.decoded_together or together}",
         f"evaluation: {plural(benchmark_responses(study), 'response')}, "
         f"{study.evaluation.batch_size} at a time",
-        f"{plan.startup_seconds:g} s to start a process; {plan.parallel_efficiency:g} of linear "
-        "speed-up with several processes",
+        f"{plan.startup_seconds:g} s to start a process; several processes reach "
+        f"{plan.parallel_efficiency:g} of linear speed-up",
         "not counted: queueing, retries, the noise of shared machines, tables and logs on disk",
     ]
     return "Assumptions (`plan` in the configuration, vimpo/planning/devices.csv)\n" + "\n".join(

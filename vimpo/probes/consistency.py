@@ -1,9 +1,9 @@
 """Consistency probe: does the implied value obey its own equations?
 
-On fresh groups of rollouts, with clean rewards: the mean of td over the policy's own tokens, which
-the exact KL makes zero in expectation whatever the policy; and the terminal residual
-sum_t td_t - (R - mean_group(R)) that VIMPO's value loss squares, beside its target. A residual
-ratio of 1 is that of a policy equal to the base; 0 is the fixed point.
+Measured on fresh groups of rollouts with clean rewards: the mean of td over the policy's own
+tokens, which the exact KL makes zero in expectation for any policy; and the terminal residual
+sum_t td_t - (R - mean_group(R)) that VIMPO's value loss squares, next to its target. A policy equal
+to the base has a residual ratio of 1; the fixed point is 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PURPOSE = 0  # the value probe's problems
 
 
 def consistency_probe(subject: Subject) -> list[dict]:
-    """A group of the training size for each problem. -> rows of probes.parquet"""
+    """One group of the training size per problem. -> rows of probes.parquet"""
     size = max(2, subject.train.group_size)
     problems = subject.problems(subject.probes.problems, PURPOSE)
     chunks = subject.sample([subject.encode(p) for p in problems], "consistency", size)
@@ -45,7 +45,7 @@ def consistency_probe(subject: Subject) -> list[dict]:
 
 
 def consistency_rows(td: list[np.ndarray], target: np.ndarray, seed: int) -> list[dict]:
-    """td: tokens of each of P G rollouts; target [P, G] = R - mean_group(R)."""
+    """td: of the tokens of each of P G rollouts; target [P, G] = R - mean_group(R)."""
     problems, size = target.shape
     tokens = np.concatenate(td)
     clusters = np.repeat(np.arange(len(td)) // size, [len(x) for x in td])

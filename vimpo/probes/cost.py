@@ -1,18 +1,17 @@
 """Cost probe: what a training step takes, measured side by side.
 
-Every measurement has a process of its own, so that its peak memory is its own; algorithms take
-turns (A B C A B C), so that a noisy machine hits all alike. Peaks are given whole and above the
-floor, what the process held after its imports and before it loaded a model.
+Every measurement runs in a fresh process, so its peak memory is its own; algorithms take turns
+(A B C A B C), so a noisy machine affects all alike. Peaks are given in full and above the floor,
+which is what the process held after its imports and before it loaded a model.
 
-Where training is spread over several processes, so is a measurement: torchrun starts as many as
-training has on one node, under the same sharding. Memory is then that of the process with the
-highest peak, seconds are those of the first one, and parameters and moments are those of all.
+If training uses several processes, so does a measurement: torchrun starts as many as training has
+on one node, with the same sharding. Memory is then that of the process with the highest peak,
+seconds are those of the first process, and parameters and moments are summed over all.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,35 +23,35 @@ from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.models import memory
 from vimpo.storage.files import write_rows
 from vimpo.storage.integrity import beside, check_model, sealing
-from vimpo.training.launch import launch_command, launch_environment
+from vimpo.training.launch import is_first_process, launch_command, launch_environment
 from vimpo.training.telemetry import peak_bytes
 
 MEASURED, MODEL = KINDS = ("measured", "model")
 COLUMNS = ["kind", "algorithm", "size", "round", "metric", "unit", "value"]
 MODULE = "vimpo.probes.cost"
-WARM_UP = 1  # first steps that are not counted: allocators and caches fill there
-STEPS = 5  # that are counted, of each process
+WARM_UP = 1  # first steps, not counted: they fill allocators and caches
+STEPS = 5  # counted steps of each process
 
 
 def on_one_node(study: Study) -> Study:
-    """The study with the processes that training has on one of its nodes."""
+    """The study with only the processes that training has on one of its nodes."""
     runtime = study.runtime
     alone = {"processes": runtime.processes // runtime.nodes, "nodes": 1}
     return study.model_copy(update={"runtime": runtime.model_copy(update=alone)})
 
 
 def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
-    """Train `steps` steps from the base policy of `size` and say what they took.
+    """Train `steps` steps from the base policy of `size` and report what they took.
 
-    Meant for a fresh process, or each of several: peak memory is a process's own highest. Returns
-    algorithm, size, steps, seconds (phase -> median a step, `total` included), bytes (`peak`,
+    Meant for a fresh process, or each of several, because peak memory is per process. Returns
+    algorithm, size, steps, seconds (phase -> median per step, `total` included), bytes (`peak`,
     `floor`, `above_floor`, `optimizer`) and parameters (`policy`, `resident`, `trainable`).
 
-    Raises ConfigError where the base policy is missing, ValueError for no steps.
+    Raises ConfigError if the base policy is missing, ValueError for no steps.
     """
     if steps < 1:
         raise ValueError(f"steps: {steps} measures nothing; allowed: >= 1")
-    # Only here: the parent process, which waits, needs no torch.
+    # Imported here because the waiting parent process needs no torch.
     import torch
 
     from vimpo.models.distributed import join
@@ -92,7 +91,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
 
 
 def _checked(study: Study, algorithm: str, size: str) -> tuple[CellConfig, Path]:
-    """What is measured, on clean rewards, and the base policy that it starts from."""
+    """The cell to measure, with clean rewards, and the base policy that it starts from."""
     config = study.cell_config(Cell(algorithm, size, "0", study.probes.seed))
     base = study.base_folder(size) / "model"
     if not base.is_dir():
@@ -109,7 +108,7 @@ def _timed_step(trainer, step: int) -> dict[str, float]:
 
 
 def resident_bytes(device: str) -> int:
-    """Memory held now: of the device where there is one, else this process's resident set."""
+    """Memory held now: on the device if there is one, else this process's resident set."""
     if device != "cpu":
         import torch
 
@@ -139,7 +138,7 @@ def compare_costs(
     `memory_ratio_to_ppo`; not for models with a `path`.
 
     Raises ConfigError for an unknown algorithm, a missing base policy and too few GPUs before
-    anything runs, and RuntimeError with the last words of a measurement that failed.
+    anything runs, and RuntimeError with the last lines of a measurement that failed.
     """
     study = on_one_node(study)
     for algorithm in algorithms:
@@ -167,7 +166,7 @@ def _in_fresh_process(study: Study, algorithm: str, size: str, steps: int) -> di
     if study.runtime.processes == 1:
         done = subprocess.run([sys.executable, "-m", MODULE], input=order, **speech)
     else:
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # one stdin cannot serve all
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # stdin cannot serve several
             file.write(order)
             file.flush()
             command = launch_command(study.runtime, [file.name], module=MODULE)
@@ -179,7 +178,7 @@ def _in_fresh_process(study: Study, algorithm: str, size: str, steps: int) -> di
 
 
 def last_words(stderr: str) -> str:
-    """The last lines of a failed process, without those that torchrun says of it."""
+    """The last lines of a failed process, without what torchrun adds."""
     lines = stderr.strip().splitlines()
     own = [i for i, line in enumerate(lines) if "torch/distributed/elastic" in line]
     return "\n".join(lines[: own[0] if own and own[0] else None][-5:])
@@ -196,7 +195,7 @@ def _measured_rows(found: dict, turn: int) -> list[dict]:
 
 
 def _model_rows(study: Study, size: str, algorithms: Sequence[str]) -> list[dict]:
-    """The analytic model's figures, under the names of what is measured."""
+    """The analytic model's figures, under the names of the measured ones."""
     rows = []
     plan = memory.memory_rows(
         [memory.shape_of(size, study.sizes[size])],
@@ -218,15 +217,15 @@ def _model_rows(study: Study, size: str, algorithms: Sequence[str]) -> list[dict
 
 
 def main() -> None:
-    """One measurement in this process, or its part of one: order and result are JSON.
+    """One measurement in this process, or its part of one; order and result are JSON.
 
-    The order comes on stdin, or for several processes in the file that the first argument names;
+    The order comes on stdin, or for several processes from the file named by the first argument;
     the result goes to stdout, once.
     """
     text = Path(sys.argv[1]).read_text() if sys.argv[1:] else sys.stdin.read()
     order = json.loads(text)
     found = measure_cost(load_study(order.pop("study")), **order)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(json.dumps(found))
 
 

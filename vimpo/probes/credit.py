@@ -1,20 +1,20 @@
 """Credit probe: do token advantages point at the first wrong step?
 
-The task's oracle grades every step of fresh rollouts; a task that has none gets rows that say so.
-In each rollout with a first wrong step and at least one other step, a signal is averaged over the
-tokens of every step, and
+The task's oracle grades every step of fresh rollouts; a task without one gets rows that say so. In
+each rollout with a first wrong step and at least one other step, a signal is averaged over the
+tokens of each step, giving
 
     auc          P(mean advantage of the first wrong step < that of another step), ties one half:
                  the area under the ROC within a rollout, averaged over rollouts
-    top1         is the lowest mean that of the first wrong step? Ties share the hit
-    top1_chance  1 / number of steps, what a constant signal scores
+    top1         does the first wrong step have the lowest mean? Ties share the hit
+    top1_chance  1 / number of steps, the score of a constant signal
 
 Signals: implied_td and implied_gae (td of the log-ratio, for every algorithm), critic_td and
 critic_gae (PPO, with the clean terminal reward), and group, which is constant within a rollout and
-so the line of chance. lambda is the algorithm's own, 1 for those without one. Wrong steps are not
-spread evenly, so a signal that does nothing but rise along the response need not score one half:
-`position`, the token's place, is that control (and 1 - its auc the one that falls); sums over the
-rest of a response, as GAE with lambda = 1, have such trends.
+so marks chance level. lambda is the algorithm's own, 1 for those without one. Wrong steps are not
+spread evenly, so a signal that merely rises along the response need not score one half. `position`,
+the token's index, is the control for that (1 - its auc for a signal that falls); sums over the rest
+of a response, as in GAE with lambda = 1, have such trends.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from vimpo.objectives.ppo import critic_td
 from vimpo.probes import NO_ORACLE
 from vimpo.probes.measures import cluster_mean, row
 from vimpo.probes.subject import Reading, Subject, responses
+from vimpo.sampling.rollouts import joined
 from vimpo.tasks.chain import Step
 
 PURPOSE = 1  # of the problems' seed
-REACH = 10  # tokens before and behind the first wrong one in the profile
-TIE = 1e-9  # means closer than this share of the largest are equal
+REACH = 10  # tokens before and after the first wrong one in the profile
+TIE = 1e-9  # means closer than this share of the largest count as equal
 NO_STEPS = "no rollout has a first wrong step and another step"
 NO_TOKENS = "no rollout with a first wrong step reaches this token"
 NOT_FINITE = "the signal is not finite"
@@ -63,8 +64,8 @@ class Graded:
 def token_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[int, int]]:
     """Characters [start, end) of each token in the decoded response; empty for special tokens.
 
-    Pieces decoded one by one are used where they join to the whole text; tokenizers whose pieces
-    depend on their neighbours are decoded prefix by prefix.
+    Tokens are decoded one by one if the pieces join to the whole text, else prefix by prefix, for
+    tokenizers whose pieces depend on their neighbours.
     """
 
     def decode(part: Sequence[int]) -> str:
@@ -75,7 +76,7 @@ def token_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
         ends = np.cumsum([len(pieces[token]) for token in ids]).tolist()
     else:
         ends = [len(decode(ids[: i + 1])) for i in range(len(ids))]
-        # An unfinished character is a placeholder that may shrink: offsets never run backwards.
+        # An unfinished character is a placeholder that may shrink; offsets must never decrease.
         ends = np.minimum.accumulate(ends[::-1])[::-1].tolist()
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -83,8 +84,8 @@ def token_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
 def step_tokens(steps: Sequence[Step], spans: Sequence[tuple[int, int]]) -> list[list[int]]:
     """Tokens of each step: those that share a character with it.
 
-    A step without characters was decided by the token that stands in its place: the separator, or
-    EOS. It has no token where the response was cut off there.
+    A step without characters was decided by the token in its place: the separator, or EOS. It has
+    no token if the response was cut off there.
     """
     starts = [start for start, _ in spans]
     found = []
@@ -181,7 +182,7 @@ def _profile_rows(
 
 
 def credit_probe(subject: Subject) -> list[dict]:
-    """Fresh rollouts, graded and read; without an oracle only judged. -> rows of probes.parquet"""
+    """Fresh rollouts, graded and read; only scored without an oracle. -> rows of probes.parquet"""
     problems = subject.problems(subject.probes.credit_rollouts, PURPOSE)
     chunks = subject.sample([subject.encode(p) for p in problems], "credit")
     tokens, finished = responses(chunks)
@@ -206,7 +207,7 @@ def credit_probe(subject: Subject) -> list[dict]:
 
 
 def ungraded_rows(critic: bool) -> list[dict]:
-    """What would be measured with an oracle, and why it is not; the profile is left out."""
+    """Rows that an oracle would fill, with the reason why not; the profile is left out."""
     keys = [(signal, metric) for signal in SIGNALS for metric in METRICS]
     if critic:
         keys += [(signal, metric) for signal in CRITIC_SIGNALS for metric in METRICS]
@@ -218,7 +219,7 @@ def ungraded_rows(critic: bool) -> list[dict]:
 
 
 def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]) -> Graded | None:
-    """None where every step is right, or where no token of the first wrong one exists."""
+    """None if every step is right, or if the first wrong one has no token."""
     wrong = next((i for i, step in enumerate(steps) if not step.right), None)
     if wrong is None or not tokens[wrong]:
         return None
@@ -227,16 +228,10 @@ def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]
 
 
 def _joined(readings: Sequence[Reading]) -> Reading:
-    """Chunks of different width as one batch, right-padded."""
+    """Chunks of different widths as one batch, right-padded."""
     width = max(reading.mask.shape[1] for reading in readings)
-
-    def join(name: str) -> Tensor | None:
-        parts = [getattr(reading, name) for reading in readings]
-        if parts[0] is None:
-            return None
-        return torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in parts])
-
-    return Reading(*(join(n) for n in ("mask", "log_ratio", "token_kl", "td", "values")))
+    columns = zip(*(vars(reading).values() for reading in readings), strict=True)
+    return Reading(*(joined(column, width) for column in columns))
 
 
 def _share_row(metric: str, values: list[float]) -> dict:

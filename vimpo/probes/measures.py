@@ -1,12 +1,12 @@
-"""Agreement of a prediction with a truth that was itself only estimated.
+"""Agreement of a prediction with a truth that is itself only an estimate.
 
-All arrays end in the axes [P, m], P problems (the independent units) and m prefixes of each;
-leading axes are bootstrap resamples. Nothing here knows of policies or files.
+All arrays end in the axes [P, m]: P problems (the independent units) and m prefixes of each;
+leading axes are bootstrap resamples. Nothing here knows about policies or files.
 
 The truth of a prefix is a mean of K coin flips, so its variance over prefixes is the variance of
-the true values plus the mean of its squared standard errors. Subtracting the latter, estimated
-without bias by p(1 - p)/(K - 1), corrects every second moment below; correlations are left as they
-are and stand beside the ceiling that the noise sets (Spearman's attenuation formula, 1904).
+the true values plus the mean squared standard error. Subtracting the latter, estimated without bias
+by p(1 - p)/(K - 1), corrects every second moment below. Correlations are not corrected; they come
+with the ceiling that noise imposes (Spearman's attenuation formula, 1904).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 RESAMPLES = 200
-SPLITS = 4  # random halvings of the continuations that the reliability is averaged over
+SPLITS = 4  # random halvings of the continuations, over which reliability is averaged
 FLAT = 1e-15  # a variance below this is rounding
 
 REASONS = {
@@ -39,8 +39,8 @@ REASONS = {
 class Noisy:
     """Estimates [..., P, m] with the variances of their noise.
 
-    own [..., P, m]: independent for each; shared [..., P, 1]: of noise common to a problem's
-    prefixes, as that of its V(s_0).
+    own [..., P, m]: independent for each estimate; shared [..., P, 1]: common to a problem's
+    prefixes, such as the noise of its V(s_0).
     """
 
     value: np.ndarray
@@ -52,7 +52,7 @@ class Noisy:
         return cls(value, np.zeros_like(value), np.zeros_like(value[..., :1]))
 
     def __sub__(self, other: Noisy) -> Noisy:
-        """The difference of two estimates whose noises are independent."""
+        """The difference of two estimates with independent noise."""
         return Noisy(self.value - other.value, self.own + other.own, self.shared + other.shared)
 
     def resampled(self, index: np.ndarray) -> Noisy:
@@ -65,8 +65,8 @@ class Noisy:
     def noise_in_variance(self) -> np.ndarray:
         """What noise adds, in expectation, to the sample variance over all P m estimates.
 
-        (trace S - 1'S1/n) / (n - 1) for a noise covariance S: the mean of `own`, and of `shared`
-        m(P - 1)/(Pm - 1) of its mean, because a problem's prefixes share it.
+        (trace S - 1'S1/n) / (n - 1) for a noise covariance S: the mean of `own`, plus the mean of
+        `shared` times m(P - 1)/(Pm - 1), because a problem's prefixes share it.
         """
         problems, prefixes = self.value.shape[-2:]
         factor = prefixes * (problems - 1) / (problems * prefixes - 1)
@@ -107,18 +107,18 @@ def covariance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, NaN where `below` is not positive."""
+    """above / below, NaN if `below` is not positive."""
     positive = np.asarray(below) > FLAT
     return np.where(positive, above / np.where(positive, below, 1.0), np.nan)
 
 
 def root(x: np.ndarray) -> np.ndarray:
-    """Square root, NaN where x is negative."""
+    """Square root, NaN if x is negative."""
     return np.sqrt(np.where(np.asarray(x) >= 0, x, np.nan))
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Correlation over the last two axes; NaN where one of the two does not vary."""
+    """Correlation over the last two axes; NaN if either does not vary."""
     vx, vy = variance(x), variance(y)
     both = np.where((vx > FLAT) & (vy > FLAT), vx * vy, 0.0)
     return ratio(covariance(x, y), np.sqrt(both))
@@ -136,7 +136,7 @@ def agreement(truth: Noisy, prediction: Noisy) -> dict[str, np.ndarray]:
     truth on the prediction; explained_variance_linear = Cov^2/(Var(truth) Var(prediction)), what
     the best rescaling of the prediction explains (by chance about 1/n); mse = mean (truth -
     prediction)^2; all corrected for noise. rmse is its root, bias = mean(prediction - truth), and
-    spearman and pearson are as they come.
+    spearman and pearson are uncorrected.
     """
     error = truth - prediction
     mse = error.mean_square()
@@ -160,10 +160,10 @@ def agreement(truth: Noisy, prediction: Noisy) -> dict[str, np.ndarray]:
 def truth_summary(truth: Noisy, halves: np.ndarray) -> dict[str, np.ndarray]:
     """The truth's own spread and noise, and the highest correlations that the noise allows.
 
-    halves [2, ..., S, P, m]: the truth from either half of the continuations, S times halved.
+    halves [2, ..., S, P, m]: the truth from either half of the continuations, for S halvings.
     Reliability is r = Var(true)/Var(measured) for Pearson and, for Spearman, 2r/(1 + r) of the
     halves' rank correlation r (Spearman-Brown); the ceiling is its root. For ranks it is an
-    approximation: where many true values are nearly equal, a perfect predictor stays below it.
+    approximation: if many true values are nearly equal, a perfect predictor stays below it.
     """
     own = truth.own.mean((-2, -1)) + truth.shared.mean((-2, -1))
     half = np.nan_to_num(pearson(ranks(halves[0]), ranks(halves[1]))).mean(-1)
@@ -185,8 +185,8 @@ def resampling(problems: int, seed: int) -> np.ndarray:
 def bootstrap_stderr(replicates: np.ndarray) -> float:
     """Half the width of the central 68.27 % of replicates [R].
 
-    It equals the standard deviation for normal ones, and a ratio whose denominator nears zero in a
-    few resamples does not run away. NaN where more than a tenth of the replicates are NaN.
+    Equal to the standard deviation for normal replicates, but robust for a ratio whose denominator
+    nears zero in a few resamples. NaN if more than a tenth of the replicates are NaN.
     """
     finite = replicates[np.isfinite(replicates)]
     if len(finite) < 0.9 * len(replicates):
@@ -196,7 +196,7 @@ def bootstrap_stderr(replicates: np.ndarray) -> float:
 
 
 def cluster_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """Mean of values [n], and its standard error robust to correlation within clusters [n].
+    """Mean of values [n], and its standard error, robust to correlation within clusters [n].
 
     se^2 = G/(G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2 (Liang and Zeger, 1986), NaN for one
     cluster; (NaN, NaN) for no values.
@@ -232,7 +232,7 @@ def row(
     unit: str,
     reason: str = "",
 ) -> dict:
-    """One row of probes.parquet. A value that is not finite becomes NaN and must have a reason."""
+    """One row of probes.parquet. A value that is not finite becomes NaN and gets a reason."""
     value, stderr = float(value), float(stderr)
     if np.isfinite(value):
         reason = ""
@@ -260,7 +260,7 @@ def metric_rows(
     units: dict[str, str],
     **labels: str | int,
 ) -> list[dict]:
-    """A row for each metric of `compute(*parts)`, with its bootstrap standard error."""
+    """One row per metric of `compute(*parts)`, with its bootstrap standard error."""
     estimates, replicates = compute(*parts), compute(*resampled)
     return [
         row(

@@ -1,20 +1,20 @@
-"""Precision probe: how far does the implied value drift when it is computed in fewer bits?
+"""Precision probe: how far does the implied value drift when computed in fewer bits?
 
-The same rollouts, of chains from short problems to long ones, are read at four precisions:
+The same rollouts, on chains from short to long, are read at four precisions:
 
     float64                   weights, activations and log-softmax: the truth
     float32                   all of them in float32
-    bfloat16_float32_softmax  weights and activations in bfloat16, log-softmax of its logits, and
-                              all that follows, in float32: what careful trainers do
+    bfloat16_float32_softmax  weights and activations in bfloat16; log-softmax of the logits, and
+                              everything after it, in float32: what careful trainers do
     bfloat16                  weights, activations, log-softmax, log-ratio and KL in bfloat16
 
-Of a policy with more than :data:`DOUBLED` parameters float32 is the truth, because float64 takes
-8 bytes of each and a GPU computes it at a small part of its speed; the rows of float32 then have no
-value, and say so. One model at a time is on the device, and runtime.logit_chunk bounds the logits.
+For a policy with more than :data:`DOUBLED` parameters float32 is the truth, because float64 takes 8
+bytes per parameter and GPUs are slow at it; the rows of float32 then have no value, and say so. One
+model at a time is on the device, and runtime.logit_chunk limits the logits.
 
-Rows are by the number t of response tokens that are summed, in float32 or better: an error that is
-drawn afresh at every token grows with sqrt(t), a biased one with t. Over the rollouts with at least
-t tokens, and `all` for whole responses:
+Rows are by the number t of response tokens that are summed, in float32 or better: an independent
+error per token grows with sqrt(t), a biased one with t. Over the rollouts with at least t tokens,
+and `all` for whole responses:
 
     rms_drift, mean_drift     of the summed log-ratio (nats) and of the implied value (reward)
     relative_drift            rms_drift of the implied value over the standard deviation, between
@@ -46,7 +46,7 @@ PURPOSE = 10  # of the problems' seed, plus the number of operators
 LONGEST = 8  # operators, unless a benchmark has more
 ROLLOUTS = 6  # of each length
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192)
-FEWEST = 5  # rollouts that a row needs
+FEWEST = 5  # rollouts per row
 DOUBLED = 10**9  # parameters up to which float64 is the truth
 VARIANTS = {
     "float32": (torch.float32, torch.float32),
@@ -56,7 +56,7 @@ VARIANTS = {
 
 
 class Float64Norm(nn.Module):
-    """RMSNorm without the detour through float32 that transformers' takes at any precision."""
+    """RMSNorm without the detour through float32 that transformers' version always takes."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 @contextmanager
 def alone_on_device(subject: Subject) -> Iterator[None]:
-    """Policy, reference and critic wait in the machine's memory, and come back."""
+    """Policy, reference and critic wait in main memory, and return afterwards."""
     networks = [m for m in (subject.policy, subject.reference, subject.critic) if m is not None]
     places = [next(m.parameters()).device for m in networks]
     for model in networks:
@@ -97,8 +97,8 @@ def read_at(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-ratio and td / beta, both in nats and summed over tokens. -> [B, T], [B, T], float64
 
-    Differences are taken at the precision of the log-softmax; sums in float32, or better. chunks:
-    rollouts of B rows in all, of T tokens at most.
+    Differences are taken at the precision of the log-softmax, sums in float32 or better. chunks:
+    rollouts of B rows in all, of at most T tokens.
     """
     parts = [c.rows(s) for c in chunks for s in micro_batches(len(c.mask), subject.read_rows)]
     how = (weights, chunks[0].mask.device, subject.chunk)
@@ -121,7 +121,7 @@ def _readings(
     device: torch.device,
     chunk: int | None,
 ) -> Iterator[Reading]:
-    """What a copy of the model in another precision says of each part, unrounded."""
+    """The output of a copy of the model in another precision on each part, unrounded."""
     model = cast(model, dtype).to(device)
     for part in parts:
         ids, attention_mask = part.inputs()
@@ -189,7 +189,7 @@ def precision_probe(subject: Subject) -> list[dict]:
 
 
 def _problems(subject: Subject) -> list[Problem]:
-    """Chains of every length from the shortest trained one; of datasets, the task's own mixture."""
+    """Chains of every length from the shortest trained one; for datasets, the task's mixture."""
     if not isinstance(subject.task, ChainProblems):
         return subject.problems(subject.probes.problems, PURPOSE)
     config = subject.task.config
@@ -212,7 +212,7 @@ def precision_rows(
 ) -> list[dict]:
     """found, truth: summed log-ratio and td / beta [B, T]; counts [B]: tokens of each response.
 
-    absent: why `found` is NaN, where it is.
+    absent: why `found` is NaN, if it is.
     """
     rows = []
     places = {str(t): t for t in LENGTHS if (counts >= t).sum() >= FEWEST} | {"all": 0}

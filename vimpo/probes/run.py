@@ -1,4 +1,4 @@
-"""All probes of one run, and the two tables they leave."""
+"""All probes of one run, and their two tables."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ PREFIXES = "prefixes.parquet"
 TYPES = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
 
 
-def probe_cell(study: Study, cell: Cell, output: Path) -> None:
-    """See :func:`vimpo.probes.probe_run`."""
+def probe_run(study: Study, cell: Cell, output: Path) -> None:
+    """Probe the finished run of `cell`; write the file `output`, and `prefixes.parquet` next to it.
+
+    `output` is written last, so it marks the other as complete. Sets torch's threads. Raises
+    ConfigError for an unknown cell, and if the run, its base policy or its critic is missing.
+    """
     for folder in (study.run_folder(cell), study.base_folder(cell.size)):
         check_model(folder)
     remove_leftovers(output.parent, output.name, PREFIXES, beside(output).name)

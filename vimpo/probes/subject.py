@@ -1,4 +1,4 @@
-"""What is probed: a run's policy beside its base policy and, for PPO, its critic."""
+"""What is probed: a run's policy with its base policy and, for PPO, its critic."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from vimpo.sampling.rollouts import (
     Rollouts,
     Sampler,
     TorchSampler,
+    joined,
     micro_batches,
     sampling_of,
     step_seed,
@@ -44,11 +45,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained policy with what its values are read against.
+    """A trained policy and everything needed to read values out of it.
 
-    beta: scale of the implied value; lam: lambda of the algorithm's GAE, 1 where it has none;
-    sampler: the policy's own by torch unless given; sample_rows, read_rows: sequences that are
-    sampled together, and read in one forward pass; chunk: tokens whose logits are held at once.
+    beta: scale of the implied value; lam: lambda of the algorithm's GAE, 1 if it has none;
+    sampler: default: torch, from the policy; sample_rows, read_rows: sequences sampled together,
+    and read in one forward pass; chunk: tokens whose logits are held at once.
     """
 
     policy: PreTrainedModel
@@ -67,7 +68,7 @@ class Subject:
 
     @classmethod
     def load(cls, study: Study, cell: Cell) -> Subject:
-        """The finished run of `cell`, whose files `check_model` has found whole."""
+        """The finished run of `cell`, whose files `check_model` has found intact."""
         config = study.cell_config(cell)
         runtime, train = config.runtime, config.train
         folder, base = study.run_folder(cell) / "model", study.base_folder(cell.size) / "model"
@@ -98,8 +99,8 @@ class Subject:
     ) -> list[Problem]:
         """`count` training problems, a pure function of the probes' seed and `purpose`.
 
-        Distinct, but for a task that supplies fewer: its problems come round again. operators: the
-        lengths to draw from, of chains alone.
+        Distinct, unless the task supplies fewer and they repeat. operators: the lengths to draw
+        from, for chains only.
         """
         lengths = () if operators is None else (operators,)
         distinct = min(count, self.task.supply(*lengths))
@@ -116,10 +117,10 @@ class Subject:
         group_size: int = 1,
         spent: Sequence[int] | None = None,
     ) -> list[Rollouts]:
-        """Rollouts at the training temperature, in chunks of whole groups that keep the order.
+        """Rollouts at the training temperature, in ordered chunks of whole groups.
 
-        The luck is a pure function of the probes' seed and `purpose`, the same for every
-        algorithm. spent: response tokens that each prompt already holds.
+        Random draws are a pure function of the probes' seed and `purpose`, the same for every
+        algorithm. spent: response tokens that each prompt already contains.
         """
         spent = spent or [0] * len(prompts)
         limits = [self.train.max_response - n for n in spent]
@@ -139,7 +140,7 @@ class Subject:
         responses: Sequence[Sequence[int]],
         finished: Sequence[bool],
     ) -> list[float]:
-        """Clean rewards of whole responses, EOS and all; 0 for one that did not end."""
+        """Clean rewards of whole responses, EOS included; 0 for one that did not end."""
         ended = [i for i, done in enumerate(finished) if done]
         texts = [self.text(responses[i]) for i in ended]
         marks = dict(
@@ -156,12 +157,11 @@ class Subject:
         chunks = [
             self._read(rollouts.rows(s)) for s in micro_batches(len(rollouts.mask), self.read_rows)
         ]
-        values = None if self.critic is None else torch.cat([c.values for c in chunks])
-        names = ("mask", "log_ratio", "token_kl", "td")
-        return Reading(*(torch.cat([getattr(c, n) for c in chunks]) for n in names), values)
+        columns = zip(*(vars(chunk).values() for chunk in chunks), strict=True)
+        return Reading(*(joined(column, rollouts.width) for column in columns))
 
     def _read(self, rollouts: Rollouts) -> Reading:
-        """As training reads VIMPO's rollouts (vimpo/models/scoring.py), with the exact KL."""
+        """As training scores VIMPO's rollouts (vimpo/models/scoring.py), with the exact KL."""
         inputs, width, mask = rollouts.inputs(), rollouts.width, rollouts.mask
         how = (self.train.temperature, self.chunk)
         reference = Reader(self.reference, *how).read(*inputs, width)
@@ -186,7 +186,7 @@ def _load_critic(config: CellConfig, folder: Path) -> Critic | None:
 
 
 def responses(chunks: Sequence[Rollouts]) -> tuple[list[list[int]], list[bool]]:
-    """Token lists without padding, EOS included, and whether each ended by itself."""
+    """Token lists without padding, EOS included, and whether each ended with EOS."""
     tokens = [
         ids[:length]
         for chunk in chunks

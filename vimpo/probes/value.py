@@ -1,17 +1,17 @@
-"""Value probe: how near are implied value and critic to the true value of a prefix?
+"""Value probe: how close are implied value and critic to the true value of a prefix?
 
-Each of P problems gets one fresh rollout; its prefixes end at fixed shares of the response. The
+Each of P problems gets one fresh rollout, whose prefixes end at fixed shares of the response. The
 truth of a prefix s_t is the mean reward of K continuations under the run's own policy; V(s_0)
-comes from other continuations of the bare prompt. Predictors:
+comes from separate continuations of the bare prompt. Predictors:
 
     implied      V(s_0) + sum_{k<t} td_k, td = beta (log pi/pi_ref - KL) with the base policy as
-                 reference and the exact KL, for every algorithm; it never sees its own reward
+                 reference and the exact KL, for every algorithm; it never sees this reward
     critic       PPO's V(s_t)
     group_mean   V(s_0) at every prefix, all that GRPO knows
 
-Targets: `value`, V(s_t), and `change`, V(s_t) - V(s_0), of which the last predictor knows nothing
-(the critic's is critic(s_t) - critic(s_0)). An estimated V(s_0) is the probe's, not the
-predictor's: its noise is corrected for wherever it enters (vimpo/probes/measures.py).
+Targets: `value`, V(s_t), and `change`, V(s_t) - V(s_0), about which group_mean knows nothing (the
+critic's prediction is critic(s_t) - critic(s_0)). The estimated V(s_0) belongs to the probe, not
+the predictor, so its noise is corrected for wherever it enters (vimpo/probes/measures.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Prefixes:
-    """P problems with m prefixes each, and what happened behind them.
+    """P problems with m prefixes each, and how they continued.
 
     positions: m shares of the response; tokens [P, m]: length of each prefix; outcomes [P, m, K]
     and baseline [P, K0] in {0, 1}; implied [P, m]: summed td; critic [P, m] and critic_start [P]:
@@ -79,7 +79,7 @@ def measure_prefixes(subject: Subject) -> Prefixes:
     tokens, _ = responses(chunks)
     cuts = np.array([prefix_lengths(len(ids), probes.positions) for ids in tokens])
     implied, critic, start = _predictions(subject, chunks, cuts)
-    # One position after the other: prefixes of like length end at like times.
+    # One position at a time, because prefixes of similar length finish at similar times.
     outcomes = [
         continuation_rewards(
             subject,
@@ -106,7 +106,7 @@ def measure_prefixes(subject: Subject) -> Prefixes:
 
 
 def prefix_lengths(length: int, positions: Sequence[float]) -> list[int]:
-    """Tokens of each prefix: at least one, and never the last token of the response."""
+    """Tokens of each prefix: at least one, and never all of the response."""
     return [min(max(1, round(p * length)), length - 1) for p in positions]
 
 
@@ -143,7 +143,7 @@ def continuation_rewards(
 ) -> np.ndarray:
     """Clean rewards of `count` continuations of each prefix, in {0, 1}. -> [P, count]
 
-    A response keeps its limit: prefix and continuation together may have max_response tokens.
+    The limit stays: prefix and continuation together have at most max_response tokens.
     """
     order = sorted(range(len(prefixes)), key=lambda i: -len(prefixes[i]))
     prompts = [subject.encode(problems[i]) + list(prefixes[i]) for i in order]
@@ -161,7 +161,7 @@ def continuation_rewards(
 
 
 def value_rows(prefixes: Prefixes, seed: int) -> list[dict]:
-    """All rows of the value probe, pooled over positions and for each of them."""
+    """All rows of the value probe, pooled over positions and for each position."""
     index = resampling(len(prefixes.outcomes), seed)
     rows = []
     for target in ("value", "change"):
@@ -187,7 +187,7 @@ def _at(x: Noisy | np.ndarray, j: int) -> Noisy | np.ndarray:
 
 
 def _baseline(prefixes: Prefixes) -> Noisy:
-    """V(s_0) at every prefix, with noise that a problem's prefixes share."""
+    """V(s_0) at every prefix, with the noise that a problem's prefixes share."""
     mean, noise = bernoulli(prefixes.baseline)
     value = np.repeat(mean[:, None], len(prefixes.positions), 1)
     return Noisy(value, np.zeros_like(value), noise[:, None])
@@ -216,7 +216,7 @@ def predictions_of(prefixes: Prefixes, target: str) -> dict[str, Noisy]:
 
 
 def _halves(prefixes: Prefixes, target: str, seed: int) -> np.ndarray:
-    """The truth from either half of the continuations, halved SPLITS times. -> [2, S, P, m]"""
+    """The truth from either half of the continuations, for SPLITS halvings. -> [2, S, P, m]"""
     rng = np.random.default_rng([seed, 2])
 
     def split(outcomes: np.ndarray) -> np.ndarray:
@@ -230,7 +230,7 @@ def _halves(prefixes: Prefixes, target: str, seed: int) -> np.ndarray:
 
 
 def _truth_rows(truth: Noisy, halves: np.ndarray, index: np.ndarray, labels: dict) -> list[dict]:
-    # Resamples stand in front of the halvings: [2, S, P, m] -> [2, R, S, P, m].
+    # Resamples come before halvings: [2, S, P, m] -> [2, R, S, P, m].
     drawn = halves[:, :, index].swapaxes(1, 2)
     return metric_rows(
         truth_summary,
@@ -253,7 +253,7 @@ def _predictor_rows(truth: Noisy, found: Noisy, index: np.ndarray, labels: dict)
 
 
 def prefix_table(prefixes: Prefixes) -> dict[str, list]:
-    """Columns of prefixes.parquet, a row for each prefix; rewards, and tokens counted.
+    """Columns of prefixes.parquet, one row per prefix; in rewards and numbers of tokens.
 
     problem, prompt, position, tokens; value with stderr (the truth), start with start_stderr
     (V(s_0)); implied = start + summed td; critic and critic_start, NaN without a critic.

@@ -1,4 +1,4 @@
-"""Samplers: by torch from the very network that is trained, or by an engine of vLLM."""
+"""Samplers: torch, from the very network being trained, or a vLLM engine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def make_sampler(
     sampling: Sampling,
     runtime: Runtime,
     world: Alone | None = None,
-    at_hand: Callable[[], AbstractContextManager] = nullcontext,
+    gathered: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Sampler:
     """The sampler that `runtime` names, for a model that was loaded from `folder`.
 
-    at_hand: see :class:`vimpo.sampling.rollouts.TorchSampler`. Raises ConfigError where vLLM
-    is not there.
+    gathered: see :class:`vimpo.sampling.rollouts.TorchSampler`. Raises ConfigError if vLLM is not
+    installed.
     """
     if runtime.sampler == "vllm":
         from vimpo.sampling.vllm import VllmSampler
 
         return VllmSampler(folder, sampling, runtime, world)
-    return TorchSampler(model, sampling, at_hand)
+    return TorchSampler(model, sampling, gathered)

@@ -16,8 +16,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from vimpo.config import Train
 from vimpo.models.networks import positions
 
-# Rows that ended are dropped from the batch once they are this share of it: dropping costs a copy
-# of the KV cache, keeping costs their share of every further step.
+# Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
+# the KV cache, keeping costs their share of every further step.
 DROP_SHARE = 0.2
 
 
@@ -51,7 +51,7 @@ class Rollouts:
         return Rollouts(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def by_length(self) -> Tensor:
-        """Indices [B] that put rows of like length side by side, the shortest first."""
+        """Indices [B] that sort rows by response, then prompt length, shortest first."""
         prompt, response = self.prompt_mask.sum(1), self.mask.sum(1).long()
         return torch.argsort(response * (self.prompt_mask.shape[1] + 1) + prompt, stable=True)
 
@@ -66,7 +66,7 @@ class Rollouts:
         )
 
     def widened(self, width: int, pad: int) -> Rollouts:
-        """The same with responses padded to `width` >= T; nothing but padding is added."""
+        """The same with responses padded to `width` >= T."""
         extra = width - self.width
         changed = {
             name: pad_last_dims(getattr(self, name), (0, extra), value=value)
@@ -82,10 +82,15 @@ class Rollouts:
         ]
 
 
+def seed_of(*parts: int | str) -> int:
+    """A seed for a generator from what its draws depend on."""
+    text = ":".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
+
+
 def step_seed(seed: int, step: int, purpose: str) -> int:
     """Seed of one step's draws, the same for every algorithm."""
-    text = f"{purpose}:{seed}:{step}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest())
+    return seed_of(purpose, seed, step)
 
 
 def micro_batches(count: int, size: int | None) -> list[slice]:
@@ -94,7 +99,7 @@ def micro_batches(count: int, size: int | None) -> list[slice]:
 
 
 def joined(parts: Sequence[Tensor | None], width: int) -> Tensor | None:
-    """Rows of [b, t] tensors as one [B, width] tensor, zeros behind t; None where parts are."""
+    """Rows of [b, t] tensors as one [B, width] tensor, zeros after t; None for parts of None."""
     if parts[0] is None:
         return None
     return torch.cat([pad_last_dims(part, (0, width - part.shape[1])) for part in parts])
@@ -111,11 +116,11 @@ def left_pad(prompts: Sequence[Sequence[int]], pad: int, device: str | torch.dev
 def draw_tokens(logp: Tensor, uniform: Tensor) -> Tensor:
     """Sample by inverting the cumulative distribution. logp [N, V], uniform [N] -> [N].
 
-    One number in [0, 1) decides one token, so a row's draw depends neither on the other rows nor
-    on how they are batched, and two policies can be sampled with the same luck.
+    One number in [0, 1) decides one token, so a row's draw depends neither on the other rows nor on
+    how they are batched, and two policies can be sampled with the same random numbers.
     """
     cumulative = logp.double().exp().cumsum(-1)
-    # Scaling by the total keeps rounding from pointing past the last token.
+    # Scaled by the total, so rounding cannot point past the last token.
     target = uniform.double()[:, None] * cumulative[:, -1:]
     return (
         torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=logp.shape[-1] - 1)
@@ -142,10 +147,10 @@ def sampling_of(
 
 
 class Sampler(Protocol):
-    """Whoever makes the rollouts of a training step."""
+    """Makes the rollouts of a training step."""
 
     def sync(self, weights: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
-        """Take over the policy's weights, by name; called before every step's :meth:`rollouts`."""
+        """Load the policy's weights, by name; called before every step's :meth:`rollouts`."""
 
     def rollouts(
         self,
@@ -155,23 +160,23 @@ class Sampler(Protocol):
         total: int | None = None,
         limits: Sequence[int] | None = None,
     ) -> Rollouts:
-        """Sample as :func:`sample` does; its `logp` is the sampler's own, training makes others."""
+        """Sample as :func:`sample` does. `logp` is the sampler's own; training computes its own."""
 
     def with_(self, sampling: Sampling) -> Sampler:
         """The same sampler, engine and all, under other settings."""
 
 
 class TorchSampler:
-    """Samples from the very network that is trained, so there is nothing to take over."""
+    """Samples from the very network being trained, so there are no weights to load."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         sampling: Sampling,
-        at_hand: Callable[[], AbstractContextManager] = nullcontext,
+        gathered: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
-        """at_hand: makes a context in which all of the model's weights are on this process."""
-        self._model, self._sampling, self._at_hand = model, sampling, at_hand
+        """gathered: makes a context in which all of the model's weights are on this process."""
+        self._model, self._sampling, self._gathered = model, sampling, gathered
 
     def sync(self, weights: Callable[[], Iterable[tuple[str, Tensor]]]) -> None:
         pass
@@ -184,7 +189,7 @@ class TorchSampler:
         total: int | None = None,
         limits: Sequence[int] | None = None,
     ) -> Rollouts:
-        with self._at_hand():
+        with self._gathered():
             return sample(
                 self._model,
                 prompts,
@@ -196,13 +201,13 @@ class TorchSampler:
             )
 
     def with_(self, sampling: Sampling) -> Sampler:
-        return TorchSampler(self._model, sampling, self._at_hand)
+        return TorchSampler(self._model, sampling, self._gathered)
 
 
 def _read_prompts(
     model: PreTrainedModel, ids: Tensor, mask: Tensor, group_size: int
 ) -> tuple[DynamicCache, Tensor]:
-    """The KV cache behind every prompt, and the logits of its next token, for each of its group."""
+    """Each prompt's KV cache and next-token logits, repeated for each response of its group."""
     cache = DynamicCache(config=model.config)
     logits = model(
         input_ids=ids,
@@ -217,7 +222,7 @@ def _read_prompts(
 
 
 def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rollouts:
-    """Rollouts of these prompts without a token."""
+    """Rollouts of these prompts, still empty."""
     shape, device = (len(prompt_ids), width), prompt_ids.device
     return Rollouts(
         prompt_ids,
@@ -232,7 +237,7 @@ def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rol
 def _write(
     rollouts: Rollouts, rows: Tensor, t: int, tokens: Tensor, log_probs: Tensor, eos: int
 ) -> None:
-    """Put the tokens [N] that were drawn from log_probs [N, V] at place t of N rows."""
+    """Write tokens [N], drawn from log_probs [N, V], at position t of N rows."""
     rollouts.response_ids[rows, t] = tokens
     rollouts.logp[rows, t] = log_probs.gather(1, tokens[:, None]).squeeze(1)
     rollouts.mask[rows, t] = 1
@@ -256,10 +261,10 @@ def sample(
 ) -> Rollouts:
     """Sample `group_size` responses to each prompt; rows of one prompt are adjacent.
 
-    prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once a
-    group; rows that ended leave the batch. first, total: these are prompts first, first + 1, ... of
-    `total`, and have the luck that they would have if all were sampled here. limits: N, for prompts
-    that leave room for fewer than `max_response` tokens, 1 to that.
+    prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once per
+    group; finished rows leave the batch. first, total: these are prompts first, first + 1, ... of
+    `total`, and get the same random draws as if all were sampled here. limits: N, 1 to
+    `max_response`, for prompts that leave room for fewer tokens.
     """
     device = model.device
     prompt_ids, prompt_mask = left_pad(prompts, pad, device)
@@ -274,7 +279,7 @@ def sample(
     written = _blank(prompt_ids, prompt_mask, max_response, pad)
     most = torch.tensor(limits or [max_response] * len(prompts), device=device)
     most = most.repeat_interleave(group_size)
-    rows = torch.arange(count, device=device)  # of the batch that is still being decoded
+    rows = torch.arange(count, device=device)  # still being decoded
     attention = prompt_mask
     for t in range(max_response):
         log_probs = (logits.float() / temperature).log_softmax(-1)
@@ -292,7 +297,7 @@ def sample(
         logits = model(
             input_ids=tokens[:, None],
             attention_mask=attention,
-            # Rows that ended and were not dropped must not run past the model's last position.
+            # Finished rows that were not dropped must not run past the model's last position.
             position_ids=(attention.sum(1, keepdim=True) - 1) * live[:, None],
             past_key_values=cache,
             use_cache=True,

@@ -1,11 +1,11 @@
-"""The algorithms as small objects: all that differs between them inside the one training loop.
+"""The algorithms as small objects: everything that differs between them in the training loop.
 
 An algorithm turns a batch of rollouts into per-token advantages and a loss. Everything else
 (prompts, sampler, rewards and their noise, optimiser, schedule, clipping of gradients) is shared.
 Departures from the papers:
 
-1. VIMPO: none known at ``kl_estimator: exact``; beta is larger, because responses are shorter.
-2. PPO: rewards are terminal and carry no KL penalty, as in the other two.
+1. VIMPO: none known with ``kl_estimator: exact``; beta is larger because responses are shorter.
+2. PPO: rewards are terminal, without a KL penalty, as in the other two.
 3. GRPO: no KL penalty by default; token-mean loss and a wider upper clip (the VIMPO paper's
    stronger baseline); ``grpo_naive`` has the original per-response mean and symmetric clip.
 """
@@ -16,7 +16,7 @@ import inspect
 import sys
 from dataclasses import dataclass, fields, replace
 from types import ModuleType
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from vimpo.config import (
     GRPOConfig,
     OwnConfig,
     PolicyUpdate,
+    PPOConfig,
     VimpoConfig,
 )
 from vimpo.config.algorithms import read_own_file
@@ -38,11 +39,10 @@ from vimpo.objectives.vimpo import actor_advantage, implied_td, terminal_residua
 
 @dataclass(frozen=True)
 class Batch:
-    """What the algorithms read, all detached. [B, T] unless said otherwise; None: not needed.
+    """What the algorithms read, all detached. [B, T] unless stated otherwise; None: not needed.
 
-    logp: of the policy as it is now; old_logp: as it was when the first update began; token_kl in
-    nats; rewards, baseline [B]: noisy, and their group mean; values: the critic's, before its
-    update.
+    logp: of the current policy; old_logp: of the policy before the first update; token_kl in nats;
+    rewards, baseline [B]: noisy, and their group mean; values: the critic's, before its update.
     """
 
     mask: Tensor
@@ -66,40 +66,55 @@ class Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """Share of a micro-batch in its batch: losses that are means over responses or tokens."""
+    """A micro-batch's share of its batch, for losses that average over responses or tokens."""
 
     responses: float
     tokens: float
 
 
-class Algorithm(Protocol):
-    """What the training loop asks of an algorithm."""
+class Algorithm:
+    """What the training loop needs from an algorithm."""
 
-    needs_reference: bool
-    """Does the loss read ref_logp (and token_kl)?"""
-    needs_critic: ClassVar[bool]
-    advantage_reads_policy: ClassVar[bool]
-    """Is the advantage made of the policy's own log-probabilities?"""
+    needs_critic: ClassVar[bool] = False
+    advantage_reads_policy: ClassVar[bool] = False
+    """Is the advantage computed from the policy's own log-probabilities?"""
+
+    def __init__(self, config: PolicyUpdate) -> None:
+        self.config = config
 
     def advantage(self, batch: Batch) -> Tensor:
-        """Detached advantages over the whole batch. -> [B, T]"""
+        """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
+        raise NotImplementedError
 
     def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
-        """This micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+        """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+        raise NotImplementedError
 
     def metrics(self, batch: Batch) -> dict[str, float]:
-        """What this algorithm adds to a row of metrics.csv."""
+        """Columns that this algorithm adds to metrics.csv."""
+        return {}
 
 
-class Vimpo:
+class PolicyGradient(Algorithm):
+    """The clipped surrogate, averaged over tokens; subclasses say of which advantage.
+
+    The base class of a user-supplied algorithm (:class:`vimpo.config.OwnConfig`), which must define
+    `advantage` and may override anything else.
+    """
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
+        c = self.config
+        return share.tokens * clipped_surrogate(
+            logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
+        )
+
+
+class Vimpo(Algorithm):
     """VIMPO: see vimpo/objectives/vimpo.py for the equations."""
 
-    needs_reference = True
-    needs_critic: ClassVar[bool] = False
+    config: VimpoConfig
     advantage_reads_policy: ClassVar[bool] = True
-
-    def __init__(self, config: VimpoConfig) -> None:
-        self.config = config
 
     def _td(self, batch: Batch) -> Tensor:
         return implied_td(batch.logp, batch.ref_logp, batch.token_kl, batch.mask, self.config.beta)
@@ -139,7 +154,7 @@ class Vimpo:
             self.config.beta,
         )
         target = (batch.rewards - batch.baseline).square().mean().sqrt()
-        # Where every group has equal rewards there is no target, and no ratio to it.
+        # If every group has equal rewards, there is no target and no ratio to it.
         ratio = torch.where(target > 0, residual.square().mean().sqrt() / target, torch.nan)
         return {
             "value_loss": float(0.5 * residual.square().mean()),
@@ -149,39 +164,10 @@ class Vimpo:
         }
 
 
-class PolicyGradient:
-    """The clipped surrogate of some advantage, a mean over tokens; subclasses say which advantage.
-
-    What an algorithm in a file of one's own begins with (:class:`vimpo.config.OwnConfig`): it must
-    define `advantage`, and may define anything else anew.
-    """
-
-    needs_critic: ClassVar[bool] = False
-    advantage_reads_policy: ClassVar[bool] = False
-
-    def __init__(self, config: PolicyUpdate) -> None:
-        self.config = config
-        self.needs_reference = getattr(config, "reference", False)
-
-    def advantage(self, batch: Batch) -> Tensor:
-        """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
-        raise NotImplementedError
-
-    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
-        """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
-        c = self.config
-        return share.tokens * clipped_surrogate(
-            logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
-        )
-
-    def metrics(self, batch: Batch) -> dict[str, float]:
-        """Columns of metrics.csv that only this algorithm has."""
-        return {}
-
-
 class Ppo(PolicyGradient):
     """PPO: whitened GAE over a critic's values."""
 
+    config: PPOConfig
     needs_critic: ClassVar[bool] = True
 
     def advantage(self, batch: Batch) -> Tensor:
@@ -196,7 +182,7 @@ class Ppo(PolicyGradient):
         return critic_loss(values, returns, rows.values, rows.mask, self.config.value_clip)
 
     def metrics(self, batch: Batch) -> dict[str, float]:
-        # Against the reward itself: returns with lambda < 1 contain the values that are judged.
+        # Against the reward itself: with lambda < 1, returns contain the values being judged.
         outcome = batch.rewards[:, None].expand_as(batch.mask)
         return {
             "explained_variance": float(explained_variance(batch.values, outcome, batch.mask)),
@@ -204,15 +190,10 @@ class Ppo(PolicyGradient):
         }
 
 
-class Grpo:
-    """GRPO: one advantage a response, over the responses of its group."""
+class Grpo(Algorithm):
+    """GRPO: one advantage per response, relative to its group."""
 
-    needs_critic: ClassVar[bool] = False
-    advantage_reads_policy: ClassVar[bool] = False
-
-    def __init__(self, config: GRPOConfig) -> None:
-        self.config = config
-        self.needs_reference = config.kl_coef > 0
+    config: GRPOConfig
 
     def advantage(self, batch: Batch) -> Tensor:
         advantage = group_advantage(batch.rewards, batch.groups, self.config.normalize_std)
@@ -231,14 +212,14 @@ class Grpo:
         return part * loss
 
     def metrics(self, batch: Batch) -> dict[str, float]:
-        if not self.needs_reference:
+        if not self.config.needs_reference:
             return {}
         kl = k3_kl(batch.logp, batch.ref_logp) * batch.mask
         return {"reference_kl": float(kl.sum(1).mean())}
 
 
 def make_algorithm(config: AlgorithmConfig) -> Algorithm:
-    """Raises ConfigError for a file of the user's that holds no algorithm."""
+    """Raises ConfigError for a user-supplied file that holds no algorithm."""
     if isinstance(config, OwnConfig):
         return _own_algorithm(config)
     return {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}[config.objective](config)
@@ -252,7 +233,7 @@ def _own_algorithm(config: OwnConfig) -> Algorithm:
     sys.modules[module.__name__] = module  # dataclasses look there
     content = read_own_file(path, config.sha256)
     try:
-        # Not by an import, whose cache goes by the file's time and would run an older content.
+        # Not by import, whose cache compares file times and could run older content.
         exec(compile(content, path, "exec"), module.__dict__)
     except (SyntaxError, ImportError) as error:
         raise ConfigError(f"algorithms: '{path}' cannot be run: {error}") from None
@@ -275,7 +256,7 @@ def _own_algorithm(config: OwnConfig) -> Algorithm:
 
 
 def make_batch(rewards: list[float], groups: Tensor, mask: Tensor) -> Batch:
-    """A batch before any network was asked. rewards: B numbers; groups [B]; mask [B, T]."""
+    """A batch before any forward pass. rewards: B numbers; groups [B]; mask [B, T]."""
     reward_tensor = torch.tensor(rewards, dtype=torch.float32, device=mask.device)
     groups = groups.to(mask.device)
     return Batch(

@@ -1,16 +1,15 @@
 """Atomic checkpoints and exact resume.
 
 A checkpoint is `step-N.safetensors` and `step-N.json`. Their checksums in `step-N.sha256` are
-written last, so a checkpoint without them does not exist. No random state is kept, because every
-draw is a pure function of (seed, step). The last two are kept. Weights that do not train are left
-out. Tensors are written whole, so that a run may go on with another number of processes, or split
-in another way.
+written last; without them there is no checkpoint. No random state is kept, because every draw is a
+pure function of (seed, step). The last two checkpoints are kept. Frozen weights are left out.
+Tensors are written whole, so a run may resume with a different number of processes or a different
+sharding.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,9 +36,9 @@ def save_checkpoint(
     state: dict[str, Any],
     world: Alone | None = None,
 ) -> None:
-    """Write everything that step `step` (steps done) needs to go on; drop older ones.
+    """Write everything needed to resume after `step` steps; drop older checkpoints.
 
-    Every process of `world` has to call it; the main one writes, and the others wait.
+    Every process of `world` must call it; the main one writes, and the others wait.
     """
     world = world or Alone()
     tensors: dict[str, Tensor] = {}
@@ -85,7 +84,7 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, Any]] | None:
     """Restore the newest sound checkpoint in place: (steps done, state), or None.
 
-    Warns of each damaged one, in whose place the one before it is used.
+    Warns of each damaged one and uses the one before it instead.
     """
     for sums in sorted(folder.glob("step-*.sha256"), reverse=True):
         path, record_path = sums.with_suffix(".safetensors"), sums.with_suffix(".json")
@@ -107,7 +106,7 @@ def _restore(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Read one tensor after another; of each, a process keeps its part."""
+    """Read the tensors one by one; a process keeps its part of each."""
     with torch.no_grad():
         for name, module in modules.items():
             for key, parameter in module.named_parameters():
@@ -125,8 +124,3 @@ def _restore(
                 part = part_like(tensors.get_tensor(key), group["params"][index])
                 content["state"].setdefault(index, {})[slot] = part
         optimizer.load_state_dict(content)
-
-
-def discard_checkpoints(folder: Path) -> None:
-    """Remove a folder of checkpoints whose run is complete."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -1,14 +1,14 @@
-"""How a training run ends: at its last step, or where its numbers or its policy fail.
+"""How a training run ends: at its last step, or when its numbers or its policy fail.
 
-A failure is a result, not an accident: the run stops, keeps the weights that it has, and its
-manifest says what happened (vimpo/training/runs.py). They are evaluated and probed like any others.
+A failure is a result, not an accident: the run stops, keeps its weights, and its manifest says what
+happened (vimpo/training/runs.py). The weights are evaluated and probed like any others.
 
     finished    all steps were done
     not_finite  a loss, a gradient norm or a log-ratio is NaN or infinite; that update is not
                 applied, so the weights are those before it
-    collapsed   no right rollout in `train.collapse.steps` steps in a row, after there were some,
-                and a KL to the base policy above `train.collapse.kl`. Rewards are those before
-                noise: flips would hide it
+    collapsed   no correct rollout for `train.collapse.steps` steps in a row, after there had been
+                some, and a KL to the base policy above `train.collapse.kl`. Rewards are taken
+                before noise, because flips would hide a collapse
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vimpo.config import Collapse
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the manifest says of a run's end. step: the last one of metrics.csv."""
+    """What the manifest says about a run's end. step: the last one in metrics.csv."""
 
     kind: Literal["finished", "not_finite", "collapsed"]
     step: int
@@ -33,26 +33,26 @@ class Outcome:
 
 
 class Watch:
-    """Looks at the numbers of an update before it is applied; keeps the first fault."""
+    """Checks the numbers of an update before it is applied; keeps the first fault."""
 
     def __init__(self) -> None:
         self.fault = ""
 
     def sound(self, what: str, value: float | Tensor) -> bool:
-        """Was everything finite so far, this too? Every process must ask with the same value."""
+        """Is everything finite so far, `value` included? All processes must pass the same value."""
         if not self.fault and not bool(torch.as_tensor(value).isfinite().all()):
             self.fault = f"{what} is not finite"
         return not self.fault
 
     def sound_ratios(self, mask: Tensor, logp: Tensor, *others: Tensor | None) -> None:
-        """The same of log-ratios on mask, of logp to each of the others. All [B, T]."""
+        """The same for the log-ratios of logp to each of the others, on mask. All [B, T]."""
         for other in others:
             if other is not None:
                 self.sound("a log-ratio", (logp - other)[mask.bool()])
 
 
 def steps_without_reward(rows: Sequence[dict[str, float]]) -> int:
-    """Rows at the end of metrics.csv without a right rollout; 0 where there never was one."""
+    """Rows at the end of metrics.csv without a correct rollout; 0 if there never was one."""
     backwards = enumerate(reversed(rows))
     return next((i for i, row in backwards if row["accuracy"] > 0), 0)
 
@@ -63,10 +63,10 @@ def outcome_of(
     limits: Collapse,
     reference_kl: Callable[[], float],
 ) -> Outcome | None:
-    """Has a run failed at the last of its rows? None: it goes on.
+    """How a run failed in the last of its rows; None if it did not.
 
-    The KL to the base policy (nats a response) is measured once in `limits.steps` steps without
-    reward, so that healthy runs pay nothing for it.
+    The KL to the base policy (nats per response) is measured once every `limits.steps` steps
+    without reward, so healthy runs pay nothing for it.
     """
     step = int(rows[-1]["step"])
     if watch.fault:

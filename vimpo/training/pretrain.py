@@ -1,4 +1,4 @@
-"""Supervised warm start: demonstrations with forgotten carries make a base policy.
+"""Supervised warm start: a base policy is trained on demonstrations with forgotten carries.
 
 A model with a `path` and no pretraining steps is its own base policy.
 """
@@ -23,7 +23,7 @@ from vimpo.models.networks import (
 )
 from vimpo.models.optimizer import make_optimizer
 from vimpo.sampling.rollouts import left_pad
-from vimpo.tasks import make_task
+from vimpo.tasks import Task, make_task
 from vimpo.training.telemetry import Stopwatch
 
 FINAL_RATE = 0.05  # of the peak: the cosine does not end at zero
@@ -31,14 +31,22 @@ IGNORED = -100
 
 
 class Pretrainer:
-    """The state of a supervised run and the step that moves it; steps are pure in (seed, step)."""
+    """The state of a supervised run and its step, whose draws are pure in (seed, step)."""
 
     phases = ("update",)
 
     def __init__(
-        self, model: ModelSpec, task: TaskConfig, pretrain: Pretrain, runtime: Runtime
+        self,
+        model: ModelSpec,
+        task: TaskConfig,
+        pretrain: Pretrain,
+        runtime: Runtime,
+        read: Task | None = None,
     ) -> None:
-        """Build or load the model. Raises ConfigError where its path holds none."""
+        """Build or load the model; read: its task, if it was already made.
+
+        Raises ConfigError if the path holds no model.
+        """
         self.spec, self.pretrain = model, pretrain
         if model.path:
             self.tokenizer = load_tokenizer(model.path, runtime.trust_remote_code)
@@ -47,12 +55,10 @@ class Pretrainer:
             self.tokenizer = chain_tokenizer()
             policy = build_policy(model, self.tokenizer, pretrain.seed)
             self.policy = policy.to(runtime.device, getattr(torch, runtime.dtype)).eval()
-        # Without steps there is nothing to learn from: the model is its own base policy.
-        self.task = (
-            make_task(task, self.tokenizer, batch_size=pretrain.batch_size)
-            if model.pretrain_steps
-            else None
-        )
+        # Without steps the model is its own base policy and needs no task.
+        self.task = None
+        if model.pretrain_steps:
+            self.task = read or make_task(task, self.tokenizer, batch_size=pretrain.batch_size)
         self.clock = Stopwatch(runtime.device)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         self.optimizers = {
@@ -73,7 +79,7 @@ class Pretrainer:
             optimizer.collect()
             (group,) = optimizer.param_groups
             if not loss.isfinite():
-                # Nothing can be compared from such a base: no result, but an error.
+                # Not a result but an error: nothing can be compared from such a base.
                 raise ConfigError(
                     f"pretrain_lr: at {self.spec.pretrain_lr} the loss is {loss.item()} at step "
                     f"{step}; allowed: a lower rate"
@@ -119,11 +125,11 @@ class Pretrainer:
         save_policy(self.policy, self.tokenizer, folder)
 
     def provenance(self) -> dict:
-        """What the manifest records of the training data."""
+        """What the manifest records about the training data."""
         return self.task.provenance(self.pretrain.seed) if self.task else {}
 
     def networks(self) -> list[nn.Module]:
         return [self.policy]
 
     def outcome(self, rows: list[dict[str, float]]) -> None:
-        """A base policy that fails is an error, not a result."""
+        """Never an outcome: a base policy that fails is an error."""

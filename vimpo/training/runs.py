@@ -1,9 +1,9 @@
 """Runs a learner to its end inside a folder: resume, checkpoints, outputs, manifest.
 
-The same few lines carry pretraining and every algorithm. A run's folder holds config.yaml,
-metrics.csv, timing.csv, manifest.json and model/; SHA256SUMS is written last, so a folder that has
-it is complete. Killed anywhere before that, a run goes on from its last checkpoint and ends
-with the same metrics and weights; SIGTERM and Ctrl-C let it save one first.
+Pretraining and every algorithm share this code. A run's folder holds config.yaml, metrics.csv,
+timing.csv, manifest.json and model/; SHA256SUMS is written last, so a folder that has it is
+complete. A run killed before that resumes from its last checkpoint and ends with the same metrics
+and weights; on SIGTERM and Ctrl-C it saves a checkpoint first.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import optimizer_bytes
 from vimpo.storage import files
 from vimpo.storage.integrity import SUMS, check, check_model, make_again, only_writer, sealing
+from vimpo.tasks import Task
 from vimpo.training import telemetry
-from vimpo.training.checkpoint import discard_checkpoints, load_checkpoint, save_checkpoint
+from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
 from vimpo.training.stopping import StopRequest
 
@@ -47,7 +48,7 @@ OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model", "manifest.json")
 
 
 class Learner(Protocol):
-    """What can be run: something with networks, optimisers and a step."""
+    """Anything with networks, optimisers and a step."""
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
@@ -56,24 +57,24 @@ class Learner(Protocol):
     policy: nn.Module
 
     def step(self, step: int) -> dict[str, float]:
-        """Do step number `step`; the row of metrics.csv."""
+        """Do step number `step`; returns its row of metrics.csv."""
 
     def save(self, folder: Path) -> None:
         """Write the model."""
 
     def provenance(self) -> dict:
-        """What the manifest records of the training data, empty for generated problems."""
+        """What the manifest records about the training data; empty for generated problems."""
 
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""
 
     def outcome(self, rows: list[dict[str, float]]) -> Outcome | None:
-        """Has the run failed at the last of its rows? None: it goes on."""
+        """How the run failed in the last of its rows; None if it did not."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run: where, what, how long, and who does it together."""
+    """A run: where, what, how long, and in which processes."""
 
     folder: Path
     config: Strict
@@ -87,15 +88,15 @@ class Job:
 
     @property
     def checkpoints(self) -> Path:
-        # Named by the digest: what another configuration left half done is never gone on from.
+        # Named by the digest, so a run never resumes from another configuration's checkpoint.
         return self.folder / f"checkpoint-{self.digest}"
 
 
 @dataclass
 class Progress:
-    """Rows of the steps done, and what the processes that did them took.
+    """Rows of the steps done so far, and what the processes that did them used.
 
-    A killed process counts up to its last checkpoint. phases_s: seconds beside the steps.
+    A killed process counts up to its last checkpoint. phases_s: seconds outside the steps.
     """
 
     metrics: list[dict] = field(default_factory=list)
@@ -105,7 +106,7 @@ class Progress:
     phases_s: dict[str, float] = field(default_factory=dict)
 
     def with_this_process(self, learner: Learner, startup: float, world: Alone) -> Progress:
-        """All there is to say now; every process of `world` has to ask."""
+        """The progress so far, with this process's share; every process of `world` must call it."""
         here = {"startup": startup} | learner.clock.seconds
         beside = {name: s for name, s in here.items() if name not in learner.phases}
         peak = world.largest(telemetry.peak_bytes(world.device) / 2**20)
@@ -119,7 +120,7 @@ class Progress:
 
 
 class BaseConfig(Strict):
-    """Everything that decides a base policy; written beside its metrics."""
+    """Everything that determines a base policy; written next to its metrics."""
 
     size: str
     model: ModelSpec
@@ -148,10 +149,13 @@ def is_complete(folder: Path, digest: str) -> bool:
     return True
 
 
-def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
+def pretrain_base(
+    study: Study, size: str, *, quiet: bool = False, task: Task | None = None
+) -> Path:
     """Make the base policy of a size unless it is there; returns its folder.
 
-    Raises StoppedError where a signal asked to stop, after a checkpoint.
+    task: the size's dataset, if it was already read (planning/preflight.py). Raises StoppedError,
+    after a checkpoint, if a signal asked to stop.
     """
     from vimpo.training.pretrain import Pretrainer
 
@@ -172,16 +176,16 @@ def pretrain_base(study: Study, size: str, *, quiet: bool = False) -> Path:
         quiet=quiet,
     )
     with StopRequest() as stop:
-        _run(lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime), job, stop)
+        _run(lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime, task), job, stop)
     return folder
 
 
-def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
+def train_cell(study: Study, cell: Cell, *, quiet: bool = False, task: Task | None = None) -> Path:
     """Train one cell unless it is done, from the base policy of its size; returns its folder.
 
-    Raises ConfigError for a folder of another configuration and DamagedError for a base policy that
-    is not what was written, before anything is loaded; StoppedError where a signal asked to stop,
-    after a checkpoint.
+    task: as in :func:`pretrain_base`. Raises ConfigError for a folder of another configuration and
+    DamagedError for a base policy that is not what was written, before anything is loaded;
+    StoppedError, after a checkpoint, if a signal asked to stop.
     """
     from vimpo.training.trainer import Trainer
 
@@ -191,7 +195,8 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
         study.run_folder(cell),
     )
     if is_complete(folder, digest):
-        discard_checkpoints(folder / f"checkpoint-{digest}")  # left by a kill after SHA256SUMS
+        # Left by a kill after SHA256SUMS.
+        shutil.rmtree(folder / f"checkpoint-{digest}", ignore_errors=True)
         return folder
     world = join(config.runtime)
     job = Job(
@@ -207,46 +212,48 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False) -> Path:
     )
     with StopRequest() as stop:
         if world.size == 1:
-            base = pretrain_base(study, cell.size, quiet=quiet)
+            base = pretrain_base(study, cell.size, quiet=quiet, task=task)
         else:
             base = require_base(study, cell.size)
         if world.main:
             check_model(base)
         set_up_torch(config.runtime)
-        _run(lambda: Trainer(config, base / "model", world), job, stop)
+        _run(lambda: Trainer(config, base / "model", world, task), job, stop)
     world.leave()
     return folder
 
 
-def prepare_cell(study: Study, cell: Cell, *, quiet: bool = False) -> bool:
+def prepare_cell(
+    study: Study, cell: Cell, *, quiet: bool = False, task: Task | None = None
+) -> bool:
     """What one process does before several train a cell: is there anything to train?
 
-    Makes the base policy where it is missing and this is the only machine. Raises ConfigError for
-    too few GPUs, and what :func:`train_cell` would.
+    Makes the base policy if it is missing and this is the only machine. Raises ConfigError for too
+    few GPUs, and what :func:`train_cell` would.
     """
     check_devices(study.runtime)
     if is_complete(study.run_folder(cell), study.cell_digest(cell)):
         return False
     if study.runtime.nodes == 1:
-        pretrain_base(study, cell.size, quiet=quiet)
+        pretrain_base(study, cell.size, quiet=quiet, task=task)
     else:
         require_base(study, cell.size)
     return True
 
 
 def require_base(study: Study, size: str) -> Path:
-    """Folder of a base policy that is there. Raises ConfigError where it is not."""
+    """Folder of an existing base policy. Raises ConfigError if it is missing."""
     folder = study.base_folder(size)
     if not is_complete(folder, study.base_digest(size)):
         raise ConfigError(
-            f"base: '{folder}' is missing, and several processes do not make it together; "
+            f"base: '{folder}' is missing, and several processes cannot make it together; "
             f"allowed: a folder made by `python -m vimpo pretrain --size {size}`"
         )
     return folder
 
 
 def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> None:
-    """All steps of a learner, then its outputs; goes on from the newest sound checkpoint.
+    """All steps of a learner, then its outputs; resumes from the newest intact checkpoint.
 
     Of several processes, all do the steps and the main one writes.
     """
@@ -265,9 +272,9 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
 def _do_steps(
     learner: Learner, job: Job, progress: Progress, startup: float, stop: StopRequest
 ) -> Outcome:
-    """The steps that are left, up to the first that fails, and a checkpoint at every interval.
+    """The remaining steps, up to the first that fails, with a checkpoint at every interval.
 
-    Raises StoppedError, after a checkpoint, where any of the processes was asked to stop.
+    Raises StoppedError, after a checkpoint, if any of the processes was told to stop.
     """
 
     def save() -> None:
@@ -279,7 +286,7 @@ def _do_steps(
     saved = len(progress.metrics)
     with _bar(job, saved) as bar:
         for step in range(saved, job.steps):
-            # All have to end at the same step, though a signal reaches each at its own time.
+            # All must stop at the same step, though a signal reaches each at its own time.
             if number := int(job.world.largest(stop.signal)):
                 if step > saved:
                     save()
@@ -329,12 +336,12 @@ def _finish(
         with sealing(folder / SUMS, OUTPUTS):
             _write_outputs(aside, job, progress)
             files.write_json(folder / "manifest.json", _manifest(learner, job, progress, outcome))
-        discard_checkpoints(job.checkpoints)
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
     world.wait()
 
 
 def _write_outputs(model: Path, job: Job, progress: Progress) -> None:
-    """The tables of a run, and its model, which lies ready beside them."""
+    """The tables of a run, and its model, which was saved next to them."""
     files.write_atomic(job.folder / "config.yaml", dump_yaml(job.config))
     files.write_rows(job.folder / "metrics.csv", progress.metrics, ["step"])
     files.write_rows(job.folder / "timing.csv", progress.timing, ["step"])

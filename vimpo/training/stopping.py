@@ -1,4 +1,4 @@
-"""Ending a run at a whole step when a scheduler (SIGTERM) or a person (Ctrl-C) asks for it."""
+"""Stopping a run between steps when a scheduler (SIGTERM) or a person (Ctrl-C) asks for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While it is entered, a first signal is noted in `signal` (else 0) and ends nothing.
+    """While entered, the first signal is recorded in `signal` (else 0) and ends nothing.
 
     A scheduler may send SIGTERM more than once, to the launcher and to every process; a second
-    Ctrl-C is impatience, and ends the process at once. Ignored signals stay ignored. Threads other
-    than the main one get no signals, and note none.
+    Ctrl-C is impatience and ends the process at once. Ignored signals stay ignored. Threads other
+    than the main one receive no signals and record none.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class StopRequest:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        # Noted in the last step of a base policy: the training around it has to know.
+        # Received in the last step of a base policy: the training around it must know.
         outer = getattr(self._before.get(self.signal), "__self__", None)
         if isinstance(outer, StopRequest):
             outer.signal = self.signal

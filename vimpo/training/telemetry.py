@@ -1,4 +1,4 @@
-"""What a run records of its machine and its time: versions, commit, hardware, memory, seconds."""
+"""What a run records about its machine and time: versions, commit, hardware, memory, seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORDED_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", 
 
 
 def git_commit() -> str:
-    """Commit of the source, with `-dirty` where tracked files differ; `unknown` outside git."""
+    """Commit of the source, with `-dirty` if tracked files differ; `unknown` outside git."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
@@ -49,10 +49,10 @@ def hardware(device: str) -> dict[str, object]:
 
 
 def peak_bytes(device: str) -> int:
-    """Peak of the device's memory where there is one, else of this process's resident set.
+    """Peak memory of the device if there is one, else of this process's resident set.
 
-    Linux hands getrusage's figure down from the parent through fork and exec, so that a small
-    process started by a large one would report its parent's: VmHWM belongs to this program alone.
+    On Linux, getrusage's figure is inherited through fork and exec, so a small process started by a
+    large one would report its parent's; VmHWM is this program's own.
     """
     if device != "cpu":
         import torch
@@ -82,7 +82,7 @@ def seconds_since_process_start() -> float:
 
 
 class Stopwatch:
-    """Seconds by phase, exclusive: time in an inner phase is not counted in the outer one."""
+    """Seconds by phase; time in an inner phase is not counted in the outer one."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.seconds: dict[str, float] = {}

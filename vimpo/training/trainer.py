@@ -2,13 +2,13 @@
 
 A step: draw prompts, sample rollouts, grade them, flip rewards, update. Every draw is a pure
 function of (seed, step), so an interrupted run resumes from its last checkpoint and ends with the
-same bytes as an undisturbed one.
+same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -32,35 +32,42 @@ from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
-from vimpo.tasks import load_task
+from vimpo.tasks import Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.training.algorithms import Batch, Share, make_algorithm, make_batch
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
 
-# Parts of a batch that one process sends through a network, and the fewest rows of one.
+# Most parts that one process splits a batch into for a forward pass, and fewest rows of a part.
 PIECES = 8
 PIECE_ROWS = 16
 
 
 class Trainer:
-    """The state of one run, a policy and perhaps a critic, and the step that moves it."""
+    """The state of one run, a policy and perhaps a critic, and its training step."""
 
     phases = ("rollout", "reference", "critic", "update")
 
-    def __init__(self, config: CellConfig, base: Path, world: Alone | None = None) -> None:
-        """Load the base policy. Raises ConfigError where `base` holds none.
+    def __init__(
+        self,
+        config: CellConfig,
+        base: Path,
+        world: Alone | None = None,
+        task: Task | None = None,
+    ) -> None:
+        """Load the base policy. Raises ConfigError if `base` holds none.
 
         world: the processes that train together (models/distributed.py); default: this one alone.
+        task: default: read here.
         """
         self.config = config
         self.world = world = world or Alone(config.runtime.device)
         self.algorithm = make_algorithm(config.objective)
-        self._reads_reference = self.algorithm.needs_reference
+        self._reads_reference = config.objective.needs_reference
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
         self._load(base)
-        self.task = load_task(config, self.policy, self.tokenizer)
+        self.task = task or load_task(config, self.policy, self.tokenizer)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
@@ -91,7 +98,7 @@ class Trainer:
             check_plain_head(self.policy)
         if config.model.lora:
             add_adapters(self.policy, config.model.lora, step_seed(config.seed, 0, "adapters"))
-        own_reference = self.algorithm.needs_reference and not config.model.lora
+        own_reference = config.objective.needs_reference and not config.model.lora
         self.reference = frozen_copy(self.policy) if own_reference else None
         if runtime.gradient_checkpointing:
             enable_checkpointing(self.policy)
@@ -102,7 +109,7 @@ class Trainer:
         return load_policy(self._base, here)
 
     def _spread(self) -> None:
-        """The networks as they are called from now on, each by way of one module."""
+        """Wrap the networks for all processes; from now on each is called through one module."""
         ids = torch.full((1, 2), self.tokenizer.eos_token_id, device=self.world.device)
         self._example = ids, mask = ids, torch.ones_like(ids)
         self.scorer, self._calls = Scorer(self.policy, self.config.objective, *self._how), {}
@@ -170,7 +177,7 @@ class Trainer:
         marks = self.task.rewards(
             owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
         )
-        # A response that was cut off did not end: it is wrong, whatever it holds.
+        # A response that was cut off is wrong, whatever it holds.
         right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
         clean = self.world.gather(torch.tensor(right)).tolist()
         rewards = noisy_rewards(
@@ -181,7 +188,7 @@ class Trainer:
             seed=c.seed,
             step=step,
         )
-        # Rows of like length side by side: what goes through a network together is little padding.
+        # Rows of similar length next to each other: less padding in a forward pass.
         order = rollouts.by_length()
         rollouts = rollouts.rows(order)
         whole = self.world.gather(order + mine.start * c.train.group_size).cpu()
@@ -192,7 +199,7 @@ class Trainer:
     def _sample(self, prompts: list[str], step: int, first: int, total: int) -> Rollouts:
         """Rollouts of prompts `first`, `first` + 1, ... of the step's `total`.
 
-        As wide as those of all processes, whose rows are put together later.
+        Padded to the widest of all processes, whose rows are put together later.
         """
         tokens = [self.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
         self.sampler.sync(lambda: named_weights(self.policy))
@@ -204,8 +211,10 @@ class Trainer:
     # --- policy -------------------------------------------------------------------------------
 
     def _pieces(self, rollouts: Rollouts) -> list[Rollouts]:
-        """Sorted rows in parts that go through a network one after the other, none wider than it
-        need be. Several processes make one part: DDP and FSDP2 expect the same calls of all."""
+        """Sorted rows in parts for separate forward passes, none wider than necessary.
+
+        One part if there are several processes: DDP and FSDP2 expect the same calls from all.
+        """
         count = len(rollouts.mask)
         rows = count if self.world.size > 1 else max(PIECE_ROWS, -(-count // PIECES))
         return [rollouts.rows(s).trimmed() for s in micro_batches(count, rows)]
@@ -238,9 +247,9 @@ class Trainer:
     def _update_policy(
         self, rollouts: Rollouts, batch: Batch, apply: bool
     ) -> tuple[Batch, dict[str, float]]:
-        """One update over all micro-batches; one of them needs a single forward pass.
+        """One update over all micro-batches; a single one needs a single forward pass.
 
-        Several of them need a first pass where the advantage is made of the policy's own
+        Several need a first pass if the advantage is computed from the policy's own
         log-probabilities, because it is whitened over the whole batch.
         """
         c, gather = self.config, self.world.gather
@@ -301,7 +310,7 @@ class Trainer:
         self.optimizers[name].collect()
 
     def _apply(self, name: str) -> float:
-        """Clip and move, unless a number of this step is not finite. -> the gradient norm"""
+        """Clip and update, unless a number of this step is not finite. -> the gradient norm"""
         (group,) = self.optimizers[name].param_groups
         norm = float(full(nn.utils.clip_grad_norm_(group["params"], self.config.train.grad_clip)))
         if self.watch.sound(f"the {name}'s gradient norm", norm):
@@ -311,25 +320,35 @@ class Trainer:
     # --- failure (vimpo/training/outcomes.py) -----------------------------------------------------
 
     def outcome(self, rows: Sequence[dict[str, float]]) -> Outcome | None:
-        """Has the run failed at the last of its rows? Every process has to ask."""
+        """How the run failed in the last of its rows, or None; every process must call it."""
         return outcome_of(rows, self.watch, self.config.train.collapse, self._reference_kl)
+
+    @contextmanager
+    def _reading_reference(self) -> Iterator[None]:
+        """While entered, scores include the reference's; a loss without one loads it for this."""
+        lacking = self.reference is None and not self.config.model.lora
+        if lacking:
+            self.reference = self._load_network().eval().requires_grad_(False)
+            self._spread_reference()
+        self._reads_reference = True
+        try:
+            yield
+        finally:
+            self._reads_reference = self.config.objective.needs_reference
+            if lacking:
+                self.reference = None
+                del self._calls["reference"]
 
     @torch.no_grad()
     def _reference_kl(self) -> float:
         """KL(pi || base) in nats, summed over a response, mean over those of the last step, by k3.
 
-        pi is the policy that drew them. Where the loss reads no reference, it is loaded for this.
+        pi is the policy that drew them.
         """
-        rollouts, lacking = self._rollouts, self.reference is None and not self.config.model.lora
+        rollouts = self._rollouts
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
-        if lacking:
-            self.reference = self._load_network().eval().requires_grad_(False)
-            self._spread_reference()
-        self._reads_reference = True
-        ref_logp = torch.cat([self._score(rollouts.rows(s)).ref_logp for s in slices])
-        self._reads_reference = self.algorithm.needs_reference
-        if lacking:
-            self.reference, self._calls["reference"] = None, None
+        with self._reading_reference():
+            ref_logp = torch.cat([self._score(rollouts.rows(s)).ref_logp for s in slices])
         kl = torch.where(rollouts.mask.bool(), k3_kl(rollouts.logp, ref_logp), 0.0).sum(1)
         return float(self.world.gather(kl).mean())
 
@@ -341,7 +360,7 @@ class Trainer:
         return joined(values, rollouts.width)
 
     def _estimate_values(self, rollouts: Rollouts, batch: Batch) -> tuple[Batch, Tensor | None]:
-        """V(s_t) before the update, and its graph where one micro-batch holds everything."""
+        """V(s_t) before the update, and its graph if one micro-batch holds everything."""
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
         with nullcontext() if len(slices) == 1 else torch.no_grad():
             values = torch.cat([self._values(rollouts.rows(s)) for s in slices])
@@ -369,9 +388,9 @@ class Trainer:
     # --- what the run leaves behind (vimpo/training/runs.py) --------------------------------------
 
     def save(self, folder: Path) -> None:
-        """The policy as a `save_pretrained` folder, with PPO's critic in `critic/` below it.
+        """The policy as a `save_pretrained` folder, with PPO's critic in `critic/` inside it.
 
-        Adapters are merged. Every process has to call it; the main one writes.
+        Adapters are merged. Every process must call it; the main one writes.
         """
         policy = self._tensors(self.policy)
         critic = self._tensors(self.critic) if self.critic is not None else None
@@ -381,7 +400,7 @@ class Trainer:
                 self.critic.save(folder / "critic", critic)
 
     def _tensors(self, module: nn.Module) -> dict[str, Tensor] | None:
-        """Weights to be saved by name, where they are not simply the module's own."""
+        """Weights to save, by name; None if they are simply the module's own."""
         if self.config.model.lora:
             return merged_tensors(module)
         if self.world.size == 1:
@@ -390,7 +409,7 @@ class Trainer:
         return {name: tensor.cpu() for name, tensor in weights if self.world.main}
 
     def provenance(self) -> dict:
-        """What the manifest records of the training data."""
+        """What the manifest records about the training data."""
         return self.task.provenance(self.config.seed)
 
     def networks(self) -> list[nn.Module]:

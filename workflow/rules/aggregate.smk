@@ -1,4 +1,4 @@
-# Tidy tables from all runs; a run that is missing is a row of missing.csv, never an average.
+# Tidy tables from all runs; a missing run is a row of missing.csv, never an average.
 
 from vimpo.storage.columns import ARCHIVED, TABLES
 

@@ -1,4 +1,4 @@
-# The validated study, and what the rules share. Nothing is computed before the study is sound.
+# The validated study, and what the rules share. Nothing is computed until the study is valid.
 
 import gc
 import inspect
@@ -18,13 +18,13 @@ from vimpo.planning.slurm import check_cluster, check_one_machine
 from vimpo.storage.continued import taken_over
 from vimpo.storage.files import write_atomic
 
-# A graph of jobs holds no garbage: looking for it takes a quarter of the time of a large grid.
+# A graph of jobs holds no garbage; looking for it takes a quarter of the time for a large grid.
 gc.disable()
 
 try:
     for path in map(Path, workflow.configfiles):
         if path.suffix in (".yaml", ".yml"):
-            read_yaml(path)  # refuses keys that are given twice: Snakemake's own reader does not
+            read_yaml(path)  # refuses repeated keys, which Snakemake's own reader does not
     STUDY = load_study(dict(config))
     check_before_running(STUDY)
     TAKEN_OVER = taken_over(STUDY)
@@ -32,14 +32,14 @@ except ConfigError as error:
     raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
 FOLDER = str(STUDY.folder)
-# Snakemake may have merged the study from several files and options: jobs read it from here. Named by
-# its content, so that a running workflow never sees another one's.
+# Snakemake may have merged the study from several files and options, so jobs read it from here. Named
+# by its content, so that a running workflow never sees another one's.
 MERGED = Path(".snakemake/studies") / f"{digest(STUDY)}.yaml"
 if not MERGED.exists():
     write_atomic(MERGED, dump_yaml(STUDY))
 
 CELLS = {cell.name: cell for cell in STUDY.cells()}
-# What is taken over from a published study has no jobs here.
+# Cells reused from a published study have no jobs here.
 RUNS = [f"{FOLDER}/runs/{name}" for name, cell in CELLS.items() if cell not in TAKEN_OVER.cells]
 SIZES = STUDY.used_sizes()
 MADE_SIZES = [size for size in SIZES if size not in TAKEN_OVER.sizes]
@@ -67,13 +67,13 @@ wildcard_constraints:
     seed=one_of(cell.seed for cell in CELLS.values()),
 
 
-# A parameter that changes runs its job again, and only it: each digest covers exactly what the
-# result depends on, so a new beta trains VIMPO's cells and nobody else's. Where the study lies is no
-# such reason; Snakemake does not compare parameters that are derived from `threads`.
+# A changed parameter reruns its job and no other: each digest covers exactly what the result depends
+# on, so a new beta trains only VIMPO's cells. The study's path must not rerun anything; Snakemake
+# does not compare parameters that are derived from `threads`.
 
 
 def known(function):
-    """With its parameters at hand, which Snakemake would find out again several times for every job."""
+    """Caches a function's parameters, which Snakemake would inspect several times per job."""
     overwrite_function_params(function, inspect.signature(function).parameters)
     return function
 
@@ -105,7 +105,7 @@ def cost_digest(wildcards):
 
 def scores_of_trials(wildcards):
     """Scores of all runs of a sweep, once its comparison is known to be fair."""
-    # Only for that target: every other start of Snakemake does without pandas.
+    # Imported only for this target: no other needs pandas to start Snakemake.
     from vimpo.analysis.sweep import trials
 
     try:
@@ -116,14 +116,15 @@ def scores_of_trials(wildcards):
 
 
 def asks(stage):
-    """Resources of a rule: what the configuration says of stage and size; a retry asks for more
-    memory. Keys are those of Snakemake's Slurm plugin; other executors ignore what they do not know.
+    """Resources of a rule, by stage and size; a retry requests more memory.
+
+    Keys are those of Snakemake's Slurm plugin; other executors ignore what they do not know.
     """
 
     requests = {size: job_request(STUDY, stage, size) for size in SIZES}
 
     def of_size(field):
-        """A constant where all sizes ask for the same: functions of each job take time."""
+        """A constant if all sizes request the same, because a function per job takes time."""
         values = {size: getattr(request, field) or "" for size, request in requests.items()}
         first = values[SIZES[0]]
         alike = all(value == first for value in values.values())
@@ -139,7 +140,7 @@ def asks(stage):
     if example.gpus:
         resources["gpu"] = example.gpus
     if example.nodes > 1:
-        # `mpi` tells the plugin that the rule's own command calls srun; GPUs belong to nodes.
+        # `mpi` tells the plugin that the rule's own command calls srun; GPUs are per node.
         resources |= {
             "nodes": example.nodes,
             "tasks": example.nodes,
@@ -155,13 +156,13 @@ def cores(stage):
     return request.threads // request.nodes
 
 
-# A cell's stages follow each other in one Slurm job. Executors without groups take no notice.
+# A cell's stages run one after the other in one Slurm job. Executors without groups ignore this.
 CELL_JOB = "cell" if STUDY.cluster.one_job_a_cell else None
 
 
 onstart:
-    # Before anything is submitted: a scheduler that cannot run this study, or data that cannot be had,
-    # is one error now, and not one a job.
+    # Before anything is submitted: a scheduler that cannot run this study, or unavailable data, is one
+    # error now instead of one per job.
     if workflow.is_main_process:
         try:
             if workflow.executor_plugin.name == "slurm":
@@ -170,8 +171,8 @@ onstart:
                 check_cluster(STUDY, settings.status_command, wait)
             else:
                 check_one_machine(STUDY, workflow.executor_plugin.name == "local")
-            # No job does this: Snakemake does not look at parameters below a job that is to run, so
-            # a changed hyperparameter would go unseen.
+            # Not a job: Snakemake does not compare parameters downstream of a job that is to run, so
+            # a changed hyperparameter would go unnoticed.
             check_before_jobs(STUDY, MERGED)
         except ConfigError as error:
             raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))

@@ -1,4 +1,4 @@
-# One base policy a size, shared by every algorithm, noise level and seed.
+# One base policy per size, shared by every algorithm, noise level and seed.
 
 
 rule pretrain:

@@ -5,7 +5,7 @@ rule probe:
     input:
         base=rules.pretrain.output.manifest,
         manifest=rules.train.output.manifest,
-        # One after the other where both run in one job; a new evaluation probes nothing again.
+        # Sequential if both run in one job; a new evaluation does not rerun probes.
         evaluated=ancient(rules.evaluate.output.scores),
     output:
         probes=f"{FOLDER}/runs/{RUN}/probes.parquet",

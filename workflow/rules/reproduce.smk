@@ -1,7 +1,7 @@
-# Is what was committed still what comes out? Trains the six cells of tests/reference/ again, compares,
-# and fails where they are different; `python -m vimpo reproduce` does it for any finished study.
+# Do the committed results still come out? Trains the six cells of tests/reference/ again, compares, and
+# fails if they differ; `python -m vimpo reproduce` does this for any finished study.
 #
-# Who changes on purpose what comes out makes the reference again:
+# After a deliberate change of results, make the reference again:
 #
 #   snakemake --cores all --configfile workflow/config/reference.yaml
 #   python -m vimpo publish --cells --config workflow/config/reference.yaml --published tests
@@ -9,7 +9,7 @@
 from vimpo.storage.columns import CELL_TABLES
 
 
-# It has no output (a benchmark would be one), so that it always trains.
+# No output (a benchmark would be one), so it always trains.
 rule reproduce:
     input:
         study="tests/reference/config.yaml",

@@ -1,4 +1,4 @@
-# The study as it is run, every default written out; a folder that another study made is refused.
+# The study as it runs, with every default written out; another study's folder is refused.
 
 
 rule resolve:

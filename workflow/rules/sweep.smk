@@ -1,4 +1,4 @@
-# A sweep's table and figure (vimpo/analysis/sweep.py): its runs need be trained and scored, not probed.
+# A sweep's table and figure (vimpo/analysis/sweep.py); its runs are trained and scored, not probed.
 
 
 rule sweep:

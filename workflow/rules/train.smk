@@ -1,4 +1,4 @@
-# One cell of the grid: an algorithm, a size, a noise level and a seed.
+# One cell of the grid: algorithm, size, noise level and seed.
 
 
 rule train:
