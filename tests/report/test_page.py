@@ -12,6 +12,7 @@ from vimpo.config import Cell, ConfigError, dump_yaml, load_study
 from vimpo.report.figures.registry import FIGURES
 from vimpo.report.page import TEMPLATES, report_content, write_report
 from vimpo.report.tables import Table
+from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.tables import read_table, write_table
 
 LOST = Cell("ppo", "s", "0.25", 1)
@@ -216,6 +217,7 @@ def test_names_are_escaped(written, tmp_path):
     shutil.copytree(written.folder / "tables", tables)
     with (tables / "provenance.csv").open("a") as file:
         file.write("hardware.cpu,<script>|,1\n")
+    seal(tables / SUMS, [path.name for path in tables.glob("*.csv")])
     write_report(written, tables, written.folder / "figures", tmp_path / "report.html")
     assert "&lt;script&gt;" in (tmp_path / "report.html").read_text()
     assert "<script>\\|" in (tmp_path / "report.md").read_text()
