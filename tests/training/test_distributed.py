@@ -75,7 +75,7 @@ def make_study(tiny_base, tmp_path_factory):
     """As tiny_study, for the whole module."""
     import shutil
 
-    from conftest import TINY, merged
+    from tiny import TINY, merged
 
     root = tmp_path_factory.mktemp("distributed")
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY, merged
 from fake_results import small_study, write_results
+from tiny import TINY, merged
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
