@@ -73,6 +73,15 @@ def tiny_study(tiny_base, tmp_path) -> Callable[..., Study]:
 
 
 @pytest.fixture
+def unprinted(monkeypatch) -> None:
+    """Figures are built and laid out as ever, but their files stay empty: half of the time."""
+    from matplotlib.backends import backend_agg, backend_svg
+
+    monkeypatch.setattr(backend_agg.FigureCanvasAgg, "print_png", lambda *a, **k: None)
+    monkeypatch.setattr(backend_svg.FigureCanvasSVG, "print_svg", lambda *a, **k: None)
+
+
+@pytest.fixture
 def make_trainer(tiny_study) -> Callable[..., Trainer]:
     """Makes a trainer of the tiny study; what is not named is a setting of `train`."""
     from vimpo.training.trainer import Trainer

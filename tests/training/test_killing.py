@@ -2,7 +2,7 @@
 
 The whole of it, 20 kills an algorithm, takes four minutes:
 
-    pytest -m slow -s tests/test_killing.py
+    pytest -n 0 -m slow -s tests/training/test_killing.py
 """
 
 from __future__ import annotations
