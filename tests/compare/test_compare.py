@@ -112,19 +112,20 @@ def set_weights(study, checksum):
     path.write_text(json.dumps(json.loads(path.read_text()) | outputs))
 
 
-@pytest.mark.parametrize("kind", ["runs", "published", "cells"])
-@pytest.mark.parametrize("weights", ["alike", "other"])
-def test_weights_count_though_they_are_committed_nowhere(old, kind, weights, tmp_path):
-    first = rerun(old, tmp_path / "first")
+def test_weights_count_though_they_are_committed_nowhere(old, tmp_path):
+    first, new = rerun(old, tmp_path / "first"), rerun(old, tmp_path / "new")
     set_weights(first, "alike")
     aggregate(first, first.folder / "tables")
     publish(first, tmp_path / "first/published")
     publish(first, tmp_path / "first/cells", names=CELL_TABLES)
-    new = rerun(old, tmp_path / "new")
-    set_weights(new, weights)
-    found = compare(side(first, kind), read_side(new.folder))
-    assert found.digits["files of weights and metrics"] == (1, int(weights == "other"))
-    assert found.verdict == ("byte-equal" if weights == "alike" else "statistically the same")
+    sides = [side(first, kind) for kind in ("runs", "published", "cells")]
+    for weights, verdict in (("alike", "byte-equal"), ("other", "statistically the same")):
+        set_weights(new, weights)
+        again = read_side(new.folder)
+        for first_side in sides:
+            found = compare(first_side, again)
+            assert found.digits["files of weights and metrics"] == (1, int(weights == "other"))
+            assert found.verdict == verdict
 
 
 def test_damaged_manifests_are_refused_by_name(old, tmp_path):

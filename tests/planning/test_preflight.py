@@ -151,7 +151,9 @@ def snakemake(file, *arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("fault", ["missing column", "gold", "hub benchmark"])
+@pytest.mark.parametrize(
+    "fault", ["missing column", "gold", pytest.param("hub benchmark", marks=pytest.mark.slow)]
+)
 def test_snakemake_says_the_same_before_any_job(tmp_path, fault):
     done = snakemake(study_file(tmp_path, fault), "--retries", "2", "--keep-going")
     assert done.returncode != 0

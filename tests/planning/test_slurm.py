@@ -149,7 +149,10 @@ def watchdog(folder, queue):
         "PATH": f"{folder}:{os.environ['PATH']}",
     }
     command = [str(WATCHDOG), "./work.sh", "work"]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | settings, start_new_session=True)
+    # A shell that was put into the background lets its children ignore Ctrl-C.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    options |= {"env": os.environ | settings, "start_new_session": True}
+    return subprocess.Popen(command, cwd=folder, **options)
 
 
 def test_the_watchdog_starts_a_waiting_snakemake_again(tmp_path):

@@ -307,7 +307,7 @@ def test_a_job_in_its_own_process_gives_the_bytes_of_this_one(tiny_study, tmp_pa
     script = (
         "import json, sys\n"
         "from vimpo.config import Cell, load_study\n"
-        "from vimpo.runs import train_cell\n"
+        "from vimpo.training.runs import train_cell\n"
         "train_cell(load_study(json.loads(sys.argv[1])), Cell(*json.loads(sys.argv[2])))"
     )
     name = ["grpo", "tiny", "rollout-0.25", 1]
