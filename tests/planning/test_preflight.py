@@ -133,7 +133,7 @@ def test_local_files_are_looked_at_quickly_while_snakemake_starts(tmp_path):
     study = load_study(study_file(tmp_path))
     start = time.perf_counter()
     check_before_running(study)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 20  # usually milliseconds: nothing heavy is imported
 
 
 # --- Snakemake -----------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_without_a_box_there_is_no_answer_unless_asked_for():
 def test_extraction_takes_linear_time(text):
     start = time.perf_counter()
     answers(text, boxed_only=False)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 30  # usually half a second; quadratic time takes an hour
 
 
 # --- Equivalence ---------------------------------------------------------------------------------

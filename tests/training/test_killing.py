@@ -25,7 +25,7 @@ from vimpo.training.runs import pretrain_base, train_cell
 from vimpo.training.telemetry import seconds_since_process_start
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds until something that should happen is a failure
+PATIENCE = 300  # seconds until something that should happen is a failure
 INTERVAL = 4  # steps between two checkpoints
 
 

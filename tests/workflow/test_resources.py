@@ -17,7 +17,7 @@ def dry_run(config, results, *arguments):
     command = [sys.executable, "-m", "snakemake", "-n", "--nolock", *arguments]
     command += ["--configfile", str(config), "--config", f"results={results}"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
