@@ -140,6 +140,7 @@ def quiet_and_killed(tiny_study, tmp_path, algorithm, steps):
     return expected, Run(tiny_study("killed", train=train), tmp_path, algorithm)
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_saves_ends_with_the_bytes_of_a_quiet_one(tiny_study, tmp_path):
     expected, run = quiet_and_killed(tiny_study, tmp_path, "ppo", 24)
     assert kill(run, "save", INTERVAL) == "save"
