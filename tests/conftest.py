@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from vimpo.training.trainer import Trainer
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for the workflow comes first, and the other workers go on meanwhile."""
+    items.sort(key=lambda item: "tiny_workflow" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
     """Gives a read-only folder, filled once per test run by the worker that first asks for it."""

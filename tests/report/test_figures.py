@@ -153,7 +153,14 @@ def test_panels_that_share_an_axis_have_the_noise_levels_of_all(narrowest):
         assert axes.get_xticks().tolist() == [0, 0.1, 0.25, 0.4]
 
 
-@pytest.mark.parametrize("grid", ["small", "widest", "narrowest", "ablated"])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        "small",
+        "widest",
+        *(pytest.param(g, marks=pytest.mark.slow) for g in ("narrowest", "ablated")),
+    ],
+)
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_curves"])
 def test_nothing_overlaps_or_leaves_the_figure(grid, name, request):
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -360,7 +360,8 @@ def run_by_command(study, cell, path):
     return study.run_folder(cell)
 
 
-@pytest.mark.parametrize("sharding", ["fsdp2", pytest.param("ddp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_the_train_command_starts_as_many_processes_as_configured(make_study, tmp_path, sharding):
     study, cell = case_study(make_study, sharding, "vimpo", processes=2, sharding=sharding)
     folder = run_by_command(study, cell, tmp_path / "study.yaml")

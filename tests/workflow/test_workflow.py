@@ -52,7 +52,7 @@ def planned(result):
 
 
 @pytest.fixture(scope="session")
-def finished(shared):
+def tiny_workflow(shared):
     """Where Snakemake ran the tiny study; tests that change it work on a copy.
 
     TINY_STUDY, if set, is that place: who runs the tests may look at the study afterwards.
@@ -69,10 +69,10 @@ def finished(shared):
 
 
 @pytest.fixture
-def copy(finished, tmp_path):
+def copy(tiny_workflow, tmp_path):
     """A copy with the same modification times, which Snakemake goes by."""
     folder = tmp_path / "copy"
-    shutil.copytree(finished, folder, copy_function=shutil.copy2)
+    shutil.copytree(tiny_workflow, folder, copy_function=shutil.copy2)
     return folder
 
 
@@ -83,8 +83,8 @@ def test_the_quick_study_is_the_default_and_has_24_cells(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_finished_study_holds_its_report_tables_and_figures(finished):
-    folder = finished / "results/tiny"
+def test_a_finished_study_holds_its_report_tables_and_figures(tiny_workflow):
+    folder = tiny_workflow / "results/tiny"
     report = (folder / "report.html").read_text()
     assert "<svg" in report or "data:image" in report
     accuracy = pd.read_csv(folder / "tables/accuracy.csv")
@@ -95,8 +95,8 @@ def test_a_finished_study_holds_its_report_tables_and_figures(finished):
     assert manifest["status"] == "complete"
 
 
-def test_a_finished_study_has_nothing_left_to_do(finished):
-    counts, _ = planned(snakemake(finished, "-n", "--nolock"))
+def test_a_finished_study_has_nothing_left_to_do(tiny_workflow):
+    counts, _ = planned(snakemake(tiny_workflow, "-n", "--nolock"))
     assert counts == {}
 
 
