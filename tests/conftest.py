@@ -1,4 +1,4 @@
-"""Shared fixtures: a study that trains in a second, and its base policy, made once a session."""
+"""Shared fixtures: the tiny study, and its base policy, made once per test run."""
 
 from __future__ import annotations
 
@@ -6,74 +6,62 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # of each worker and of all processes that tests start
 
+import fcntl
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
+from tiny import TINY, merged
 
 from vimpo.config import Cell, Study, load_study
 
 if TYPE_CHECKING:
     from vimpo.training.trainer import Trainer
 
-TINY = {
-    "study": "tiny",
-    "task": {
-        "largest": 5,
-        "pretrain_operators": [1],
-        "train_operators": [1],
-        "step_error": 0.0,
-        "benchmarks": {"chain_easy": {"operators": 4, "problems": 20}},
-    },
-    "sizes": {
-        "tiny": {
-            "hidden": 16,
-            "layers": 1,
-            "pretrain_steps": 120,
-            "pretrain_lr": 0.02,
-            "learning_rate": 0.002,
-        }
-    },
-    "pretrain": {"batch_size": 20, "warmup_steps": 5, "checkpoint_every": 50},
-    "train": {
-        "steps": 6,
-        "prompts_per_step": 6,
-        "group_size": 4,
-        "max_response": 10,
-        "warmup_steps": 2,
-        "checkpoint_every": 2,
-    },
-    "grid": {
-        "algorithms": ["vimpo", "ppo", "grpo"],
-        "sizes": ["tiny"],
-        "noise": [0.25],
-        "noise_mode": "rollout",
-        "seeds": [1],
-    },
-}
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    torch.set_num_threads(1)
-
-
-def merged(base: dict, changes: dict) -> dict:
-    both = {k: merged(base[k], v) for k, v in changes.items() if isinstance(base.get(k), dict)}
-    return base | changes | both
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for the workflow comes first, and the other workers go on meanwhile."""
+    items.sort(key=lambda item: "tiny_workflow" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory) -> Path:
-    """Folder of a base policy that answers about one problem in seven; read only."""
-    from vimpo.training.runs import pretrain_base
+def shared(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a read-only folder, filled once per test run by the worker that first asks for it."""
+    root = tmp_path_factory.getbasetemp()
+    root = (root if worker_id == "master" else root.parent) / "shared"
+    root.mkdir(exist_ok=True)
 
-    results = tmp_path_factory.mktemp("base")
-    return pretrain_base(load_study(TINY | {"results": str(results)}), "tiny", quiet=True)
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        path, filled = root / name, root / f"{name}.filled"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not filled.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                path.mkdir()
+                fill(path)
+                filled.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(shared) -> Path:
+    """Folder of a base policy that answers about one problem in seven; read only."""
+
+    def study(results: Path) -> Study:
+        return load_study(TINY | {"results": str(results)})
+
+    def pretrain(folder: Path) -> None:
+        from vimpo.training.runs import pretrain_base
+
+        pretrain_base(study(folder), "tiny", quiet=True)
+
+    return study(shared("tiny_base", pretrain)).base_folder("tiny")
 
 
 @pytest.fixture
@@ -87,6 +75,21 @@ def tiny_study(tiny_base, tmp_path) -> Callable[..., Study]:
         return study
 
     return make
+
+
+@pytest.fixture
+def unprinted(monkeypatch) -> None:
+    """Figures are built and laid out as ever, but their files stay empty: half of the time."""
+    from matplotlib.backends import backend_agg, backend_svg
+
+    print_png = backend_agg.FigureCanvasAgg.print_png
+
+    def layout_only(canvas, *arguments, **options):
+        if "draw" in vars(canvas.figure):  # matplotlib looks for a renderer to lay out with
+            print_png(canvas, *arguments, **options)
+
+    monkeypatch.setattr(backend_agg.FigureCanvasAgg, "print_png", layout_only)
+    monkeypatch.setattr(backend_svg.FigureCanvasSVG, "print_svg", lambda *a, **k: None)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +52,11 @@ def large_study(folder: Path) -> Study:
     return small_study(folder, algorithms=algorithms, grid=[grid])
 
 
-def write_results(study: Study, seed: int = 0) -> Path:
-    """Write base policies and all runs of `study`. Returns the study's folder."""
+def write_results(study: Study, seed: int = 0, unprobed: Collection[str] = ()) -> Path:
+    """Write base policies and all runs of `study`; unprobed: noise whose runs have no probes.
+
+    Returns the study's folder.
+    """
     rng = np.random.default_rng(seed)
     shutil.rmtree(study.folder, ignore_errors=True)
     study.folder.mkdir(parents=True)
@@ -63,7 +66,8 @@ def write_results(study: Study, seed: int = 0) -> Path:
         write_cost(study, size, rng)
     for cell in study.cells():
         _write_cell(study, cell, rng)
-        write_probes(study, cell, rng)
+        if cell.noise not in unprobed:
+            write_probes(study, cell, rng)
     return study.folder
 
 

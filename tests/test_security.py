@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,13 @@ HOSTILE = [
 ]
 
 
+@cache
+def tiny_text():
+    return json.dumps(yaml.safe_load(TINY.read_text()))
+
+
 def tiny(**changes):
-    return yaml.safe_load(TINY.read_text()) | changes
+    return json.loads(tiny_text()) | changes
 
 
 def studies(name):

@@ -33,6 +33,29 @@ def study(template, tmp_path):
     return copy
 
 
+@pytest.fixture
+def little(tmp_path):
+    """The results of VIMPO at one size, which make tables in a moment."""
+    grid = {"algorithms": ["vimpo"], "sizes": ["xs"], "noise": [0, 0.25]}
+    study = small_study(tmp_path, grid=[grid])
+    write_results(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def folder(template, tmp_path_factory):
+    """Where the tables of the template lie."""
+    folder = tmp_path_factory.mktemp("tables")
+    aggregate(template, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(folder):
+    """All tables of the template; read only."""
+    return {name: read_table(folder, name) for name in COLUMNS}
+
+
 def tables_of(study):
     aggregate(study, study.folder / "tables")
     return {name: read_table(study.folder / "tables", name) for name in COLUMNS}
@@ -51,8 +74,8 @@ def edit(path, change):
     seal_again(path.parent)
 
 
-def test_the_own_score_of_a_stock_task_is_a_metric_beside_ours_and_in_no_summary(study):
-    before = tables_of(study)
+def test_the_own_score_of_a_stock_task_is_a_metric_beside_ours_and_in_no_summary(study, tables):
+    before = tables
     folder = study.run_folder(Cell("ppo", "s", "0.25", 2))
     own = {"stock_metric": "math_verify", "stock_value": 0.125, "stock_stderr": 0.03}
     edit(folder / "eval.json", lambda data: data["results"][0].update(own))
@@ -66,13 +89,14 @@ def test_the_own_score_of_a_stock_task_is_a_metric_beside_ours_and_in_no_summary
         pd.testing.assert_frame_equal(after[name], before[name])
 
 
-def test_every_cell_gives_every_number(study):
-    tables = tables_of(study)
+def test_every_cell_gives_every_number(template, tables):
     accuracy = tables["accuracy"]
     assert len(accuracy) == (24 + 2) * 4 * 2  # cells and bases, benchmarks, metrics
     assert tables["missing"].empty
     one = pick(accuracy, algorithm="ppo", size="s", noise="0.25", seed=2, metric="sampled")
-    recorded = json.loads((study.run_folder(Cell("ppo", "s", "0.25", 2)) / "eval.json").read_text())
+    recorded = json.loads(
+        (template.run_folder(Cell("ppo", "s", "0.25", 2)) / "eval.json").read_text()
+    )
     expected = [r["value"] for r in recorded["results"] if r["metric"] == "sampled"]
     np.testing.assert_allclose(one["value"], expected, rtol=1e-9)
     assert set(accuracy["params"]) == {PARAMETERS["xs"], PARAMETERS["s"]}
@@ -80,12 +104,11 @@ def test_every_cell_gives_every_number(study):
     assert set(base["noise"]) == {"0"}
     assert base["seed"].isna().all()
     curves = pick(tables["curves"], algorithm="grpo", size="xs", noise="0", seed=1)
-    assert set(pick(curves, metric="accuracy")["step"]) == set(range(study.train.steps))
+    assert set(pick(curves, metric="accuracy")["step"]) == set(range(template.train.steps))
     assert pick(curves, metric="explained_variance").empty  # a critic's metric
 
 
-def test_summary_is_the_t_interval_of_seed_means_or_wider(study):
-    tables = tables_of(study)
+def test_summary_is_the_t_interval_of_seed_means_or_wider(tables):
     runs = pick(tables["accuracy"], algorithm="vimpo", size="xs", noise="0", metric="sampled")
     seeds = runs.groupby("seed")["value"].mean()
     row = pick(
@@ -115,8 +138,7 @@ def test_the_mean_over_sizes_weighs_sizes_equally(study):
     assert math.isnan(rows.loc["all", "low"])
 
 
-def test_the_interval_of_the_base_is_over_problems(study):
-    tables = tables_of(study)
+def test_the_interval_of_the_base_is_over_problems(tables):
     runs = pick(tables["accuracy"], algorithm="base", size="s", metric="greedy")
     row = pick(
         tables["summary"], algorithm="base", size="s", metric="greedy", benchmark="mean"
@@ -126,9 +148,9 @@ def test_the_interval_of_the_base_is_over_problems(study):
     assert row["n"] == 1
 
 
-def test_tables_repeat_byte_for_byte(study, tmp_path):
+def test_tables_repeat_byte_for_byte(little, tmp_path):
     for name in ("one", "two"):
-        aggregate(study, tmp_path / name)
+        aggregate(little, tmp_path / name)
     for name in COLUMNS:
         assert (tmp_path / f"one/{name}.csv").read_bytes() == (
             tmp_path / f"two/{name}.csv"
@@ -165,9 +187,9 @@ def test_tables_repeat_byte_for_byte(study, tmp_path):
         ),
     ],
 )
-def test_a_damaged_cell_is_listed_by_name_and_enters_no_mean(study, damage, stage, reason):
-    damage(study.run_folder(LOST))
-    tables = tables_of(study)
+def test_a_damaged_cell_is_listed_by_name_and_enters_no_mean(little, damage, stage, reason):
+    damage(little.run_folder(LOST))
+    tables = tables_of(little)
     missing = tables["missing"]
     assert list(missing["cell"]) == [LOST.name]
     assert list(missing["stage"]) == [stage]
@@ -178,15 +200,15 @@ def test_a_damaged_cell_is_listed_by_name_and_enters_no_mean(study, damage, stag
     assert set(pick(tables["summary"], **of_cell)["n"]) == {1}
 
 
-def test_a_nan_metric_makes_a_gap_not_an_average(study):
-    path = study.run_folder(LOST) / "metrics.csv"
+def test_a_nan_metric_makes_a_gap_not_an_average(little):
+    path = little.run_folder(LOST) / "metrics.csv"
     metrics = pd.read_csv(path)
     metrics.loc[20, "accuracy"] = np.nan
     metrics.to_csv(path, index=False)
     seal_again(path.parent)
-    tables = tables_of(study)
+    tables = tables_of(little)
     assert tables["missing"]["reason"].tolist() == [
-        f"not finite: accuracy at 1 of {study.train.steps} steps"
+        f"not finite: accuracy at 1 of {little.train.steps} steps"
     ]
     curve = pick(tables["curves_summary"], algorithm="vimpo", size="xs", noise="0.25")
     gap = curve.set_index("step").loc[20]
@@ -261,11 +283,10 @@ def test_an_ablation_at_one_size_has_no_mean_over_sizes(tmp_path):
     assert tables["missing"].empty
 
 
-def test_cost_and_provenance(study):
-    tables = tables_of(study)
+def test_cost_and_provenance(template, tables):
     row = dict(algorithm="ppo", size="xs", noise="0", seed=1)
     cost = pick(tables["cost"], **row).set_index("metric")["value"]
-    timing = pd.read_csv(study.run_folder(Cell("ppo", "xs", "0", 1)) / "timing.csv")
+    timing = pd.read_csv(template.run_folder(Cell("ppo", "xs", "0", 1)) / "timing.csv")
     assert cost["step_critic"] == pytest.approx(timing["critic_s"].median())
     assert cost["rollouts_per_second"] == pytest.approx(128 / timing["total_s"].median())
     assert cost["optimizer_bytes"] == 16 * PARAMETERS["xs"]
@@ -279,19 +300,15 @@ def test_cost_and_provenance(study):
 # --- Probes, comparisons, digests ----------------------------------------------------------------
 
 
-def test_probes_are_small_and_their_positions_stand_in_the_summary(study):
-    tables = tables_of(study)
+def test_probes_are_small_and_their_positions_stand_in_the_summary(template, folder, tables):
     assert set(tables["probes"]["position"]) == {"all"}
     places = pick(tables["probe_summary"], probe="value", metric="explained_variance")
-    assert set(places["position"]) == {"all", *(f"{p:g}" for p in study.probes.positions)}
-    published = sum(
-        (study.folder / f"tables/{name}.csv").stat().st_size for name in PUBLISHED_TABLES
-    )
+    assert set(places["position"]) == {"all", *(f"{p:g}" for p in template.probes.positions)}
+    published = sum((folder / f"{name}.csv").stat().st_size for name in PUBLISHED_TABLES)
     assert published / 24 * 300 < 8e6  # a study of 300 cells stays fit for git
 
 
-def test_a_probe_interval_is_over_seeds_and_never_narrower_than_over_problems(study):
-    tables = tables_of(study)
+def test_a_probe_interval_is_over_seeds_and_never_narrower_than_over_problems(tables):
     labels = dict(algorithm="vimpo", size="xs", noise="0", probe="value", target="change")
     labels |= dict(predictor="implied", metric="explained_variance", position="all")
     runs, row = pick(tables["probes"], **labels), pick(tables["probe_summary"], **labels).iloc[0]
@@ -345,9 +362,9 @@ def test_a_run_without_spread_leaves_its_statistic_without_a_number(study):
         ),
     ],
 )
-def test_unusable_probes_are_listed_and_the_accuracy_stays(study, damage, reason):
-    damage(study.run_folder(LOST))
-    tables = tables_of(study)
+def test_unusable_probes_are_listed_and_the_accuracy_stays(little, damage, reason):
+    damage(little.run_folder(LOST))
+    tables = tables_of(little)
     assert tables["missing"]["stage"].tolist() == ["probe"]
     assert reason in tables["missing"]["reason"].iloc[0]
     summary = pick(tables["summary"], algorithm="vimpo", size="xs", noise="0.25")
@@ -357,8 +374,7 @@ def test_unusable_probes_are_listed_and_the_accuracy_stays(study, damage, reason
     assert set(probed["expected"]) == {2}
 
 
-def test_comparisons_are_paired_differences(study):
-    tables = tables_of(study)
+def test_comparisons_are_paired_differences(tables):
     labels = dict(rival="grpo", noise="0.25", metric="difference")
     rows = pick(tables["comparisons"], **labels).set_index("size")
     runs = pick(tables["accuracy"], noise="0.25", metric="sampled")
@@ -372,18 +388,18 @@ def test_comparisons_are_paired_differences(study):
     assert set(pick(tables["comparisons"], metric="iqm")["rival"]) == {""}
 
 
-def test_tables_of_two_studies_are_refused_by_name(study, tmp_path):
-    aggregate(study, tmp_path / "one")
-    shutil.rmtree(study.run_folder(LOST))
-    aggregate(study, tmp_path / "two")
+def test_tables_of_two_studies_are_refused_by_name(little, tmp_path):
+    aggregate(little, tmp_path / "one")
+    shutil.rmtree(little.run_folder(LOST))
+    aggregate(little, tmp_path / "two")
     assert len(read_tables(tmp_path / "one", PUBLISHED_TABLES)) == len(PUBLISHED_TABLES)
     shutil.copy(tmp_path / "two/summary.csv", tmp_path / "one/summary.csv")
     with pytest.raises(ConfigError, match=r"one/summary\.csv' is damaged: its checksum is not"):
         read_tables(tmp_path / "one", PUBLISHED_TABLES)
 
 
-def test_a_lost_table_is_an_error(study, tmp_path):
-    aggregate(study, tmp_path)
+def test_a_lost_table_is_an_error(little, tmp_path):
+    aggregate(little, tmp_path)
     (tmp_path / "outcomes.csv").unlink()
     with pytest.raises(ConfigError, match=r"outcomes\.csv' is missing"):
         read_tables(tmp_path, PUBLISHED_TABLES)

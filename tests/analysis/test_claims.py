@@ -137,14 +137,14 @@ def test_the_seeds_that_are_asked_for_mostly_settle_it():
     assert hits / 400 > 0.76  # 0.8 less three standard errors
 
 
-def test_verdicts_under_a_planted_null_are_rare():
+@pytest.mark.parametrize("repeats", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_verdicts_under_a_planted_null_are_rare(repeats):
     """Every effect on its threshold: Holm promises one false verdict in at most 5 % of studies."""
     study, rng, false = a_study(seeds=[1, 2, 3]), np.random.default_rng(4), 0
     c = study.claims
     null = dict(gap=-c.accuracy_margin, loss=0.0, value=c.value_accuracy, drop=c.value_slope)
     null |= dict(auc=0.5 + c.credit_margin, time=c.time_ratio, spread=0.05)
     null |= dict(place=null["auc"] - c.place_margin)
-    repeats = 60
     for _ in range(repeats):
         tables = tables_of(study, rng, **null)
         critic = tables.probes.predictor == "critic"

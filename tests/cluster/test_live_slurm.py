@@ -1,4 +1,4 @@
-"""The workflow on a live Slurm, started here on one machine: `pytest -m cluster tests/cluster`.
+"""The workflow on a live Slurm, started here on one machine: `pytest -n 0 -m cluster`.
 
 Needs root and, on Debian, `apt-get install -y --no-install-recommends slurm-wlm munge
 slurm-wlm-basic-plugins`; takes about five minutes on two cores. See tests/cluster/slurm.sh.

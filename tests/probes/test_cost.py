@@ -124,6 +124,7 @@ def test_a_fresh_process_measures_and_a_failed_one_speaks(tiny_study, tmp_path):
 # --- Several processes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_processes_of_one_node_measure_together(tiny_study, tmp_path):
     """Two of the four that train on two nodes; sums are over shards, and the peak is the worst."""
     runtime = {"processes": 4, "nodes": 2, "sharding": "fsdp2"}

@@ -20,7 +20,7 @@ BEST = next(PUBLISHED / name for name in STUDIES if (PUBLISHED / name).is_dir())
 @pytest.fixture
 def claims():
     """Rows of a small study, all open; tests overwrite what they are about."""
-    return read_table(Path(__file__).parent / "data", "claims")
+    return read_table(Path(__file__).parents[1] / "data", "claims")
 
 
 def change(claims, start, **columns):

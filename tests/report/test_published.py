@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -84,18 +85,43 @@ def test_figures_plans_nothing_but_drawing_and_trains_nothing(clone):
     assert rules == ["figures"]
 
 
-def test_figures_draws_again_the_same_bytes_without_torch(clone):
-    folder = clone / "results/published/fake"
-    result = snakemake(clone, "figures")
+@pytest.fixture(scope="module")
+def drawn(study, tmp_path_factory):
+    """A clone whose figures and report Snakemake made, without torch."""
+    folder = tmp_path_factory.mktemp("drawn")
+    publish(study, folder / "results/published")
+    result = snakemake(folder, "figures")
     assert result.returncode == 0, result.stdout + result.stderr
-    paths = [folder / f"figures/{name}.svg" for name in FIGURES]
-    paths += [folder / "report.html", folder / "report.md"]
-    first = [path.read_bytes() for path in paths]
-    assert draw_published(folder.parent) == [folder / "report.html"]
-    assert [path.read_bytes() for path in paths] == first
-    assert b"23 of 24 training runs are complete" in first[-2]
-    # whatever the times of the files are, the command draws
-    assert "no output are always executed" in snakemake(clone, "-n", "figures").stdout
+    return folder
+
+
+def test_every_figure_repeats_whatever_a_readers_settings(drawn, tmp_path):
+    import matplotlib as mpl
+
+    folder = drawn / "results/published/fake"
+    names = [f"figures/{name}.{suffix}" for name in FIGURES for suffix in ("svg", "png")]
+    assert sorted(p.name for p in (folder / "figures").iterdir()) == sorted(n[8:] for n in names)
+    again = tmp_path / "published/fake"
+    shutil.copytree(folder, again, ignore=shutil.ignore_patterns("figures", "report.*"))
+    with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "svg.fonttype": "none"}):
+        assert draw_published(again.parent) == [again / "report.html"]
+    for name in (*names, "report.html", "report.md"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+    assert "23 of 24 training runs are complete" in (again / "report.html").read_text()
+
+
+def test_svgs_hold_outlines_and_fetch_nothing(drawn):
+    paths = list(drawn.glob("results/published/fake/figures/*.svg"))
+    assert len(paths) == len(FIGURES)
+    for path in paths:
+        tags = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}
+        assert "text" not in tags  # letters are paths, whatever fonts a reader has
+        assert "image" not in tags
+        assert path.stat().st_size < 1_000_000
+
+
+def test_figures_are_drawn_whatever_the_times_of_the_files(drawn):
+    assert "no output are always executed" in snakemake(drawn, "-n", "figures").stdout
 
 
 def test_a_changed_table_is_refused_by_name(clone):

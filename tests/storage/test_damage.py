@@ -53,7 +53,7 @@ DAMAGES = (truncated, flipped, emptied, missing)
 @pytest.fixture(scope="module")
 def finished(tiny_base, tmp_path_factory):
     """A study whose one cell went through every stage."""
-    from conftest import TINY, merged
+    from tiny import TINY, merged
 
     from vimpo.config import load_study
 

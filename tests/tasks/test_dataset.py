@@ -3,10 +3,6 @@ r"""Real problems as training data: sources, prompts, order, rewards, and what i
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -303,26 +299,14 @@ def test_a_tokenizer_without_pad_or_eos_is_refused(tmp_path, path, special, miss
     assert not (study.run_folder(study.cells()[0]) / "metrics.csv").exists()
 
 
-def test_a_hub_name_without_network_is_one_clear_error(tmp_path):
-    script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from real_data import byte_tokenizer
-from vimpo.config import ConfigError, DatasetTask
-from vimpo.tasks import make_task
-task = DatasetTask.model_validate(
-    {{"kind": "dataset", "datasets": [{{"path": "nobody/nothing-of-this-name"}}]}}
-)
-try:
-    make_task(task, byte_tokenizer())
-except ConfigError as error:
-    print(error)
-"""
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | offline
-    )
-    (line,) = done.stdout.splitlines()
+def test_a_hub_name_without_network_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = {"path": "nobody/nothing-of-this-name"}
+    task = DatasetTask.model_validate({"kind": "dataset", "datasets": [source]})
+    with pytest.raises(ConfigError) as caught:
+        make_task(task, byte_tokenizer())
+    (line,) = str(caught.value).splitlines()
     assert line.startswith("task.datasets[0].path: 'nobody/nothing-of-this-name' could not be")
     assert "allowed: a hub name and split that exist, with network or a filled cache" in line
 

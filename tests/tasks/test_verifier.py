@@ -145,15 +145,25 @@ HOSTILE = {
 }
 
 
-def test_hostile_answers_end_within_the_limit_as_wrong_and_the_pool_survives(verifier):
+# Each of these costs a worker, whose successor takes a second to start.
+COSTLY = ("power tower", "factorials", "a thousand digits", "deep braces", "large sum")
+COSTLY += ("large product", "large matrix")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[n for n in HOSTILE if n not in COSTLY], pytest.param(COSTLY, marks=pytest.mark.slow)],
+    ids=["most", "costly"],
+)
+def test_hostile_answers_end_within_the_limit_as_wrong_and_the_pool_survives(verifier, names):
     assert verifier.grade(["12"], ["\\boxed{6+6}"]) == [True]  # workers are up
     start = time.perf_counter()
-    responses = [f"so \\boxed{{{text}}}" for text in HOSTILE.values()]
-    marks = dict(zip(HOSTILE, verifier.grade(["12"] * len(responses), responses), strict=True))
+    responses = [f"so \\boxed{{{HOSTILE[name]}}}" for name in names]
+    marks = dict(zip(names, verifier.grade(["12"] * len(names), responses), strict=True))
     seconds = time.perf_counter() - start
     assert not any(marks.values()), marks
     # Each may use its limit and a new worker, two at a time; the machine may be busy.
-    assert seconds < len(HOSTILE) / 2 * (pool_module.WALL_FACTOR * LIMITS.seconds + 5)
+    assert seconds < len(names) / 2 * (pool_module.WALL_FACTOR * LIMITS.seconds + 5)
     assert verifier.grade(["12", "12"], ["\\boxed{6+6}", "\\boxed{13}"]) == [True, False]
     assert not Path("/tmp/vimpo_hostile").exists()
 

@@ -1,7 +1,8 @@
 """Two processes do what one does: losses, gradients, clipping, rollouts, checkpoints, models.
 
-One torchrun with two processes on CPU (gloo) trains every case under DDP and under FSDP2
-(distributed_worker.py); the same cases are trained here, by one process.
+One torchrun with two processes on CPU (gloo) trains the plain cases under DDP and under FSDP2
+(distributed_worker.py), a second one all others, which is slow; the same cases are trained here, by
+one process.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ CASES = {
     "grpo_naive": ("grpo_naive", {"kl_coef": 0.5}, {"micro_batch": 5}, {}),
     "vimpo_lean": ("vimpo", VIMPO, {}, {"logit_chunk": 16, "gradient_checkpointing": True}),
 }
+PLAIN = ("vimpo", "ppo", "grpo")
 STEPS = 3
 
 
@@ -75,7 +77,7 @@ def make_study(tiny_base, tmp_path_factory):
     """As tiny_study, for the whole module."""
     import shutil
 
-    from conftest import TINY, merged
+    from tiny import TINY, merged
 
     root = tmp_path_factory.mktemp("distributed")
 
@@ -89,22 +91,30 @@ def make_study(tiny_base, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(make_study, tmp_path_factory):
-    """Folder of what two processes left, [sharding]/[case]/."""
-    output = tmp_path_factory.mktemp("two")
-    cases = {}
-    for sharding in SHARDINGS:
-        cases[sharding] = {}
-        for name in CASES:
-            study, cell = case_study(make_study, "two", name, processes=2, sharding=sharding)
-            (output / sharding / name).mkdir(parents=True)
-            content = {"study": study.model_dump(mode="json"), "algorithm": cell.algorithm}
-            cases[sharding][name] = content
-    (output / "cases.json").write_text(json.dumps(cases))
-    worker = ROOT / "tests/distributed_worker.py"
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    python(*torchrun, worker, output / "cases.json", output)
-    return output
+def two(make_study, shared):
+    """Gives the folder of what two processes left of a case, in [sharding]/[case]/."""
+
+    def run(output, names):
+        cases = {}
+        for sharding in SHARDINGS:
+            cases[sharding] = {}
+            for name in names:
+                study, cell = case_study(make_study, "two", name, processes=2, sharding=sharding)
+                (output / sharding / name).mkdir(parents=True)
+                content = {"study": study.model_dump(mode="json"), "algorithm": cell.algorithm}
+                cases[sharding][name] = content
+        (output / "cases.json").write_text(json.dumps(cases))
+        worker = ROOT / "tests/distributed_worker.py"
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+        python(*torchrun, worker, output / "cases.json", output)
+
+    def folder(sharding, name):
+        if name in PLAIN:
+            return shared("two_plain", lambda output: run(output, PLAIN)) / sharding / name
+        others = [case for case in CASES if case not in PLAIN]
+        return shared("two_others", lambda output: run(output, others)) / sharding / name
+
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +137,16 @@ def one(make_study):
 
 
 def result(two, sharding, name):
-    folder = two / sharding / name
+    folder = two(sharding, name)
     tensors = load_file(folder / "tensors.safetensors")
     return json.loads((folder / "result.json").read_text()), tensors
 
 
 both = pytest.mark.parametrize("sharding", SHARDINGS)
-every = pytest.mark.parametrize("name", CASES)
+every = pytest.mark.parametrize(
+    "name",
+    [name if name in PLAIN else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 
 
 # --- The same training ---------------------------------------------------------------------------
@@ -179,12 +192,12 @@ def test_rollouts_have_the_luck_that_they_have_on_one_process(two, one, sharding
 def test_saved_models_load_by_transformers_and_have_the_trained_weights(two, sharding):
     for name in ("vimpo", "ppo"):
         _, tensors = result(two, sharding, name)
-        folder = two / sharding / name / "model"
+        folder = two(sharding, name) / "model"
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert type(model).__name__ == "Qwen3ForCausalLM"
         for key, parameter in model.named_parameters():
             assert torch.equal(parameter, tensors[key]), key
-    critic = load_file(two / sharding / "ppo/model/critic/critic.safetensors")
+    critic = load_file(two(sharding, "ppo") / "model/critic/critic.safetensors")
     for key, tensor in critic.items():
         assert torch.equal(tensor, tensors[f"critic.{key}"]), key
 
@@ -200,11 +213,11 @@ def test_a_checkpoint_of_two_processes_goes_on_under_two(two, sharding, name):
 
 
 @both
-@pytest.mark.parametrize("name", ["vimpo", "ppo", "grpo"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_checkpoint_of_two_processes_goes_on_under_one(two, one, make_study, sharding, name):
     study, cell = case_study(make_study, "one", name)
     trainer = Trainer(study.cell_config(cell), study.base_folder("tiny") / "model")
-    folder = two / sharding / name / "checkpoint"
+    folder = two(sharding, name) / "checkpoint"
     step, state = load_checkpoint(folder, trainer.modules, trainer.optimizers)
     assert step == len(state["rows"]) == 2
     _, rows, _, _ = one(name)
@@ -225,7 +238,7 @@ def test_where_a_run_is_placed_is_no_part_of_its_digest(make_study):
 
 @both
 def test_processes_that_hold_different_weights_are_refused(two, sharding):
-    message = (two / sharding / "different.txt").read_text()
+    message = (two(sharding, PLAIN[0]).parent / "different.txt").read_text()
     assert message.startswith("ddp: the processes hold different weights")
 
 
@@ -347,7 +360,8 @@ def run_by_command(study, cell, path):
     return study.run_folder(cell)
 
 
-@pytest.mark.parametrize("sharding", ["fsdp2", pytest.param("ddp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", SHARDINGS)
 def test_the_train_command_starts_as_many_processes_as_configured(make_study, tmp_path, sharding):
     study, cell = case_study(make_study, sharding, "vimpo", processes=2, sharding=sharding)
     folder = run_by_command(study, cell, tmp_path / "study.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -71,10 +72,10 @@ FAILED = {
 }
 
 
-@pytest.fixture
-def failed_study(tmp_path):
+@pytest.fixture(scope="module")
+def failed_study(tmp_path_factory):
     """The quick grid with two failed runs, whose tables end at their step."""
-    study = small_study(tmp_path)
+    study = small_study(tmp_path_factory.mktemp("failed"))
     write_results(study)
     for run, (kind, step, reason) in FAILED.items():
         folder = study.run_folder(run)
@@ -135,16 +136,16 @@ def test_a_failed_run_enters_accuracy_with_what_it_scored(failed_study):
     assert curve["mean"].notna().sum() == 12  # up to the step at which one of the two ended
 
 
-def test_a_gap_before_the_step_of_failure_is_still_missing(failed_study):
-    folder = failed_study.run_folder(Cell("vimpo", "xs", "0.25", 2))
+def test_a_gap_before_the_step_of_failure_is_still_missing(failed_study, tmp_path):
+    copy = failed_study.model_copy(update={"results": str(tmp_path)})
+    shutil.copytree(failed_study.folder, copy.folder)
+    folder = copy.run_folder(Cell("vimpo", "xs", "0.25", 2))
     metrics = pd.read_csv(folder / "metrics.csv")
     metrics.loc[4, "reward"] = np.nan
     metrics.to_csv(folder / "metrics.csv", index=False)
     seal_again(folder)
-    aggregate(failed_study, failed_study.folder / "tables")
-    assert table(failed_study, "missing")["reason"].tolist() == [
-        "not finite: reward at 1 of 12 steps"
-    ]
+    aggregate(copy, copy.folder / "tables")
+    assert table(copy, "missing")["reason"].tolist() == ["not finite: reward at 1 of 12 steps"]
 
 
 def test_the_report_counts_failed_runs_and_names_them(failed_study):
@@ -160,5 +161,5 @@ def test_the_report_counts_failed_runs_and_names_them(failed_study):
     assert "enters every comparison of accuracy with that number" in text
 
 
-def test_every_figure_is_drawn_of_a_study_with_failed_runs(failed_study):
+def test_every_figure_is_drawn_of_a_study_with_failed_runs(failed_study, unprinted):
     assert len(draw(failed_study.folder / "tables", failed_study.folder / "figures")) > 0

@@ -7,16 +7,18 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY, merged
-from fake_results import small_study, write_results
+from fake_results import small_study, write_figures, write_results
+from tiny import TINY, merged
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
 from vimpo.planning.preflight import check_before_running
-from vimpo.report.figures import draw
+from vimpo.report.figures import draw_figures
 from vimpo.report.labels import SPARE, STYLES, styles
 from vimpo.report.page import write_report
+from vimpo.storage.columns import PUBLISHED_TABLES
+from vimpo.storage.tables import read_tables
 from vimpo.training.algorithms import Share, make_algorithm, make_batch
 from vimpo.training.runs import train_cell
 
@@ -207,7 +209,10 @@ def test_report_and_figures_show_it_under_a_name_and_colour_of_its_own(followed,
     study = small_study(tmp_path, algorithms=followed["algorithms"], grid=grid)
     write_results(study)
     aggregate(study, study.folder / "tables")
-    draw(study.folder / "tables", study.folder / "figures")
+    frames = read_tables(study.folder / "tables", PUBLISHED_TABLES)
+    write_figures(study.folder / "figures")
+    looks = styles(frames["summary"]["algorithm"])
+    draw_figures(frames, ["accuracy_vs_noise"], looks, study.folder / "figures")
     write_report(
         study, study.folder / "tables", study.folder / "figures", study.folder / "report.html"
     )
