@@ -12,11 +12,12 @@ number a row, with the columns of :data:`COLUMNS`:
     position   where, as text: `all`, or a share of the response (value), a token relative to the
                first wrong one (profile), a number of summed tokens (precision)
     metric     what was computed; vimpo/probes/<probe>.py says how
-    value      the number; NaN where `reason` says why there is none
-    stderr     its standard error over problems; NaN where there is none
+    value      the number; NaN if there is none, for the reason given
+    stderr     its standard error over problems; NaN if there is none
     n          how many observations it rests on
     unit       share, reward, reward^2, nats, std or 1
-    reason     empty, or why the value is NaN
+    reason_code, reason
+               why the value is NaN, as a code (vimpo/storage/codes.py) and in words; else empty
 
 `prefixes.parquet` has a row for each prefix of the value probe (vimpo/probes/value.py), enough to
 draw prediction against truth. Both repeat byte for byte on the CPU; the digest of what they depend
@@ -28,6 +29,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vimpo.storage.codes import Reason, Why
 
 if TYPE_CHECKING:
     from vimpo.config import Cell, Study
@@ -42,12 +45,13 @@ COLUMNS = (
     "stderr",
     "n",
     "unit",
+    "reason_code",
     "reason",
 )
 
 
-NO_ORACLE = "no oracle grades the steps of this task"
-IS_THE_TRUTH = "it is the truth here: the policy is too large for float64"
+NO_ORACLE = Why(Reason.NO_ORACLE, "no oracle grades the steps of this task")
+IS_THE_TRUTH = Why(Reason.IS_THE_TRUTH, "it is the truth here: the policy is too large for float64")
 SAMPLE_ROWS = 640  # sequences that are sampled together
 READ_ROWS = 256  # sequences in one forward pass
 

@@ -15,6 +15,7 @@ import pandas as pd
 from vimpo.analysis.scores import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
 from vimpo.report.labels import Style, noise_name, ordered_noise, short_count, styles
+from vimpo.storage.codes import Reason
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 
 
@@ -25,6 +26,7 @@ class Entry:
     text: str
     detail: str = ""
     colour: str = ""
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
         low, high = (format(factor * row[c], digits) for c in ("low", "high"))
         return Entry(text, f"[{low}, {high}]")
     # a number that no run varies needs no interval: it is a property of the design
-    return Entry(text) if row["reason"].startswith("all ") else Entry(text, row["reason"])
+    return Entry(text, "" if row["reason_code"] == Reason.ALL_EQUAL else row["reason"])
 
 
 # --- The paper -----------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) ->
 def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
     """Differences of set-up, a row a setting; ours is read from the configuration."""
     rows = [
-        [Entry(r["setting"]), Entry(r["paper"]), Entry(_ours(study, r["ours"], looks))]
+        [Entry(r["setting"]), Entry(r["paper"]), _ours(study, r["ours"], looks)]
         for _, r in pd.read_csv(path, dtype=str).iterrows()
     ]
     return Table(["setting", "paper", "this study"], rows)
@@ -226,7 +228,7 @@ def _training_problems(study: Study) -> list[str]:
     return [f"generated {study.task.kind} problems, fresh every step"]
 
 
-def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
+def _ours(study: Study, key: str, looks: dict[str, Style]) -> Entry:
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
     named: dict[str, Callable[[], Iterable[object]]] = {
         "policies": lambda: (
@@ -247,11 +249,12 @@ def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
         "actor_coef": lambda: _distinct(study, used, "actor_coef"),
     }
     if key in named:
-        return ", ".join(map(str, named[key]())) or "n/a: no VIMPO in this study"
+        text = ", ".join(map(str, named[key]()))
+        return Entry(text) if text else Entry("n/a: no VIMPO in this study", known=False)
     value: object = study
     for part in key.split("."):
         value = getattr(value, part)
-    return str(value)
+    return Entry(str(value))
 
 
 def _distinct(study: Study, used: list[str], name: str) -> list[str]:
