@@ -21,7 +21,7 @@ from vimpo.report.page import write_report
 from vimpo.report.parts import View
 from vimpo.report.readme import END, SECTIONS, START, rewritten
 from vimpo.storage.columns import COLUMNS, PUBLISHED_TABLES
-from vimpo.storage.tables import empty_table, read_table, read_tables, write_tables
+from vimpo.storage.tables import read_table, read_tables, write_tables
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
 README = "\n".join(START.format(s) + "\n" + END.format(s) for s in SECTIONS)
@@ -54,9 +54,8 @@ class Words:
 
 def rewrite(source, target, words):
     """Write the tables of a study again in other words."""
-    known, tables = read_tables(source, PUBLISHED_TABLES), {}
-    for name in COLUMNS:
-        frame = known.get(name, empty_table(name))
+    tables = dict.fromkeys(COLUMNS, ())
+    for name, frame in read_tables(source, PUBLISHED_TABLES).items():
         for column in TEXTS.union(ALSO.get(name, ())).intersection(frame.columns):
             frame[column] = [words(text) if text else "" for text in frame[column]]
         tables[name] = frame.to_dict("records")

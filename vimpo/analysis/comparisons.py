@@ -59,15 +59,15 @@ def compare_accuracy(accuracy: pd.DataFrame, study: Study, params: dict[str, flo
             add((OURS, rival), size, noise, "difference", found.estimate, found.expected)
             if size == ALL_SIZES:
                 continue
-            sides = [[scores[a][k] for k in keys if k in scores[a]] for a in (OURS, rival)]
-            chance = probability_of_improvement(*sides, confidence)
+            ours, theirs = ([scores[a][k] for k in keys if k in scores[a]] for a in (OURS, rival))
+            chance = probability_of_improvement(ours, theirs, confidence)
             add((OURS, rival), size, noise, "probability", chance, len(keys))
     for algorithm, noise in itertools.product([OURS, *rivals], noises):
         groups = [(c.size, c.seed) for c in cells if c.algorithm == algorithm and c.noise == noise]
         if {size for size, _ in groups} == set(sizes):
-            found = _iqm(accuracy, study, algorithm, noise)
+            middle = _iqm(accuracy, study, algorithm, noise)
             size = several[0] if several else sizes[0]
-            add((algorithm, ""), size, noise, "iqm", found, len(groups))
+            add((algorithm, ""), size, noise, "iqm", middle, len(groups))
     return rows
 
 

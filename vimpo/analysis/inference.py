@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,6 +27,8 @@ from vimpo.analysis.intervals import (
     t_quantile,
 )
 from vimpo.storage.codes import Method, Reason, Why
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def probability_of_improvement(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -60,10 +63,10 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike, confidence: float = 0
 
 
 def paired_difference(
-    a: Mapping[Hashable, float],
-    b: Mapping[Hashable, float],
+    a: Mapping[Key, float],
+    b: Mapping[Key, float],
     confidence: float = 0.95,
-    stratum: Callable[[Hashable], Hashable] | None = None,
+    stratum: Callable[[Key], Hashable] | None = None,
 ) -> Estimate:
     """Mean of a - b over the keys that both have.
 

@@ -124,6 +124,11 @@ def iqm(scores: ArrayLike, axis: int | None = None) -> np.ndarray | float:
     return float(result) if result.ndim == 0 else result
 
 
+def pooled_iqm(groups: Sequence[np.ndarray]) -> np.ndarray | float:
+    """Interquartile mean over all seeds and tasks of strata [..., n_k, tasks] -> [...]."""
+    return iqm(np.concatenate([g.reshape(*g.shape[:-2], -1) for g in groups], axis=-1), axis=-1)
+
+
 # --- Means ---------------------------------------------------------------------------------------
 
 
@@ -232,7 +237,7 @@ def clipped(estimate: Estimate, bounds: tuple[float, float]) -> Estimate:
 
 def bootstrap_interval(
     groups: Sequence[ArrayLike],
-    statistic: Callable[[list[np.ndarray]], np.ndarray] | None = None,
+    statistic: Callable[[list[np.ndarray]], np.ndarray | float] = pooled_iqm,
     *,
     confidence: float = 0.95,
     resamples: int = 5000,
@@ -249,7 +254,6 @@ def bootstrap_interval(
     of everything pooled. sqrt(n/(n-1)), n the smallest stratum, undoes the
     bootstrap's bias in variance; df is that of :func:`stratified_mean`. Same seed, same result.
     """
-    statistic = statistic or pooled_iqm
     arrays = [np.asarray(g, float) for g in groups]
     arrays = [a[:, None] if a.ndim == 1 else a for a in arrays]
     n = sum(len(a) for a in arrays)
@@ -260,7 +264,7 @@ def bootstrap_interval(
     if fault:
         return not_available(fault, n, value)
 
-    def of_rows(*rows: np.ndarray, axis: int = -1) -> np.ndarray:
+    def of_rows(*rows: np.ndarray, axis: int = -1) -> np.ndarray | float:
         # scipy resamples row numbers, so that rows with several tasks stay whole
         return statistic([a[r.astype(int)] for a, r in zip(arrays, rows, strict=True)])
 
@@ -279,8 +283,3 @@ def bootstrap_interval(
         why = Why(Reason.NO_VARIATION, "the statistic does not vary over resamples")
         return not_available(why, n, value)
     return _t_interval(value, n, Method.BOOTSTRAP, se, df, confidence, bounds)
-
-
-def pooled_iqm(groups: Sequence[np.ndarray]) -> np.ndarray | float:
-    """Interquartile mean over all seeds and tasks of strata [..., n_k, tasks] -> [...]."""
-    return iqm(np.concatenate([g.reshape(*g.shape[:-2], -1) for g in groups], axis=-1), axis=-1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,8 @@ def accuracies_of(frame: pd.DataFrame, algorithm: str) -> Scores:
     if algorithm == BASE:
         frame = frame.assign(seed=0)
     by_run = frame.groupby(["size", "noise", "seed"])["value"]
-    return by_run.agg(lambda values: values.mean(skipna=False)).to_dict()
+    means = by_run.agg(lambda values: values.mean(skipna=False))
+    return dict(zip(means.index, means, strict=True))
 
 
 def clean_keys(study: Study, *algorithms: str) -> list[Key]:
@@ -98,8 +100,8 @@ def area(rates: np.ndarray, values: np.ndarray) -> float:
 
 def probed(
     tables: Tables, algorithm: str, labels: tuple[str, str, str, str], column: str = "value"
-) -> Scores:
-    """A number of the probes for each run. labels: probe, predictor, target, metric."""
+) -> dict[Key, Any]:
+    """A column of the probes' table for each run. labels: probe, predictor, target, metric."""
     frame = tables.probes
     chosen = (frame.algorithm == algorithm) & (frame.position == WHOLE)
     for name, label in zip(("probe", "predictor", "target", "metric"), labels, strict=True):

@@ -171,7 +171,7 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
         # gaps are not bridged: if a step is not finite, neither is its window
         smooth = seeds.rolling(window, center=True, min_periods=1).mean().where(seeds.notna())
         bounds = FRACTION if metric == "accuracy" else UNBOUNDED
-        row = labels(*key) | {"params": frame["params"].iloc[0], "metric": metric}
+        row = labels(*map(str, key)) | {"params": frame["params"].iloc[0], "metric": metric}
         for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
             estimate = mean_interval(values, confidence, bounds)
             interval = interval_columns(estimate, expected[tuple(key)], confidence)
@@ -187,7 +187,7 @@ def summarise_outcomes(outcomes: pd.DataFrame, study: Study) -> list[dict]:
     for key, frame in outcomes.groupby(["algorithm", "size", "noise"]):
         counts = {kind: int((frame["outcome"] == kind).sum()) for kind in OUTCOMES}
         failed = share([kind != OUTCOMES[0] for kind in frame["outcome"]], confidence)
-        row = labels(*key) | {"params": frame["params"].iloc[0]} | counts
+        row = labels(*map(str, key)) | {"params": frame["params"].iloc[0]} | counts
         rows.append(row | interval_columns(failed, expected[key], confidence))
     return _in_grid_order(rows, study)
 
@@ -195,7 +195,7 @@ def summarise_outcomes(outcomes: pd.DataFrame, study: Study) -> list[dict]:
 def summarise_cost(cost: pd.DataFrame, study: Study) -> list[dict]:
     """Mean and interval over all runs of an algorithm at a size: noise does not change costs."""
     confidence = study.statistics.confidence
-    expected: dict[tuple[str, str], int] = {}
+    expected: dict[tuple, int] = {}
     for cell in study.cells():
         key = (cell.algorithm, cell.size)
         expected[key] = expected.get(key, 0) + 1
@@ -242,13 +242,13 @@ def summarise_probes(probes: pd.DataFrame, study: Study) -> list[dict]:
     names = ["algorithm", "size", "noise", *PROBED]
     groups: dict[tuple, list[tuple]] = {}
     facts = ["params", "unit", "value", "stderr", "reason_code", "reason"]
-    for *group, params, unit, value, stderr, code, reason in zip(
+    for *key, params, unit, value, stderr, code, reason in zip(
         *(probes[name] for name in names + facts), strict=True
     ):
-        probe, position, metric = group[3], group[6], group[7]
+        probe, position, metric = key[3], key[6], key[7]
         if position == WHOLE or metric in BY_POSITION.get(probe, ()):
             fact = (params, unit, value, stderr, (code, reason))
-            groups.setdefault(tuple(group), []).append(fact)
+            groups.setdefault(tuple(key), []).append(fact)
     rows = []
     for group, found in groups.items():
         params, units, values, errors, reasons = zip(*found, strict=True)
@@ -279,9 +279,9 @@ def _of_probe(
     return wider(estimate, normal_interval(estimate.value, error, len(values), confidence, bounds))
 
 
-def _expected(study: Study) -> dict[tuple[str, str, str], int]:
+def _expected(study: Study) -> dict[tuple, int]:
     """Number of runs in the grid for each algorithm, size and noise."""
-    counts: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple, int] = {}
     for cell in study.cells():
         key = (cell.algorithm, cell.size, cell.noise)
         counts[key] = counts.get(key, 0) + 1
