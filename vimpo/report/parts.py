@@ -129,22 +129,6 @@ class View:
         return self.verdict == INCONCLUSIVE
 
     @property
-    def positive(self) -> bool:
-        return self.effect > 0
-
-    @property
-    def ahead(self) -> bool:
-        return self.low > 0
-
-    @property
-    def behind(self) -> bool:
-        return self.high < 0
-
-    @property
-    def at_zero(self) -> bool:
-        return self.threshold == 0
-
-    @property
     def passes(self) -> bool:
         """By the interval alone, which no correction for the number of tests has widened."""
         return self.low > self.threshold if self.side == ABOVE else self.high < self.threshold
@@ -168,10 +152,6 @@ class View:
     def asked(self) -> str:
         relation = RELATIONS.get(self.side, "")
         return f"{relation} {self.threshold:g}" + ("×" if self.unit == "ratio" else "")
-
-    @property
-    def p_text(self) -> str:
-        return p_text(self.p_holm)
 
     # sentences: the scale of the role
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from vimpo.analysis.claims import CLAIMS
 from vimpo.analysis.verdicts import FACT, INCONCLUSIVE, REFUTED, SUPPORTED, TEST, Counted, overall
-from vimpo.report.parts import View
+from vimpo.report.parts import View, p_text
 from vimpo.report.tables import Entry, Table
 
 MARKS = {SUPPORTED: "#1a7f37", REFUTED: "#b3261e", INCONCLUSIVE: "#8a8f98"}
@@ -48,7 +48,7 @@ def claims_table(found: list[dict]) -> Table:
                     Entry(part.metric, f"{part.statement}: {part.verdict}" if several else ""),
                     Entry(part.effect_text, _detail(part)),
                     Entry(part.asked),
-                    Entry(part.p_text),
+                    Entry(p_text(part.p_holm)),
                     _seeds_entry(part),
                 ]
             )
