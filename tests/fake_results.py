@@ -16,6 +16,7 @@ from vimpo.config import Cell, Study, dump_yaml, load_study
 from vimpo.probes import COLUMNS as PROBE_COLUMNS
 from vimpo.probes.cost import COLUMNS as COST_COLUMNS
 from vimpo.report.figures.registry import FIGURES
+from vimpo.storage.codes import NO_REASON, Reason, Why
 from vimpo.storage.files import write_rows
 from vimpo.storage.integrity import SUMS, beside, seal
 
@@ -27,6 +28,7 @@ PROVENANCE = {
 }
 GAIN = {"vimpo": 0.17, "ppo": 0.15, "grpo": 0.13, "vimpo_value_only": 0.11, "grpo_naive": 0.09}
 NOISE_LOSS = {"vimpo": 0.15, "ppo": 0.3, "grpo": 0.45}
+CONSTANT = Why(Reason.NO_VARIATION, "the prediction does not vary")
 HARDNESS = (0.0, 0.1, 0.22, 0.35)
 
 
@@ -251,12 +253,12 @@ def write_cost(study: Study, size: str, rng: np.random.Generator, rounds: int = 
 def write_probes(
     study: Study, cell: Cell, rng: np.random.Generator, change: dict | None = None
 ) -> None:
-    """probes.parquet as vimpo/probes writes it. change: (predictor, metric) -> value, or reason."""
+    """probes.parquet as vimpo/probes writes it. change: (predictor, metric) -> value, or Why."""
     rows = probe_rows(study, cell, rng)
     for row in rows:
         new = (change or {}).get((row["predictor"], row["metric"]))
-        if isinstance(new, str):
-            row.update(value=np.nan, stderr=np.nan, reason=new)
+        if isinstance(new, Why):
+            row |= {"value": np.nan, "stderr": np.nan} | new.columns()
         elif new is not None:
             row["value"] = new
     types = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
@@ -282,8 +284,8 @@ def probe_rows(study: Study, cell: Cell, rng: np.random.Generator) -> list[dict]
         *_precision_rows(rng),
     ]
     rows = [
-        (*labels, metric, value, stderr, 160, "1", "".join(reason))
-        for labels, metric, value, stderr, *reason in found
+        (*labels, metric, value, stderr, 160, "1", *(why[0] if why else NO_REASON))
+        for labels, metric, value, stderr, *why in found
     ]
     return [dict(zip(PROBE_COLUMNS, row, strict=True)) for row in rows]
 
@@ -306,7 +308,7 @@ def _value_rows(
                 yield labels, "rmse", 0.3 - 0.1 * level + noise / 5, 0.02
                 if constant:
                     for metric in ("spearman", "slope", "explained_variance_linear", "intercept"):
-                        yield labels, metric, np.nan, np.nan, "the prediction does not vary"
+                        yield labels, metric, np.nan, np.nan, CONSTANT
                     continue
                 for metric, value in (
                     ("spearman", level + more),

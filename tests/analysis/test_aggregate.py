@@ -12,6 +12,7 @@ from fake_results import PARAMETERS, seal_again, small_study, write_probes, writ
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.intervals import mean_interval
 from vimpo.config import Cell, ConfigError, load_study
+from vimpo.storage.codes import Reason, Why
 from vimpo.storage.columns import COLUMNS, PUBLISHED_TABLES
 from vimpo.storage.tables import read_table, read_tables
 
@@ -135,6 +136,8 @@ def test_the_mean_over_sizes_weighs_sizes_equally(study):
     assert (rows.loc["xs", "n"], rows.loc["xs", "expected"]) == (1, 2)
     assert rows.loc["xs", "reason"] == "one seed has no spread"
     assert rows.loc["all", "reason"] == "one seed at size xs"
+    codes = [Reason.ONE_SEED, Reason.STRATUM_ONE_SEED]
+    assert rows.loc[["xs", "all"], "reason_code"].tolist() == codes
     assert math.isnan(rows.loc["all", "low"])
 
 
@@ -326,7 +329,7 @@ def test_a_probe_interval_is_over_seeds_and_never_narrower_than_over_problems(ta
 
 def test_a_run_without_spread_leaves_its_statistic_without_a_number(study):
     """All rollouts right: nothing to explain, nothing wrong to find."""
-    reason = "the truth does not vary"
+    reason = Why(Reason.NO_VARIATION, "the truth does not vary")
     change = {("implied", "explained_variance"): reason, ("implied_td", "auc"): reason}
     cell = Cell("vimpo", "s", "0", 2)
     write_probes(study, cell, np.random.default_rng(0), change)
@@ -334,9 +337,10 @@ def test_a_run_without_spread_leaves_its_statistic_without_a_number(study):
     labels = dict(algorithm="vimpo", size="s", noise="0", predictor="implied", target="change")
     row = pick(tables["probe_summary"], **labels, metric="explained_variance", position="all")
     assert row["mean"].isna().all()
-    assert row["reason"].tolist() == [f"1 of 2 runs: {reason}"]
-    claims = pick(tables["claims"], claim="C5", kind="test").set_index("statement")
-    accurate = claims.loc["the implied value is accurate"]
+    assert row["reason"].tolist() == [f"1 of 2 runs: {reason.text}"]
+    assert row["reason_code"].tolist() == [reason.code]
+    claims = pick(tables["claims"], claim="C5", kind="test").set_index("part")
+    accurate = claims.loc["C5.accurate"]
     assert accurate["verdict"] == "inconclusive"
     assert accurate["reason"] == "1 of 4 values are not finite"
     assert math.isnan(accurate["effect"])

@@ -14,8 +14,19 @@ from vimpo.analysis.claims import CLAIMS, SHAPES, area, claim_rows, lost
 from vimpo.analysis.intervals import mean_interval
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import labels
-from vimpo.analysis.verdicts import ABOVE, Found, Part, difference, judge, mean, overall, slope
+from vimpo.analysis.verdicts import (
+    Counted,
+    Found,
+    Part,
+    Role,
+    difference,
+    judge,
+    mean,
+    overall,
+    slope,
+)
 from vimpo.config import load_study
+from vimpo.storage.codes import Reason
 from vimpo.storage.columns import COLUMNS
 
 NAN = float("nan")
@@ -53,7 +64,8 @@ def tables_of(
         }
         for (probe, predictor, target, metric), centre in found.items():
             row = {"probe": probe, "predictor": predictor, "target": target, "metric": metric}
-            row |= {"position": "all", "value": near(centre), "stderr": spread / 9, "reason": ""}
+            row |= {"position": "all", "value": near(centre), "stderr": spread / 9}
+            row |= {"reason_code": "", "reason": ""}
             probes.append(key | row)
     for size, algorithm, turn in itertools.product(SIZES, ("vimpo", "ppo", "grpo"), range(5)):
         key = {"kind": "measured", "size": size, "algorithm": algorithm, "round": turn}
@@ -68,9 +80,14 @@ def tables_of(
     return Tables(*(pd.DataFrame(rows, columns=COLUMNS[name]) for name, rows in frames))
 
 
+def a_part(claim="C1", counted=Counted.RUNS):
+    return Part(claim, "one", Role.LEVEL, "", "", counted, "vimpo")
+
+
 def claims(study, tables, params=PARAMETERS):
     rows = claim_rows(study, tables, params)
-    assert set(rows[0]) <= set(COLUMNS["claims"])
+    assert set(rows[0]) == set(COLUMNS["claims"])
+    assert len({row["part"] for row in rows}) == len(rows)
     return pd.DataFrame(rows, columns=COLUMNS["claims"])
 
 
@@ -122,7 +139,7 @@ def test_few_noisy_seeds_are_inconclusive_and_say_how_many_would_do():
 
 def test_the_seeds_that_are_asked_for_mostly_settle_it():
     """At the true effect and spread, power is at least what the estimate promises."""
-    rng, part = np.random.default_rng(3), Part("C1", "", "", "pairs", 0.0, ABOVE)
+    rng, part = np.random.default_rng(3), a_part(counted=Counted.PAIRS).above(0.0)
     # two strata of three seeds whose mean and spread are the true ones, 0.6 standard deviations off
     exact = np.array([-1.0, 0.0, 1.0]) + 0.6
     scores = {(size, "0", k): v for size in SIZES for k, v in enumerate(exact)}
@@ -171,6 +188,7 @@ def test_one_seed_gives_an_effect_without_a_verdict():
     assert seeds.effect.notna().all()
     assert seeds.needed_per_size.isna().all()
     assert seeds.reason.str.contains("one seed").all()
+    assert set(seeds.reason_code) == {Reason.STRATUM_ONE_SEED}
 
 
 @pytest.mark.parametrize("rival", ["ppo", "grpo"])
@@ -178,7 +196,8 @@ def test_a_rival_that_the_grid_lacks_makes_its_claims_unavailable(rival):
     algorithms = [a for a in ("vimpo", "ppo", "grpo") if a != rival]
     study = a_study(algorithms=algorithms)
     tested = only_tests(claims(study, tables_of(study, np.random.default_rng(6))))
-    lacking = tested[tested.reason == "the grid has no such pair"]
+    lacking = tested[tested.reason_code == Reason.NOT_IN_GRID]
+    assert set(lacking.reason) == {"the grid has no such pair"}
     expected = {"ppo": {"C2", "C3", "C4", "C5"}, "grpo": {"C1", "C4"}}[rival]
     assert set(lacking.claim) == expected
     assert set(lacking.verdict) == {"inconclusive"}
@@ -201,6 +220,7 @@ def test_a_size_without_pairs_is_not_silently_left_out():
     lost_size = without(tables, "accuracy", lambda f: (f.algorithm == "grpo") & (f["size"] == "s"))
     row = only_tests(claims(study, lost_size)).set_index("claim").loc["C1"]
     assert (row.verdict, row.reason) == ("inconclusive", "no pair at size s")
+    assert row.reason_code == Reason.NO_PAIR
     assert math.isnan(row.effect)
 
 
@@ -212,11 +232,11 @@ def test_a_missing_run_lowers_n_and_the_count_that_was_expected_stays():
         "accuracy",
         lambda f: (f.algorithm == "grpo") & (f["size"] == "s") & (f.seed == 2) & (f.noise == "0"),
     )
-    tested = only_tests(claims(study, gone)).set_index("statement")
-    first = tested.loc["VIMPO matches GRPO"]
+    tested = only_tests(claims(study, gone)).set_index("part")
+    first = tested.loc["C1.grpo"]
     assert (first.n, first.expected, first.per_size) == (9, 10, 4)
-    assert tested.loc["noise costs less than with GRPO"].n == 9  # half a curve is none
-    assert tested.loc["noise costs less than with PPO"].n == 10
+    assert tested.loc["C4.lost.grpo"].n == 9  # half a curve is none
+    assert tested.loc["C4.lost.ppo"].n == 10
 
 
 @pytest.mark.parametrize("name", ["accuracy", "probes", "measured_cost"])
@@ -229,7 +249,8 @@ def test_a_nan_is_never_averaged_away(name):
         chosen &= (frame.seed == 1) & (frame.noise == "0") & (frame.benchmark == "hard")
     frame.loc[frame[chosen].index[:2], "value"] = NAN
     tested = only_tests(claims(study, tables))
-    hit = tested[tested.reason.str.contains("not finite")]
+    hit = tested[tested.reason_code == Reason.NOT_FINITE]
+    assert hit.reason.str.contains("not finite").all()
     expected = {"accuracy": {"C1", "C2", "C4"}, "probes": {"C5"}, "measured_cost": {"C3"}}[name]
     assert expected <= set(hit.claim)
     assert set(hit.verdict) == {"inconclusive"}
@@ -238,13 +259,13 @@ def test_a_nan_is_never_averaged_away(name):
 
 def test_parts_that_cannot_be_tested_still_count_in_the_correction():
     estimate = mean_interval([0.1, 0.12, 0.09, 0.11])
-    part = Part("C1", "", "", "runs", 0.08, ABOVE)
+    part = a_part().above(0.08)
     empty = mean({}, [], 0.95)
     alone = judge([(part, Found(estimate, 4, 4))], 0.95, 0.8)[0]
     among = judge([(part, Found(estimate, 4, 4)), (part, empty), (part, empty)], 0.95, 0.8)
     assert among[0]["p_holm"] == pytest.approx(3 * alone["p"])
     assert math.isnan(among[1]["p_holm"])
-    fact = Part("C1", "", "", "runs")
+    fact = a_part()
     beside = judge([(part, Found(estimate, 4, 4)), (fact, Found(estimate, 4, 4))], 0.95, 0.8)
     assert beside[0]["p_holm"] == alone["p"]  # a fact is no test
     assert beside[1]["verdict"] == ""
@@ -257,6 +278,7 @@ def test_one_size_has_no_slope_and_an_unknown_size_says_so():
     assert "1 size gives no slope" in found.estimate.reason
     found = slope(scores, scores, {}, study.statistics)
     assert found.estimate.reason == "no parameter count of size xs"
+    assert found.estimate.code == Reason.NO_PARAMETERS
 
 
 # --- definitions ---------------------------------------------------------------------------------
@@ -283,12 +305,9 @@ def test_the_control_at_one_half_enters_no_claim():
 def test_noise_per_rollout_is_used_where_the_grid_has_no_group_noise():
     study = a_study(noise_mode="rollout")
     tables = tables_of(study, np.random.default_rng(11))
-    tested = only_tests(claims(study, tables)).set_index("statement")
-    assert tested.loc["noise costs less than with GRPO"].effect == pytest.approx(-0.4, abs=0.1)
-    assert tested.loc["VIMPO matches GRPO"].n == 10  # `rollout-0` is clean too
-
-
-COLLAPSED = "share of {}'s runs that failed, or end below half of the base's accuracy"
+    tested = only_tests(claims(study, tables)).set_index("part")
+    assert tested.loc["C4.lost.grpo"].effect == pytest.approx(-0.4, abs=0.1)
+    assert tested.loc["C1.grpo"].n == 10  # `rollout-0` is clean too
 
 
 def test_collapse_and_spread_are_counted_over_runs():
@@ -299,15 +318,15 @@ def test_collapse_and_spread_are_counted_over_runs():
         (frame.algorithm == "grpo") & (frame.seed == 3) & (frame.noise == "0.25"), "value"
     ] = 0.1
     facts = claims(study, tables)
-    facts = facts[facts.kind == "fact"].set_index("metric")
-    down = facts.loc[COLLAPSED.format("GRPO")]
+    facts = facts[facts.kind == "fact"].set_index("part")
+    down = facts.loc["C4.collapse.grpo"]
     assert down.effect == 2 / 20
     exact = st.binomtest(2, 20).proportion_ci(0.95, method="exact")
     assert (down.low, down.high) == pytest.approx((exact.low, exact.high))
-    assert facts.loc[COLLAPSED.format("VIMPO")].effect == 0
-    spread = facts.loc["standard deviation between seeds of VIMPO's accuracy"]
+    assert facts.loc["C4.collapse.vimpo"].effect == 0
+    spread = facts.loc["C4.spread.vimpo"]
     assert spread.low < 0.02 < spread.high
-    assert facts.loc["standard deviation between seeds of GRPO's accuracy"].effect > 0.05
+    assert facts.loc["C4.spread.grpo"].effect > 0.05
 
 
 def test_a_run_that_failed_has_collapsed_with_any_accuracy_and_with_none():
@@ -319,29 +338,30 @@ def test_a_run_that_failed_has_collapsed_with_any_accuracy_and_with_none():
         for seed, kind in kinds.items()
     ]
     tables = replace(tables, outcomes=pd.DataFrame(rows, columns=COLUMNS["outcomes"]))
-    row = claims(study, tables).set_index("metric").loc[COLLAPSED.format("GRPO")]
+    row = claims(study, tables).set_index("part").loc["C4.collapse.grpo"]
     assert (row.effect, row.n) == (2 / 20, 20)
     of_seed_2 = (tables.accuracy["size"] == SIZES[0]) & (tables.accuracy.noise == "0.25")
     of_seed_2 &= (tables.accuracy.algorithm == "grpo") & (tables.accuracy.seed == 2)
     tables = replace(tables, accuracy=tables.accuracy[~of_seed_2])  # never evaluated
-    row = claims(study, tables).set_index("metric").loc[COLLAPSED.format("GRPO")]
+    row = claims(study, tables).set_index("part").loc["C4.collapse.grpo"]
     assert (row.effect, row.n) == (2 / 20, 20)
 
 
 def test_ratios_of_the_design_are_facts_without_an_interval():
     study = a_study()
-    facts = claims(study, tables_of(study, np.random.default_rng(13))).set_index("metric")
-    row = facts.loc["trainable parameters, VIMPO over PPO"]
+    facts = claims(study, tables_of(study, np.random.default_rng(13))).set_index("part")
+    row = facts.loc["C3.trainable.ppo"]
     assert (row.effect, row.kind, row.verdict) == (pytest.approx(0.5), "fact", "")
+    assert row.reason_code == Reason.DESIGN
     assert row.reason == "it follows from the design: nothing varies"
 
 
 def test_a_value_that_is_only_badly_scaled_is_a_fact_of_c5():
     study = a_study()
     found = claims(study, tables_of(study, np.random.default_rng(0), value=0.1))
-    facts = found[(found.claim == "C5") & (found.kind == "fact")].set_index("statement")
-    for statement, centre in zip(SHAPES, (0.3, 0.4), strict=True):
-        row = facts.loc[statement]
+    facts = found[(found.claim == "C5") & (found.kind == "fact")].set_index("part")
+    for name, centre in zip(SHAPES, (0.3, 0.4), strict=True):
+        row = facts.loc[f"C5.{name}"]
         assert row.effect == pytest.approx(centre, abs=0.01)
         assert (row.n, row.verdict, row.low < row.effect < row.high) == (10, "", True)
 
@@ -349,7 +369,7 @@ def test_a_value_that_is_only_badly_scaled_is_a_fact_of_c5():
 def test_the_error_over_shared_problems_does_not_average_out():
     keys = [(size, "0", k) for size in SIZES for k in SEEDS]
     scores = {key: 0.6 + 0.001 * key[2] for key in keys}
-    part = Part("C6", "", "", "runs", 0.55, ABOVE)
+    part = a_part("C6").above(0.55)
     sure = mean(scores, keys, 0.95, dict.fromkeys(keys, 0.0001))
     unsure = mean(scores, keys, 0.95, dict.fromkeys(keys, 0.2))
     assert sure.estimate.stderr == mean(scores, keys, 0.95).estimate.stderr
@@ -357,7 +377,8 @@ def test_the_error_over_shared_problems_does_not_average_out():
     row = judge([(part, unsure)], 0.95, 0.8)[0]
     assert row["verdict"] == "inconclusive"
     assert row["needed_per_size"] == math.inf
-    assert "it takes more problems" in row["reason"]
+    assert row["reason_code"] == Reason.PROBLEMS_LIMIT
+    assert "more problems are needed" in row["reason"]
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_float32_is_the_truth_of_a_policy_that_is_too_large_for_float64(plain, m
     }
     assert math.isnan(drift["float32"]["value"])
     assert drift["bfloat16"]["value"] > 0
-    assert {r["reason"] for r in rows if r["predictor"] == "float32"} == {IS_THE_TRUTH}
+    assert {r["reason"] for r in rows if r["predictor"] == "float32"} == {IS_THE_TRUTH.text}
     assert {r["reason"] for r in rows if r["predictor"] != "float32"} == {""}
 
 

@@ -17,6 +17,7 @@ from vimpo.probes.measures import (
     row,
     truth_summary,
 )
+from vimpo.storage.codes import Reason, Why
 
 SIMULATIONS = 4000
 
@@ -151,7 +152,10 @@ def test_a_row_without_a_value_says_why():
     assert math.isnan(bad["value"])
     assert math.isnan(bad["stderr"])
     assert bad["reason"] == "the error is below the noise of the truth"
-    assert row(*labels, "rmse", 0.1, math.nan, 3, "reward", "unused")["reason"] == ""
+    assert bad["reason_code"] == Reason.BELOW_NOISE
+    unused = Why(Reason.NOT_FINITE, "unused")
+    sound = row(*labels, "rmse", 0.1, math.nan, 3, "reward", unused)
+    assert (sound["reason_code"], sound["reason"]) == ("", "")
 
 
 def test_bootstrap_error_needs_nine_in_ten_replicates():

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 
 from vimpo.analysis.claims import SHAPES
-from vimpo.analysis.verdicts import INCONCLUSIVE, REFUTED, SUPPORTED
-from vimpo.report.findings import AUC, findings, short_claims, view
+from vimpo.analysis.verdicts import FACT, INCONCLUSIVE, REFUTED, SUPPORTED, TEST, Role
+from vimpo.report.findings import findings, short_claims
 from vimpo.report.page import template_environment
+from vimpo.report.parts import SCALES, View
 from vimpo.report.readme import STUDIES
+from vimpo.storage.codes import Reason
 from vimpo.storage.tables import read_table
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
@@ -23,10 +25,10 @@ def claims():
     return read_table(Path(__file__).parents[1] / "data", "claims")
 
 
-def change(claims, start, **columns):
-    """Overwrite columns of the rows whose metric begins with `start`."""
-    chosen = claims["metric"].str.startswith(start)
-    assert chosen.sum() >= 1, start
+def change(claims, *parts, **columns):
+    """Overwrite columns of the rows of these parts."""
+    chosen = claims["part"].isin(parts)
+    assert chosen.sum() == len(parts), parts
     for column, value in columns.items():
         claims.loc[chosen, column] = value
     return claims
@@ -42,7 +44,7 @@ def said(claims, name, tests=9):
     return template.render(f=finding, part_count=tests).split("|")
 
 
-GAP = "sampled accuracy, VIMPO minus GRPO"
+GAP, LOST = "C1.grpo", ("C4.lost.grpo", "C4.lost.ppo")
 
 
 @pytest.mark.parametrize(
@@ -74,15 +76,16 @@ def test_better_than_grpo_is_more_than_a_match(claims, verdict, low, high, answe
 def test_an_open_answer_says_what_would_settle_it(claims):
     frame = change(claims, GAP, per_size=1, needed_per_size=17, low=-0.2)
     body = said(frame, "grpo")[2]
-    wanted = "About 17 seeds a size would settle it; there is 1."
+    wanted = "About 17 seeds per size would settle it; there is 1."
     assert body.endswith(wanted)
-    frame = change(frame, GAP, needed_per_size=float("nan"), reason="one seed has no spread")
+    one_seed = {"reason_code": Reason.ONE_SEED, "reason": "one seed has no spread"}
+    frame = change(frame, GAP, needed_per_size=float("nan"), **one_seed)
     assert said(frame, "grpo")[2].endswith("behind. Not settled (one seed has no spread).")
-    frame = change(frame, GAP, effect=float("nan"), low=float("nan"), reason="no pair at size s")
+    no_pair = {"reason_code": Reason.NO_PAIR, "reason": "no pair at size s"}
+    frame = change(frame, GAP, effect=float("nan"), low=float("nan"), **no_pair)
     assert said(frame, "grpo")[1:] == ["Not known.", "Not available: no pair at size s."]
-    one = "accuracy lost per unit of noise, VIMPO minus PPO"
-    frame = change(frame, one, effect=float("nan"), reason="no pair at size s")
-    assert "Noise costs less than with PPO: not available, no pair" in said(frame, "noise")[2]
+    frame = change(frame, "C4.lost.ppo", effect=float("nan"), **no_pair)
+    assert "VIMPO loses less to noise than PPO: not available, no pair" in said(frame, "noise")[2]
 
 
 def test_an_interval_that_passes_alone_is_told_from_a_verdict(claims):
@@ -93,19 +96,18 @@ def test_an_interval_that_passes_alone_is_told_from_a_verdict(claims):
 
 
 def test_the_largest_need_of_several_parts_is_named(claims):
-    assert "About 5 seeds a size" in said(claims, "noise")[2]
-    frame = change(claims, "accuracy lost per unit of noise, VIMPO minus GRPO", needed_per_size=40)
-    assert "About 40 seeds a size" in said(frame, "noise")[2]
+    assert "About 5 seeds per size" in said(claims, "noise")[2]
+    frame = change(claims, "C4.lost.grpo", needed_per_size=40)
+    assert "About 40 seeds per size" in said(frame, "noise")[2]
 
 
 def test_noise_is_answered_against_each_rival(claims):
-    lost = "accuracy lost per unit of noise, VIMPO minus "
-    frame = change(claims, lost + "GRPO", verdict=REFUTED)
+    frame = change(claims, "C4.lost.grpo", verdict=REFUTED)
     _, short, body = said(frame, "noise")
     assert short == "Against GRPO: no; against PPO: open."
     assert "it loses 0.8 points more than GRPO (-0.4 to +2.0; 4 pairs; refuted)" in body
     assert "PPO (-1.2 to +2.5; 4 pairs; inconclusive)" in body
-    assert said(change(frame, lost, verdict=SUPPORTED, effect=-0.05), "noise")[1] == "Yes."
+    assert said(change(frame, *LOST, verdict=SUPPORTED, effect=-0.05), "noise")[1] == "Yes."
     assert "VIMPO 0 of 8, GRPO 0 of 8, PPO 0 of 8." in body
     assert "scores 0.8 points below GRPO" in body
 
@@ -116,15 +118,13 @@ def test_noise_is_answered_against_each_rival(claims):
         (INCONCLUSIVE, INCONCLUSIVE, "Open."),
         (REFUTED, SUPPORTED, "Short of what was asked; no worse than the critic."),
         (SUPPORTED, REFUTED, "As good as was asked; worse than the critic."),
-        (REFUTED, INCONCLUSIVE, "Short of what was asked; open beside the critic."),
+        (REFUTED, INCONCLUSIVE, "Short of what was asked; open against the critic."),
         (REFUTED, REFUTED, "Short of what was asked; worse than the critic."),
     ],
 )
 def test_the_implied_value_is_held_against_its_mark_and_the_critic(claims, own, critic, answer):
-    change = "explained variance of the change of value along a response"
-    for metric, verdict in ((change, own), (f"{change}, minus the critic's", critic)):
-        claims.loc[claims["metric"] == metric, "verdict"] = verdict
-    _, short, body = said(claims, "value")
+    frame = change(change(claims, "C5.accurate", verdict=own), "C5.critic", verdict=critic)
+    _, short, body = said(frame, "value")
     assert short == answer
     assert "It explains 0.01 of the variance" in body
     assert "That is 0.08 more than PPO's critic" in body
@@ -132,10 +132,10 @@ def test_the_implied_value_is_held_against_its_mark_and_the_critic(claims, own, 
 
 
 def test_scale_and_order_of_the_implied_value_are_said_beside_its_accuracy(claims):
-    hidden = claims[claims["statement"] == "a value hidden in GRPO's policy"]
+    hidden = claims[claims["part"] == "C5.hidden.grpo"]
     rows = [
-        hidden.assign(statement=statement, metric=f"{statement}, VIMPO's", effect=effect)
-        for statement, effect in zip(SHAPES, (0.37, 0.31), strict=True)
+        hidden.assign(part=f"C5.{name}", role=Role.SHAPE, statement=text, effect=effect)
+        for (name, (_, text)), effect in zip(SHAPES.items(), (0.37, 0.31), strict=True)
     ]
     _, _, body = said(pd.concat([claims, *rows]), "value")
     assert (
@@ -145,35 +145,30 @@ def test_scale_and_order_of_the_implied_value_are_said_beside_its_accuracy(claim
 
 
 def test_size_and_cost_are_answered_either_way(claims):
-    slope = "explained variance of the change of value along a response, per tenfold"
     for verdict, answer in ((SUPPORTED, "It does not fall by more"), (REFUTED, "It falls.")):
-        assert said(change(claims, slope, verdict=verdict), "size")[1].startswith(answer)
+        assert said(change(claims, "C5.slope", verdict=verdict), "size")[1].startswith(answer)
     for verdict, answer in ((SUPPORTED, "Yes, in time."), (REFUTED, "No, not in time.")):
-        assert said(change(claims, "seconds", verdict=verdict), "cost")[1] == answer
+        assert said(change(claims, "C3.time.ppo", verdict=verdict), "cost")[1] == answer
     body = said(claims, "cost")[2]
-    assert "75 % of the time of PPO's (56 to 101 %; 4 rounds" in body
+    assert "75 % of PPO's time (56 to 101 %; 4 rounds" in body
     # what follows from the design has neither interval nor n
     assert "trainable parameters 50 %, resident parameters 100 %, optimiser state 50 %." in body
 
 
 def test_a_part_that_no_phrase_knows_is_said_in_the_words_of_the_table(claims):
-    metric = f"{AUC}VIMPO's td, minus that of a coin"
-    place = f"{AUC}VIMPO's td, minus that of the token's place"
-    new = claims[claims["claim"] == "C6"].iloc[:1].assign(
-        metric=metric, statement="more than a coin", effect=0.02, low=-0.1, high=0.14,
-        threshold=0.0, verdict=INCONCLUSIVE, needed_per_size=50, reason="",
+    metric = "AUC of VIMPO's td, minus that of a coin"
+    new = claims[claims["part"] == "C6.first_wrong"].assign(
+        part="C6.coin", role=Role.DIFFERENCE, metric=metric, statement="more than a coin",
+        effect=0.02, low=-0.1, high=0.14, threshold=0.0, verdict=INCONCLUSIVE, needed_per_size=50,
+        reason_code="", reason="",
     )  # fmt: skip
-    frame = pd.concat([change(claims, f"{AUC}VIMPO's td", verdict=SUPPORTED), new])
-    assert (
-        "That is 0.02 more than the token's place"
-        in said(frame.replace({metric: place}), "credit")[2]
-    )
+    frame = pd.concat([change(claims, "C6.first_wrong", verdict=SUPPORTED), new])
+    place = frame.replace({Role.DIFFERENCE.value: Role.PLACE.value})
+    assert "That is 0.02 more than the token's place" in said(place, "credit")[2]
     _, short, body = said(frame, "credit")
     assert short == "In part."
-    assert (
-        f"{metric}: +0.02 (-0.10 to +0.14; 4 runs; inconclusive); asked was more than 0.00." in body
-    )
-    assert "About 50 seeds a size" in body
+    assert f"{metric}: +0.02 (-0.10 to +0.14; 4 runs; inconclusive); threshold: above 0.00." in body
+    assert "About 50 seeds per size" in body
     assert [row[0] for row in short_claims(findings(frame))][-1:] == ["C6 more than a coin"]
 
 
@@ -191,12 +186,21 @@ def test_a_row_of_the_short_table_says_its_verdict_once(claims):
 
 
 def test_zero_has_no_sign_and_one_unit_no_plural(claims):
-    row = claims[claims["metric"].str.startswith(GAP)].iloc[0]
-    tiny = view(pd.concat([row.drop(["effect", "n"]), pd.Series({"effect": -1e-5, "n": 1})]))
-    assert tiny["value"] == "0.0 points"
-    assert tiny["interval_n"].endswith("1 of 4 pairs")
-    one = view(row.replace({4: 1}))
-    assert one["interval_n"].endswith("; 1 pair")
+    row = claims[claims["part"] == GAP].iloc[0]
+    tiny = View.of(pd.concat([row.drop(["effect", "n"]), pd.Series({"effect": -1e-5, "n": 1})]))
+    assert tiny.value == "0.0 points"
+    assert tiny.interval_n.endswith("1 of 4 pairs")
+    one = View.of(row.replace({4: 1}))
+    assert one.interval_n.endswith("; 1 pair")
+
+
+def test_every_role_has_a_scale_and_claims_a_role_each(claims):
+    assert set(SCALES) == set(Role)
+    for finding in findings(claims):
+        assert {part.kind for part in finding["parts"]} == {TEST}
+        assert {fact.kind for fact in finding["facts"]} <= {FACT}
+    rows = sum(len(f["parts"]) + len(f["facts"]) for f in findings(claims))
+    assert rows == len(claims)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +213,9 @@ def test_every_number_of_a_published_answer_stands_in_its_claims(name):
     assert "nan" not in text
     assert "inf" not in text.replace("infinity", "")
     for part in finding["parts"]:
-        if part["available"]:
-            assert part["amount"].split()[0] in text
-            assert part["evidence"] in text
+        if part.available:
+            assert part.amount.split()[0] in text
+            assert part.interval_n in text
     rows = claims[claims["claim"] == finding["claim"]]
     numbers = rows.select_dtypes("number").to_numpy().ravel()
     known = {
@@ -228,7 +232,7 @@ def test_the_short_table_has_a_row_for_every_test(claims):
     assert len(rows) == (claims["kind"] == "test").sum()
     assert [row[0][:2] for row in rows] == sorted(row[0][:2] for row in rows)
     assert rows[0][1:] == [
-        "inconclusive (about 3 seeds a size would settle it)",
+        "inconclusive (about 3 seeds per size would settle it)",
         "+0.2 points (-0.5 to +1.0; 4 pairs)",
         "> -2.0 points",
     ]

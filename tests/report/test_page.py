@@ -272,11 +272,12 @@ def test_the_claims_table_and_the_sentences_are_those_of_the_csv(written):
     markdown = (written.folder / "report.md").read_text()
     content = report_content(written, written.folder / "tables")
     assert len(content["findings"]) == 7
-    parts = [part for finding in content["findings"] for part in finding["parts"]]
-    assert sorted(p["metric"] for p in parts) == sorted(tests["metric"])
-    for part in parts:
+    parts = [(part, f["verdicts"]) for f in content["findings"] for part in f["parts"]]
+    assert sorted(part.part for part, _ in parts) == sorted(tests["part"])
+    for part, verdicts in parts:
+        verdict = f"; {part.verdict}" if len(verdicts) > 1 else ""
         for shown in (text, markdown):
-            assert f"({part['evidence']})" in shown
+            assert f"({part.interval_n}{verdict})" in shown
     assert "Is VIMPO better than GRPO here?" in text
     assert "**Is VIMPO better than GRPO here? " in markdown
     assert sum(content["verdict_counts"].values()) == 6

@@ -1,8 +1,8 @@
-"""From a folder of runs to tidy tables: one observation a row, nothing averaged over silently.
+"""From a folder of runs to tidy tables: one observation per row, nothing averaged silently.
 
-Every cell of the grid either contributes or stands in `missing.csv` with its reason. A run that was
-made by another configuration is refused by name. Figures and report read these tables only.
-Rows are in grid order, so bytes repeat.
+Every cell of the grid either contributes or stands in `missing.csv` with its reason. A run of
+another configuration is refused by name. Figures and report read only these tables. Rows are in
+grid order, so bytes repeat.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ALWAYS_FINITE = ("accuracy", "reward", "loss", "grad_norm")
 
 
 class Collection:
-    """Rows of all tables, filled run by run: from its folder, or as a published study has them."""
+    """Rows of all tables, collected run by run: from its folder, or from a published study."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -67,7 +67,7 @@ class Collection:
         return pd.DataFrame(self.tables[name], columns=COLUMNS[name])
 
     def numbers(self) -> Tables:
-        """What single runs scored, and measurements of cost."""
+        """Scores of single runs, and measurements of cost."""
         names = ("accuracy", "probes", "measured_cost", "outcomes")
         return Tables(**{name: self.frame(name) for name in names})
 
@@ -113,13 +113,13 @@ class Collection:
         if self.params.setdefault(cell.size, params) != params:
             raise ConfigError(
                 f"results: '{cell.name}' has {params} parameters, other runs of size '{cell.size}' "
-                f"have {self.params[cell.size]}; allowed: one model a size"
+                f"have {self.params[cell.size]}; allowed: one model per size"
             )
         if not taken and (started := weights(self.manifests.get(f"{BASE}/{cell.size}", {}))):
             manifest[BASE_WEIGHTS] = started
         self.manifests[cell.name] = manifest
         self._provenance(manifest)
-        # One that was taken over may have started from another base policy than those here.
+        # A run that was taken over may have started from another base policy than those here.
         self._saw(f"{BASE_WEIGHTS}.{cell.size}", manifest.get(BASE_WEIGHTS))
         if taken:
             self._take_over(cell.name)
@@ -165,7 +165,7 @@ class Collection:
 
     def _curves(self, key: dict, metrics: pd.DataFrame, name: str, outcome: dict) -> None:
         numeric = metrics.drop(columns="step").apply(pd.to_numeric, errors="coerce")
-        # The step at which a run failed is its result, and its numbers may well not be finite.
+        # The step at which a run failed is its result; its numbers need not be finite.
         failed = outcome["outcome"] == "not_finite"
         checked = numeric[metrics["step"] != outcome["step"]] if failed else numeric
         bad = {c: int((~np.isfinite(checked[c])).sum()) for c in ALWAYS_FINITE if c in checked}
@@ -240,7 +240,7 @@ class Collection:
 def aggregate(study: Study, output: Path) -> None:
     """Write every table of `study` into `output`, and the rows of single runs into its cells/.
 
-    Raises ConfigError where a run was made by another configuration; nothing is written then.
+    Raises ConfigError, and writes nothing, if a run was made by another configuration.
     """
     collection = Collection(study)
     for size in study.used_sizes():
@@ -273,7 +273,7 @@ def aggregate(study: Study, output: Path) -> None:
 
 
 def _digests(study: Study) -> list[dict]:
-    """Of the configuration: what each group of cells depends on, and every section of the study."""
+    """Digests of the configuration: of each cell, of the evaluation, of each section."""
     digests: dict[tuple[str, str], int] = {}
     for cell in study.cells():
         key = (f"configuration.{cell.algorithm}/{cell.size}", study.cell_digest(cell))

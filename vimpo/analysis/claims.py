@@ -11,20 +11,25 @@ The same runs also give, as facts without a verdict,
                 half of their base policy's accuracy
 
 At p = 1/2 and above labels say nothing or the opposite: those runs are controls and enter none of
-these. Group noise is used where the grid has it, else noise per rollout.
+these. Group noise is used if the grid has it, else noise per rollout.
 
 C3 is tested by step time alone. Parameters and optimiser bytes follow from the design, and memory
-repeats between processes: a p value of either would be about nothing that varies.
+repeats between processes: a p value for either would be about nothing that varies.
+
+A new part is one more (Part, Found) in one of the lists below, about any algorithm. Its name is for
+good, its texts may be reworded, and its role says how report/findings.j2 puts it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from vimpo.analysis.inference import pooled_spread, share
-from vimpo.analysis.intervals import not_available
+from vimpo.analysis.intervals import AT_MOST_ONE, FRACTION, not_available, not_finite
 from vimpo.analysis.scores import (
     NAMES,
     OURS,
@@ -44,11 +49,11 @@ from vimpo.analysis.scores import (
     shared,
 )
 from vimpo.analysis.verdicts import (
-    ABOVE,
-    BELOW,
+    Counted,
     Found,
     Key,
     Part,
+    Role,
     Scores,
     difference,
     judge,
@@ -56,11 +61,13 @@ from vimpo.analysis.verdicts import (
     slope,
 )
 from vimpo.config import Study
+from vimpo.storage.codes import Reason, Why
 from vimpo.storage.columns import OUTCOMES
 from vimpo.storage.tables import BASE
 
+Parts = list[tuple[Part, Found]]
+
 COLLAPSE = 0.5  # of the base policy's accuracy
-FRACTION, AT_MOST_ONE = (0.0, 1.0), (-math.inf, 1.0)
 CLAIMS = {
     "C1": "VIMPO reaches GRPO's accuracy",
     "C2": "VIMPO reaches the accuracy of PPO with a critic",
@@ -69,104 +76,111 @@ CLAIMS = {
     "C5": "The implied value stays accurate as models grow",
     "C6": "VIMPO's credit is finer than GRPO's",
 }
-
-
+DESIGN = Why(Reason.DESIGN, "it follows from the design: nothing varies")
 EXPLAINED = "explained_variance"
 CHANGE = "explained variance of the change of value along a response"
 # What an explained variance hides: a value that is right but for its scale, or right in its order.
+# Name -> metric of the probe, and its text.
 SHAPES = {
-    "explained variance after the best rescaling": "explained_variance_linear",
-    "rank correlation with the truth": "spearman",
+    "linear": ("explained_variance_linear", "explained variance after the best rescaling"),
+    "rank": ("spearman", "rank correlation with the truth"),
 }
-ACCURACY_GAP = "sampled accuracy, VIMPO minus {}, clean rewards"
-LOST_GAP = "accuracy lost per unit of noise, VIMPO minus {}"
+# Facts of C3: name -> metric of the measurement, and its text.
+COSTS = {
+    "memory": (
+        "memory_above_floor",
+        "peak memory above what the process holds before training",
+    ),
+    "trainable": ("parameters_trainable", "trainable parameters"),
+    "resident": ("parameters_resident", "resident parameters"),
+    "optimizer": ("optimizer", "optimiser state"),
+}
+OF_DESIGN = ("trainable", "resident", "optimizer")
+# Facts of C6: signals other than VIMPO's td, and in whose policy they are measured.
+SIGNALS = {
+    "implied_gae": (OURS, "VIMPO's advantage (GAE of td)"),
+    PLACE: (OURS, "the token's place alone, in VIMPO's responses"),
+    "critic_td": ("ppo", "PPO's critic td"),
+    "critic_gae": ("ppo", "PPO's advantage (GAE)"),
+}
 
 
-def accuracy_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
+def accuracy_parts(study: Study, tables: Tables) -> Parts:
     """C1 and C2: VIMPO is not behind by more than the margin."""
-    margin = 0.0 - study.claims.accuracy_margin
-    return [
-        (
-            Part(c, f"VIMPO matches {name}", ACCURACY_GAP.format(name), "pairs", margin, ABOVE),
-            difference(
-                accuracies(tables, OURS),
-                accuracies(tables, rival),
-                clean_keys(study, OURS, rival),
-                study.statistics.confidence,
-            ),
+    parts = []
+    for claim, (rival, name) in zip(("C1", "C2"), RIVALS.items(), strict=True):
+        statement = f"VIMPO matches {name}"
+        metric = f"sampled accuracy, VIMPO minus {name}, clean rewards"
+        part = Part(claim, rival, Role.MATCH, statement, metric, Counted.PAIRS, OURS, rival)
+        ours, theirs = accuracies(tables, OURS), accuracies(tables, rival)
+        found = difference(
+            ours, theirs, clean_keys(study, OURS, rival), study.statistics.confidence
         )
-        for c, (rival, name) in zip(("C1", "C2"), RIVALS.items(), strict=True)
-    ]
+        parts.append((part.above(0.0 - study.claims.accuracy_margin), found))
+    return parts
 
 
-def cost_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
-    """C3: step time, and the facts of memory and size, and of what GRPO's step takes."""
+def cost_parts(study: Study, tables: Tables) -> Parts:
+    """C3: step time against PPO; facts: memory, size, and step time against GRPO."""
 
     def ratio(metric: str, rival: str = "ppo") -> Found:
         ours, theirs = (measured(tables, name, metric) for name in (OURS, rival))
         keys = rounds(study, tables, OURS, rival)
         return difference(ours, theirs, keys, study.statistics.confidence)
 
-    def fixed(metric: str) -> Found:
+    def part(name: str, role: Role, statement: str, what: str, rival: str = "ppo") -> Part:
+        name, metric = f"{name}.{rival}", f"{what}, VIMPO over {NAMES[rival]}"
+        whose = (Counted.ROUNDS, OURS, rival)
+        return Part("C3", name, role, statement, metric, *whose, unit="ratio")
+
+    seconds = "seconds per step"
+    step = part("time", Role.CHEAPER, "a step is faster than PPO's", seconds)
+    parts = [(step.below(study.claims.time_ratio), ratio("step_total"))]
+    for name, (metric, text) in COSTS.items():
         found = ratio(metric)
-        if found.estimate.reason.startswith("all "):
-            why = "it follows from the design: nothing varies"
-            return replace(found, estimate=replace(found.estimate, reason=why))
-        return found
-
-    def fact(statement: str, rival: str = "PPO") -> Part:
-        return Part("C3", statement, f"{statement}, VIMPO over {rival}", "rounds", unit="ratio")
-
-    step = Part(
-        "C3",
-        "a step is faster than PPO's",
-        "seconds a step, VIMPO over PPO",
-        "rounds",
-        study.claims.time_ratio,
-        BELOW,
-        "ratio",
-    )
-    return [
-        (step, ratio("step_total")),
-        (
-            fact("peak memory above what the process holds before training"),
-            ratio("memory_above_floor"),
-        ),
-        (fact("trainable parameters"), fixed("parameters_trainable")),
-        (fact("resident parameters"), fixed("parameters_resident")),
-        (fact("optimiser state"), fixed("optimizer")),
-        (fact("seconds a step", "GRPO"), ratio("step_total", "grpo")),
-    ]
+        if name in OF_DESIGN and found.estimate.code == Reason.ALL_EQUAL:
+            found = replace(found, estimate=replace(found.estimate, why=DESIGN))
+        parts.append((part(name, Role.COST, text, text), found))
+    against_grpo = part("time", Role.COST, seconds, seconds, "grpo")
+    return [*parts, (against_grpo, ratio("step_total", "grpo"))]
 
 
-def noise_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
-    """C4: accuracy lost, and the facts of area, spread and collapse."""
+def noise_parts(study: Study, tables: Tables) -> Parts:
+    """C4: accuracy lost; facts: area, spread and collapse."""
 
-    def gap(rival: str, summary) -> Found:
+    def gap(rival: str, summary: Callable[[np.ndarray, np.ndarray], float]) -> Found:
         ours, theirs = (along_noise(study, tables, name, summary) for name in (OURS, rival))
         keys = shared([list(noise_curves(study, name)) for name in (OURS, rival)])
         return difference(ours, theirs, keys, study.statistics.confidence)
 
-    limit, parts = 0.0 - study.claims.noise_margin, []
+    def against(rival: str, role: Role, statement: str, what: str) -> Part:
+        metric, whose = f"{what}, VIMPO minus {NAMES[rival]}", (Counted.PAIRS, OURS, rival)
+        return Part("C4", f"{role}.{rival}", role, statement, metric, *whose)
+
+    def of(algorithm: str, role: Role, statement: str, metric: str) -> Part:
+        whose = (Counted.RUNS, algorithm)
+        return Part("C4", f"{role}.{algorithm}", role, statement, metric, *whose)
+
+    limit = 0.0 - study.claims.noise_margin
+    runs = {name: keys for name in NAMES if (keys := noisy_runs(study, name))}
+    parts: Parts = []
     for rival, name in RIVALS.items():
-        statement = f"noise costs less than with {name}"
-        part = Part("C4", statement, LOST_GAP.format(name), "pairs", limit, BELOW)
-        parts.append((part, gap(rival, lost)))
-    for rival, name in RIVALS.items():
-        text = f"mean accuracy along the noise curve, VIMPO minus {name}"
-        parts.append((Part("C4", "area under the noise curve", text, "pairs"), gap(rival, area)))
-    for algorithm, name in NAMES.items():
-        runs = noisy_runs(study, algorithm)
-        if runs:
-            text = f"standard deviation between seeds of {name}'s accuracy"
-            found = _spread(study, accuracies(tables, algorithm), runs)
-            parts.append((Part("C4", "spread between seeds", text, "runs"), found))
-    for algorithm, name in NAMES.items():
-        runs = noisy_runs(study, algorithm)
-        if runs:
-            text = f"share of {name}'s runs that failed, or end below half of the base's accuracy"
-            found = _collapses(study, tables, algorithm, runs)
-            parts.append((Part("C4", "collapse", text, "runs"), found))
+        texts = (f"VIMPO loses less to noise than {name}", "accuracy lost per unit of noise")
+        parts.append((against(rival, Role.LOST, *texts).below(limit), gap(rival, lost)))
+    for rival in RIVALS:
+        texts = ("area under the noise curve", "mean accuracy along the noise curve")
+        parts.append((against(rival, Role.AREA, *texts), gap(rival, area)))
+    for name, keys in runs.items():
+        text = f"standard deviation between seeds of {NAMES[name]}'s accuracy"
+        part = of(name, Role.SPREAD, "spread between seeds", text)
+        parts.append((part, _spread(study, accuracies(tables, name), keys)))
+    for name, keys in runs.items():
+        text = (
+            f"share of {NAMES[name]}'s runs that failed or ended below half of the base policy's "
+            "accuracy"
+        )
+        part = of(name, Role.COLLAPSE, "collapse", text)
+        parts.append((part, _collapses(study, tables, name, keys)))
     return parts
 
 
@@ -179,13 +193,13 @@ def _spread(study: Study, scores: Scores, runs: list[Key]) -> Found:
 
 
 def _collapses(study: Study, tables: Tables, algorithm: str, runs: list[Key]) -> Found:
-    """Of runs whose end is known: a failed one counts whatever its accuracy is, or without any."""
+    """Of runs whose end is known. A failed run counts whatever its accuracy, or without one."""
     scores, failed = accuracies(tables, algorithm), _failed(tables, algorithm)
     base = {key[0]: value for key, value in accuracies(tables, BASE).items()}
     known = [key for key in runs if key in scores and base.get(key[0])]
     ratios = {key: scores[key] / base[key[0]] for key in known if key not in failed}
     if bad := sum(math.isnan(ratio) for ratio in ratios.values()):
-        found = not_available(f"{bad} of {len(ratios)} values are not finite", len(ratios))
+        found = not_available(not_finite(bad, len(ratios)), len(ratios))
     else:
         low = [ratio < COLLAPSE for ratio in ratios.values()]
         found = share([True] * len(failed.intersection(runs)) + low, study.statistics.confidence)
@@ -198,72 +212,61 @@ def _failed(tables: Tables, algorithm: str) -> set[Key]:
     return set(zip(rows["size"], rows.noise, rows.seed, strict=True))
 
 
-def value_parts(
-    study: Study, tables: Tables, params: Mapping[str, float]
-) -> list[tuple[Part, Found]]:
-    """C5: accuracy of the implied value, its change with size, and PPO's critic beside it.
+def value_parts(study: Study, tables: Tables, params: Mapping[str, float]) -> Parts:
+    """C5: accuracy of the implied value, its change with size, and PPO's critic for comparison.
 
-    Facts: what is left when its scale is set right, its order, and values in other policies.
+    Facts: what is left once its scale is right, its order, and values in other policies.
     """
     c, s = study.claims, study.statistics
+    keys, pairs = clean_keys(study, OURS), clean_keys(study, OURS, "ppo")
 
     def scores(
         algorithm: str, predictor: str, column: str = "value", metric: str = EXPLAINED
     ) -> Scores:
         return probed(tables, algorithm, ("value", predictor, "change", metric), column)
 
-    implied, errors = scores(OURS, "implied"), scores(OURS, "implied", "stderr")
-    keys = clean_keys(study, OURS)
-    per_tenfold, minus = f"{CHANGE}, per tenfold of parameters", f"{CHANGE}, minus the critic's"
+    def averaged(algorithm: str, metric: str = EXPLAINED) -> Found:
+        columns = ("value", "stderr")
+        values, errors = (scores(algorithm, "implied", name, metric) for name in columns)
+        return mean(values, clean_keys(study, algorithm), s.confidence, errors, AT_MOST_ONE)
+
+    def part(name: str, role: Role, texts: tuple[str, str], algorithm: str = OURS) -> Part:
+        return Part("C5", name, role, *texts, Counted.RUNS, algorithm)
+
+    accurate = part("accurate", Role.ACCURATE, ("the implied value is accurate", CHANGE))
+    texts = ("it stays accurate as models grow", f"{CHANGE}, per tenfold of parameters")
+    steady = part("slope", Role.SLOPE, texts)
+    texts = ("PPO's critic is no better", f"{CHANGE}, minus the critic's")
+    critic = replace(part("critic", Role.BEHIND_CRITIC, texts), counted=Counted.PAIRS, rival="ppo")
+    implied, of_critic = scores(OURS, "implied"), scores("ppo", "critic")
     parts = [
-        (
-            Part("C5", "the implied value is accurate", CHANGE, "runs", c.value_accuracy, ABOVE),
-            mean(implied, keys, s.confidence, errors, AT_MOST_ONE),
-        ),
-        (
-            Part("C5", "it stays so as models grow", per_tenfold, "runs", c.value_slope, ABOVE),
-            slope(implied, keys, params, s),
-        ),
-        (
-            Part("C5", "PPO's critic is no better", minus, "pairs", 0.0 - c.critic_margin, ABOVE),
-            difference(
-                implied, scores("ppo", "critic"), clean_keys(study, OURS, "ppo"), s.confidence
-            ),
-        ),
+        (accurate.above(c.value_accuracy), averaged(OURS)),
+        (steady.above(c.value_slope), slope(implied, keys, params, s)),
+        (critic.above(0.0 - c.critic_margin), difference(implied, of_critic, pairs, s.confidence)),
     ]
-    for statement, metric in SHAPES.items():
-        own, stderr = (scores(OURS, "implied", column, metric) for column in ("value", "stderr"))
-        part = Part("C5", statement, f"{statement}, VIMPO's implied change of value", "runs")
-        parts.append((part, mean(own, keys, s.confidence, stderr, AT_MOST_ONE)))
+    for name, (metric, text) in SHAPES.items():
+        texts = (text, f"{text}, VIMPO's implied change of value")
+        parts.append((part(name, Role.SHAPE, texts), averaged(OURS, metric)))
     for rival, name in RIVALS.items():
-        hidden, stderr = scores(rival, "implied"), scores(rival, "implied", "stderr")
-        part = Part("C5", f"a value hidden in {name}'s policy", f"{CHANGE}, {name}", "runs")
-        parts.append(
-            (part, mean(hidden, clean_keys(study, rival), s.confidence, stderr, AT_MOST_ONE))
-        )
+        texts = (f"a value hidden in {name}'s policy", f"{CHANGE}, read out of {name}'s policy")
+        parts.append((part(f"hidden.{rival}", Role.HIDDEN, texts, rival), averaged(rival)))
     return parts
 
 
-def explained(found: Found, scores: Scores, reasons: Mapping[Key, str]) -> Found:
-    """With the probe's own reason, where no run has a number and all say the same of it."""
-    said = set(reasons.values())
-    if len(said) == 1 and all(math.isnan(value) for value in scores.values()):
-        return replace(found, estimate=replace(found.estimate, reason=said.pop()))
-    return found
-
-
-def credit_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
-    """C6: the implied td of single tokens, beside chance and beside the token's place.
+def credit_parts(study: Study, tables: Tables) -> Parts:
+    """C6: the implied td of single tokens, against chance and against the token's place.
 
     GRPO's credit is constant within a response and scores one half. A signal that merely rises or
     falls along the response does better, so td must beat that too. Facts: the sum of td that the
     actor uses, and PPO's signals.
     """
-    auc, confidence = "AUC of finding the first wrong step by {}", study.statistics.confidence
+    confidence = study.statistics.confidence
 
-    def signal(algorithm: str, name: str) -> list[Scores]:
+    def signal(algorithm: str, name: str) -> tuple[Scores, Scores, Mapping[Key, Why]]:
         labels = ("credit", name, "step", "auc")
-        return [probed(tables, algorithm, labels, c) for c in ("value", "stderr", "reason")]
+        columns = ("value", "stderr", "reason_code", "reason")
+        values, errors, codes, texts = (probed(tables, algorithm, labels, c) for c in columns)
+        return values, errors, {key: Why(Reason(codes[key]), texts[key]) for key in codes}
 
     def found(algorithm: str, name: str) -> Found:
         scores, errors, reasons = signal(algorithm, name)
@@ -275,32 +278,34 @@ def credit_parts(study: Study, tables: Tables) -> list[tuple[Part, Found]]:
         place, place_error, _ = signal(OURS, PLACE)
         both = [key for key in ours if key in place]
         gains = {key: ours[key] - max(place[key], 1 - place[key]) for key in both}
-        # As if the two errors were independent, which on the same rollouts is too wide at worst.
+        # As if the two errors were independent: on the same rollouts that is too wide at worst.
         errors = {key: math.hypot(error[key], place_error[key]) for key in both}
-        return explained(
-            mean(gains, clean_keys(study, OURS), confidence, errors, (-1.0, 1.0)), gains, reasons
-        )
+        keys = clean_keys(study, OURS)
+        return explained(mean(gains, keys, confidence, errors, (-1.0, 1.0)), gains, reasons)
 
-    def tested(statement: str, whose: str, limit: float) -> Part:
-        return Part("C6", statement, auc.format(whose), "runs", limit, ABOVE)
+    def part(name: str, role: Role, statement: str, whose: str, algorithm: str = OURS) -> Part:
+        metric = f"AUC of finding the first wrong step by {whose}"
+        return Part("C6", name, role, statement, metric, Counted.RUNS, algorithm)
 
     chance, place = 0.5 + study.claims.credit_margin, 0.0 + study.claims.place_margin
+    finer = part("first_wrong", Role.CREDIT, "credit is finer than GRPO's", "VIMPO's td")
     beyond = "VIMPO's td, minus that of the token's place"
-    parts = [
-        (tested("credit is finer than GRPO's", "VIMPO's td", chance), found(OURS, "implied_td")),
-        (tested("it says more than the token's place", beyond, place), beyond_place()),
+    further = part("place", Role.PLACE, "it says more than the token's place", beyond)
+    return [
+        (finer.above(chance), found(OURS, "implied_td")),
+        (further.above(place), beyond_place()),
+        *(
+            (part(f"signal.{name}", Role.SIGNAL, text, text, whose), found(whose, name))
+            for name, (whose, text) in SIGNALS.items()
+        ),
     ]
-    others = {
-        "VIMPO's advantage (GAE of td)": (OURS, "implied_gae"),
-        "the token's place alone, in VIMPO's responses": (OURS, PLACE),
-        "PPO's critic td": ("ppo", "critic_td"),
-        "PPO's advantage (GAE)": ("ppo", "critic_gae"),
-    }
-    facts = [
-        (Part("C6", "other signals", auc.format(text), "runs"), found(*whose))
-        for text, whose in others.items()
-    ]
-    return [*parts, *facts]
+
+
+def explained(found: Found, scores: Scores, reasons: Mapping[Key, Why]) -> Found:
+    """With the probe's own reason, if no run has a number and all give the same one."""
+    if len({why.code for why in reasons.values()}) == 1 and all(map(math.isnan, scores.values())):
+        return replace(found, estimate=replace(found.estimate, why=next(iter(reasons.values()))))
+    return found
 
 
 def claim_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> list[dict]:

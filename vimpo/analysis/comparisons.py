@@ -1,8 +1,8 @@
-"""VIMPO beside each other algorithm of the study, size by size: comparisons.csv.
+"""VIMPO against each other algorithm of the study, size by size: comparisons.csv.
 
 difference    sampled accuracy, VIMPO minus the rival: the mean over pairs of runs that share
               size, noise and seed, with Student's t (size `all`: sizes weigh equally)
-probability   that a run of VIMPO is better than one of the rival
+probability   that a run of VIMPO beats one of the rival
 iqm           without a rival: the interquartile mean over seeds and benchmarks
 """
 
@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from vimpo.analysis.inference import probability_of_improvement
-from vimpo.analysis.intervals import Estimate, bootstrap_interval, not_available
+from vimpo.analysis.intervals import FRACTION, Estimate, bootstrap_interval, not_available
 from vimpo.analysis.scores import OURS, accuracies_of
-from vimpo.analysis.summaries import FRACTION, interval_columns, labels
+from vimpo.analysis.summaries import interval_columns, labels
 from vimpo.analysis.verdicts import difference
 from vimpo.config import Study
+from vimpo.storage.codes import Reason, Why
 from vimpo.storage.tables import ALL_SIZES
 
 
@@ -35,8 +36,9 @@ def compare_accuracy(accuracy: pd.DataFrame, study: Study, params: dict[str, flo
     rows = []
 
     def add(
-        algorithm: str, rival: str, size: str, noise: str, metric: str, found, expected
+        names: tuple[str, str], size: str, noise: str, metric: str, found: Estimate, expected: int
     ) -> None:
+        algorithm, rival = names
         key = labels(algorithm, size, noise) | {"params": params.get(size, math.nan)}
         row = key | {"rival": rival, "metric": metric}
         rows.append(row | interval_columns(found, expected, confidence))
@@ -54,19 +56,18 @@ def compare_accuracy(accuracy: pd.DataFrame, study: Study, params: dict[str, flo
             if not keys or partial:
                 continue
             found = difference(scores[OURS], scores[rival], keys, confidence)
-            add(OURS, rival, size, noise, "difference", found.estimate, found.expected)
+            add((OURS, rival), size, noise, "difference", found.estimate, found.expected)
             if size == ALL_SIZES:
                 continue
-            sides = [[scores[a][k] for k in keys if k in scores[a]] for a in (OURS, rival)]
-            chance = probability_of_improvement(*sides, confidence)
-            add(OURS, rival, size, noise, "probability", chance, len(keys))
+            ours, theirs = ([scores[a][k] for k in keys if k in scores[a]] for a in (OURS, rival))
+            chance = probability_of_improvement(ours, theirs, confidence)
+            add((OURS, rival), size, noise, "probability", chance, len(keys))
     for algorithm, noise in itertools.product([OURS, *rivals], noises):
         groups = [(c.size, c.seed) for c in cells if c.algorithm == algorithm and c.noise == noise]
         if {size for size, _ in groups} == set(sizes):
-            found = _iqm(accuracy, study, algorithm, noise)
-            add(
-                algorithm, "", several[0] if several else sizes[0], noise, "iqm", found, len(groups)
-            )
+            middle = _iqm(accuracy, study, algorithm, noise)
+            size = several[0] if several else sizes[0]
+            add((algorithm, ""), size, noise, "iqm", middle, len(groups))
     return rows
 
 
@@ -78,7 +79,8 @@ def _iqm(accuracy: pd.DataFrame, study: Study, algorithm: str, noise: str) -> Es
     for size in study.used_sizes():
         part = frame[frame["size"] == size]
         if part.empty:
-            return not_available(f"no result at size {size}", frame.seed.nunique())
+            why = Why(Reason.NO_RESULT, f"no result at size {size}")
+            return not_available(why, frame.seed.nunique())
         groups.append(part.pivot(index="seed", columns="benchmark", values="value").to_numpy())
     s = study.statistics
     return bootstrap_interval(

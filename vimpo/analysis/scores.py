@@ -1,4 +1,4 @@
-"""Numbers of single runs that the claims C1 to C6 compare, and which runs the grid has of them.
+"""Numbers of single runs that the claims C1 to C6 compare, and the runs that the grid should have.
 
 Keys are (size, noise, seed), or (size, "", round) for measurements of cost.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from vimpo.analysis.verdicts import Key, Scores
 from vimpo.config import Noise, Study
 from vimpo.storage.tables import BASE, WHOLE
 
-CONTROL = 0.5  # flip rate from which labels say nothing, or the opposite
+CONTROL = 0.5  # flip rate from which on labels say nothing, or the opposite
 OURS, RIVALS = "vimpo", {"grpo": "GRPO", "ppo": "PPO"}
 PLACE = "position"  # the control of credit: the token's place in its response
 NAMES = {OURS: "VIMPO"} | RIVALS
@@ -36,16 +37,17 @@ def accuracies(tables: Tables, algorithm: str) -> Scores:
 
 
 def accuracies_of(frame: pd.DataFrame, algorithm: str) -> Scores:
-    """Sampled accuracy of each run, the mean over benchmarks; NaN where one of them is."""
+    """Sampled accuracy of each run, the mean over benchmarks; NaN if one of them is."""
     frame = frame[(frame.algorithm == algorithm) & (frame.metric == "sampled")]
     if algorithm == BASE:
         frame = frame.assign(seed=0)
     by_run = frame.groupby(["size", "noise", "seed"])["value"]
-    return by_run.agg(lambda values: values.mean(skipna=False)).to_dict()
+    means = by_run.agg(lambda values: values.mean(skipna=False))
+    return dict(zip(means.index, means, strict=True))
 
 
 def clean_keys(study: Study, *algorithms: str) -> list[Key]:
-    """Runs on clean rewards that the grid has of each of the algorithms."""
+    """The grid's runs on clean rewards that all of these algorithms have."""
     return shared(
         [
             [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == name]
@@ -60,7 +62,7 @@ def shared(keys: list[list[Key]], wanted=lambda key: True) -> list[Key]:
 
 
 def noise_curves(study: Study, algorithm: str) -> dict[Key, dict[float, Key]]:
-    """(size, mode, seed) -> flip rate -> run, for curves of two rates below 1/2 or more."""
+    """(size, mode, seed) -> flip rate -> run, for curves of at least two rates below 1/2."""
     for mode in ("group", "rollout"):
         curves: dict[Key, dict[float, Key]] = {}
         for cell in study.cells():
@@ -75,7 +77,7 @@ def noise_curves(study: Study, algorithm: str) -> dict[Key, dict[float, Key]]:
 
 
 def along_noise(study: Study, tables: Tables, algorithm: str, summary) -> Scores:
-    """summary(rates, accuracies) of each noise curve that is complete."""
+    """summary(rates, accuracies) of each complete noise curve."""
     scores, found = accuracies(tables, algorithm), {}
     for key, curve in noise_curves(study, algorithm).items():
         rates = sorted(curve)
@@ -98,8 +100,8 @@ def area(rates: np.ndarray, values: np.ndarray) -> float:
 
 def probed(
     tables: Tables, algorithm: str, labels: tuple[str, str, str, str], column: str = "value"
-) -> Scores:
-    """A number of the probes for each run. labels: probe, predictor, target, metric."""
+) -> dict[Key, Any]:
+    """A column of the probes' table for each run. labels: probe, predictor, target, metric."""
     frame = tables.probes
     chosen = (frame.algorithm == algorithm) & (frame.position == WHOLE)
     for name, label in zip(("probe", "predictor", "target", "metric"), labels, strict=True):
@@ -122,7 +124,7 @@ def measured(tables: Tables, algorithm: str, metric: str) -> Scores:
 
 
 def rounds(study: Study, tables: Tables, *algorithms: str) -> list[Key]:
-    """Measurements that there should be of each of the algorithms, at every size that has them."""
+    """Measurements that all of these algorithms should have, at every size that has them all."""
     frame = tables.measured_cost
     turns = sorted(set(frame.loc[frame.kind == "measured", "round"])) or [1]
     return [
@@ -134,6 +136,6 @@ def rounds(study: Study, tables: Tables, *algorithms: str) -> list[Key]:
 
 
 def noisy_runs(study: Study, algorithm: str) -> list[Key]:
-    """Runs below the control's flip rate, clean ones among them."""
+    """Runs below the control's flip rate, including clean ones."""
     runs = [(c.size, c.noise, c.seed) for c in study.cells() if c.algorithm == algorithm]
     return [key for key in runs if Noise.parse(key[1]).level < CONTROL]

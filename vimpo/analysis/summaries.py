@@ -1,7 +1,7 @@
 """Means and intervals over seeds, from tidy rows: what figures and report show.
 
-The method of each interval is in :mod:`vimpo.analysis.intervals`; here it is decided what counts as
-a unit and what is averaged first.
+:mod:`vimpo.analysis.intervals` makes the intervals; this module decides what counts as a unit and
+what is averaged first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import pandas as pd
 
 from vimpo.analysis.inference import share
 from vimpo.analysis.intervals import (
+    AT_MOST_ONE,
+    FRACTION,
+    POSITIVE,
     UNBOUNDED,
     Estimate,
     mean_interval,
@@ -26,27 +29,26 @@ from vimpo.analysis.intervals import (
     wider,
 )
 from vimpo.config import Cell, Noise, Study
+from vimpo.storage.codes import Reason, Why
 from vimpo.storage.columns import OUTCOMES, PROBED
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
 SUMMARISED_CURVES = ("accuracy",)
-# Of single positions, the numbers that are drawn: committed tables stay small.
+# Numbers of single positions that are drawn; the rest would make committed tables large.
 BY_POSITION = {
     "value": ("explained_variance", "rmse"),
     "credit": ("mean_advantage",),
     "precision": ("rms_drift", "relative_drift"),
 }
 _BOUNDS = {
-    (0.0, 1.0): "auc top1 top1_chance wrong_rollouts accuracy pearson_ceiling spearman_ceiling",
-    (0.0, math.inf): "spread mean_stderr mse rmse rms residual_rms target_rms residual_ratio "
+    FRACTION: "auc top1 top1_chance wrong_rollouts accuracy pearson_ceiling spearman_ceiling",
+    POSITIVE: "spread mean_stderr mse rmse rms residual_rms target_rms residual_ratio "
     "rms_drift relative_drift",
     (-1.0, 1.0): "spearman pearson",
-    (-math.inf, 1.0): "explained_variance explained_variance_linear",
+    AT_MOST_ONE: "explained_variance explained_variance_linear",
 }
 PROBE_BOUNDS = {metric: bounds for bounds, names in _BOUNDS.items() for metric in names.split()}
 WINDOWS = 10  # learning curves are smoothed over a tenth of the steps
-FRACTION = (0.0, 1.0)
-POSITIVE = (0.0, math.inf)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -76,7 +78,7 @@ def summarise_accuracy(
 
     The seed is the unit: benchmarks are averaged within it first. Size `all` weighs sizes equally
     and is not available unless every size of that algorithm and noise has a result. The base
-    policy is one network a size: its interval is over problems alone.
+    policy is one network per size, so its interval is over problems alone.
     """
     confidence = study.statistics.confidence
     groups = {k: f for k, f in accuracy.groupby(["algorithm", "size", "noise", "metric"])}
@@ -95,14 +97,14 @@ def summarise_accuracy(
             chosen = {s: _seed_scores(f, benchmark) for s, f in frames.items()}
             estimates = {s: _over_seeds(algorithm, [chosen[s]], confidence) for s in sizes}
             if empty := [s for s, scores in chosen.items() if scores.empty]:
-                whole = not_available(
-                    f"no result at size {', '.join(empty)}", sum(map(len, chosen.values()))
-                )
+                why = Why(Reason.NO_RESULT, f"no result at size {', '.join(empty)}")
+                whole = not_available(why, sum(map(len, chosen.values())))
             else:
                 whole = _over_seeds(algorithm, list(chosen.values()), confidence)
                 lone = [s for s, scores in chosen.items() if len(scores) == 1]
                 if lone and len(sizes) > 1 and algorithm != BASE:
-                    whole = replace(whole, reason=f"one seed at size {', '.join(lone)}")
+                    text = f"one seed at size {', '.join(lone)}"
+                    whole = replace(whole, why=Why(Reason.STRATUM_ONE_SEED, text))
             for size, estimate in [*estimates.items(), (ALL_SIZES, whole)]:
                 if size != ALL_SIZES and not sizes[size]:
                     continue  # not in the grid: nothing is missing
@@ -117,7 +119,7 @@ def summarise_accuracy(
 
 
 def _seed_scores(frame: pd.DataFrame | None, benchmark: str) -> pd.DataFrame:
-    """One row a seed: value, and standard error over problems."""
+    """One row per seed: value, and standard error over problems."""
     if frame is None:
         return pd.DataFrame(columns=["value", "stderr"])
     if benchmark != MEAN:
@@ -131,7 +133,7 @@ def _seed_scores(frame: pd.DataFrame | None, benchmark: str) -> pd.DataFrame:
 def _over_seeds(algorithm: str, sizes: list[pd.DataFrame], confidence: float) -> Estimate:
     """Interval over seeds, but never narrower than over problems, which all runs share."""
     if any(scores.empty for scores in sizes):
-        return not_available("no result", sum(map(len, sizes)))
+        return not_available(Why(Reason.NO_RESULT, "no result"), sum(map(len, sizes)))
     value = float(np.mean([scores["value"].mean() for scores in sizes]))
     # the same problems everywhere: their error does not average out over runs
     stderr = float(np.mean([scores["stderr"].mean(skipna=False) for scores in sizes]))
@@ -149,16 +151,15 @@ def interval_columns(estimate: Estimate, expected: int, confidence: float) -> di
         "confidence": confidence,
         "n": estimate.n,
         "expected": expected,
-        "method": estimate.method,
-        "reason": estimate.reason,
-    }
+        "method": str(estimate.method),
+    } | estimate.why.columns()
 
 
 def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
     """Mean and interval over seeds of moving averages along training.
 
     Steps are smoothed within a seed first (centred, a tenth of the run), so that the interval
-    shows the spread between seeds and not the sampling noise of one batch.
+    shows the spread between seeds and not the sampling noise of single batches.
     """
     confidence = study.statistics.confidence
     window = max(1, study.train.steps // WINDOWS)
@@ -167,10 +168,10 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
     rows = []
     for (*key, metric), frame in chosen.groupby(["algorithm", "size", "noise", "metric"]):
         seeds = frame.pivot(index="step", columns="seed", values="value")
-        # a gap is not bridged: where a step is not finite, neither is its window
+        # gaps are not bridged: if a step is not finite, neither is its window
         smooth = seeds.rolling(window, center=True, min_periods=1).mean().where(seeds.notna())
-        bounds = FRACTION if metric == "accuracy" else (-math.inf, math.inf)
-        row = labels(*key) | {"params": frame["params"].iloc[0], "metric": metric}
+        bounds = FRACTION if metric == "accuracy" else UNBOUNDED
+        row = labels(*map(str, key)) | {"params": frame["params"].iloc[0], "metric": metric}
         for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
             estimate = mean_interval(values, confidence, bounds)
             interval = interval_columns(estimate, expected[tuple(key)], confidence)
@@ -179,22 +180,22 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
 
 
 def summarise_outcomes(outcomes: pd.DataFrame, study: Study) -> list[dict]:
-    """How the runs of each algorithm, size and noise ended; the mean is the share that failed."""
+    """How the runs of each algorithm, size and noise ended. The mean is the share that failed."""
     confidence = study.statistics.confidence
     expected = _expected(study)
     rows = []
     for key, frame in outcomes.groupby(["algorithm", "size", "noise"]):
         counts = {kind: int((frame["outcome"] == kind).sum()) for kind in OUTCOMES}
         failed = share([kind != OUTCOMES[0] for kind in frame["outcome"]], confidence)
-        row = labels(*key) | {"params": frame["params"].iloc[0]} | counts
+        row = labels(*map(str, key)) | {"params": frame["params"].iloc[0]} | counts
         rows.append(row | interval_columns(failed, expected[key], confidence))
     return _in_grid_order(rows, study)
 
 
 def summarise_cost(cost: pd.DataFrame, study: Study) -> list[dict]:
-    """Mean and interval over all runs of an algorithm at a size: noise does not change the cost."""
+    """Mean and interval over all runs of an algorithm at a size: noise does not change costs."""
     confidence = study.statistics.confidence
-    expected: dict[tuple[str, str], int] = {}
+    expected: dict[tuple, int] = {}
     for cell in study.cells():
         key = (cell.algorithm, cell.size)
         expected[key] = expected.get(key, 0) + 1
@@ -212,7 +213,7 @@ def summarise_cost(cost: pd.DataFrame, study: Study) -> list[dict]:
 
 
 def summarise_measured(measured: pd.DataFrame, study: Study) -> list[dict]:
-    """Mean and interval over rounds of the side-by-side measurement; the model as it is."""
+    """Mean and interval over rounds of the side-by-side measurement; the model's as computed."""
     confidence = study.statistics.confidence
     policy = measured[measured["metric"] == "parameters"].groupby("size")["value"].first()
     rows = []
@@ -222,31 +223,32 @@ def summarise_measured(measured: pd.DataFrame, study: Study) -> list[dict]:
         turns = measured.loc[measured["kind"] == row["kind"], "round"].nunique()
         estimate = mean_interval(frame["value"], confidence, POSITIVE)
         if row["kind"] == "model":
-            estimate = not_available("computed, not measured", 1, frame["value"].iloc[0])
+            why = Why(Reason.COMPUTED, "computed, not measured")
+            estimate = not_available(why, 1, frame["value"].iloc[0])
         rows.append(row | interval_columns(estimate, turns, confidence))
     return rows
 
 
 def summarise_probes(probes: pd.DataFrame, study: Study) -> list[dict]:
-    """Mean and interval over seeds of every number of the probes; of single positions, the drawn.
+    """Mean and interval over seeds of the probes' numbers; of single positions, those drawn.
 
-    One run without a number leaves its group without: an average over the rest would speak of
-    other runs. All runs answer the same problems, whose error does not average out over seeds: no
+    If one run has no number, neither has its group: an average over the rest would be about other
+    runs. All runs answer the same problems, whose error does not average out over seeds, so no
     interval is narrower than the mean standard error over problems allows.
     """
     confidence = study.statistics.confidence
     expected = _expected(study)
-    # plain lists: a large study has ten thousand small groups, on which pandas is slow
+    # plain lists: pandas is slow on the ten thousand small groups of a large study
     names = ["algorithm", "size", "noise", *PROBED]
     groups: dict[tuple, list[tuple]] = {}
-    facts = [probes[c] for c in ("params", "unit", "value", "stderr", "reason")]
-    for *group, params, unit, value, stderr, reason in zip(
-        *(probes[name] for name in names), *facts, strict=True
+    facts = ["params", "unit", "value", "stderr", "reason_code", "reason"]
+    for *key, params, unit, value, stderr, code, reason in zip(
+        *(probes[name] for name in names + facts), strict=True
     ):
-        probe, position, metric = group[3], group[6], group[7]
+        probe, position, metric = key[3], key[6], key[7]
         if position == WHOLE or metric in BY_POSITION.get(probe, ()):
-            fact = (params, unit, value, stderr, reason)
-            groups.setdefault(tuple(group), []).append(fact)
+            fact = (params, unit, value, stderr, (code, reason))
+            groups.setdefault(tuple(key), []).append(fact)
     rows = []
     for group, found in groups.items():
         params, units, values, errors, reasons = zip(*found, strict=True)
@@ -261,23 +263,25 @@ def _of_probe(
     metric: str,
     values: Sequence[float],
     errors: Sequence[float],
-    reasons: Sequence[str],
+    reasons: Sequence[tuple[str, str]],
     confidence: float,
 ) -> Estimate:
-    """Mean over seeds of a probe's metric; errors: standard errors over problems."""
+    """Mean over seeds of a probe's metric. errors: standard errors over problems."""
     bounds = PROBE_BOUNDS.get(metric, UNBOUNDED)
     estimate = mean_interval(values, confidence, bounds)
-    if given := sorted(set(reasons) - {""}):
+    if given := {(code, text) for code, text in reasons if code}:
         bad = sum(math.isnan(value) for value in values)
         prefix = "" if bad == len(values) else f"{bad} of {len(values)} runs: "
-        return replace(estimate, reason=prefix + "; ".join(given))
+        codes, texts = {code for code, _ in given}, sorted({text for _, text in given})
+        code = Reason(codes.pop()) if len(codes) == 1 else Reason.SEVERAL
+        return replace(estimate, why=Why(code, prefix + "; ".join(texts)))
     error = sum(errors) / len(errors)
     return wider(estimate, normal_interval(estimate.value, error, len(values), confidence, bounds))
 
 
-def _expected(study: Study) -> dict[tuple[str, str, str], int]:
-    """Runs that the grid has of each algorithm, size and noise."""
-    counts: dict[tuple[str, str, str], int] = {}
+def _expected(study: Study) -> dict[tuple, int]:
+    """Number of runs in the grid for each algorithm, size and noise."""
+    counts: dict[tuple, int] = {}
     for cell in study.cells():
         key = (cell.algorithm, cell.size, cell.noise)
         counts[key] = counts.get(key, 0) + 1
@@ -285,7 +289,7 @@ def _expected(study: Study) -> dict[tuple[str, str, str], int]:
 
 
 def _in_grid_order(rows: list[dict], study: Study) -> list[dict]:
-    """Stable sort by place in the grid; the base policy first."""
+    """Sorted by place in the grid, stably; the base policy first."""
     place: dict[tuple, int] = {}
     for cell in study.cells():
         for key in ((cell.algorithm, cell.size, cell.noise), (cell.algorithm, cell.size)):

@@ -1,16 +1,16 @@
 """Sweeps: which settings a study gives each algorithm, and where they are stable.
 
-A sweep is a study like any other whose entries of `algorithms` are trials; those of one objective
-compete. It is run before the study that it decides, with other seeds. The rule that chooses was
-fixed before the first sweep ran:
+A sweep is an ordinary study whose entries of `algorithms` are trials; those of one objective
+compete. It runs before the study whose settings it decides, with other seeds. The rule was fixed
+before the first sweep ran:
 
 - every objective has the same number of trials, all with the same sizes, noise and seeds;
 - a run's score is its sampled accuracy, the mean over benchmarks; a run that failed in training
-  keeps the score of the policy that it left;
-- a trial's score is the mean over its runs; the highest is chosen, the first of equal ones.
+  keeps the score of the policy it left;
+- a trial's score is the mean over its runs; the highest is chosen, the first of equals.
 
-The best of many is flattered by luck, every objective's alike. A study names its sweeps in
-`sweeps`; its report prints them.
+Luck flatters the best of many, for every objective alike. A study names its sweeps in `sweeps`,
+and its report prints them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 import pandas as pd
 
 from vimpo.analysis.aggregate import Collection
-from vimpo.analysis.intervals import UNBOUNDED, mean_interval
+from vimpo.analysis.intervals import FRACTION, UNBOUNDED, mean_interval
 from vimpo.analysis.scores import Tables, accuracies, probed
-from vimpo.analysis.summaries import FRACTION, interval_columns
+from vimpo.analysis.summaries import interval_columns
 from vimpo.analysis.verdicts import Scores
 from vimpo.config import ConfigError, PolicyUpdate, Study
 from vimpo.storage.columns import OUTCOMES
@@ -39,10 +39,10 @@ IMPLIED = ("value", "implied", "change", "explained_variance")
 
 
 def trials(study: Study) -> dict[str, list[str]]:
-    """Objective -> its trials, in the order of the grid.
+    """Objective -> its trials, in grid order.
 
-    Raises ConfigError where objectives have unequal numbers of trials, or trials unequal cells: the
-    choice would not be a fair one.
+    Raises ConfigError if objectives have unequal numbers of trials, or trials unequal cells: the
+    choice would not be fair.
     """
     found: dict[str, list[str]] = {}
     cells: dict[str, set] = {}
@@ -66,7 +66,7 @@ def trials(study: Study) -> dict[str, list[str]]:
 
 
 def varied(study: Study, names: Iterable[str]) -> list[str]:
-    """Fields in which these algorithms differ, as the configuration orders them."""
+    """Fields in which these algorithms differ, in the configuration's order."""
     settings = [study.algorithms[name].model_dump(mode="json") for name in names]
     return [f for f in settings[0] if len({json.dumps(s[f]) for s in settings}) > 1]
 
@@ -84,10 +84,10 @@ def settings_text(objective: PolicyUpdate, fields: Iterable[str]) -> str:
 
 
 def sweep_rows(study: Study) -> list[dict]:
-    """A row a trial and metric, with the columns of the table `sweeps`; intervals are over seeds.
+    """Rows of sweeps.csv: one per trial and metric, with intervals over seeds.
 
-    The implied value is judged where all runs were probed. Raises ConfigError that counts the runs
-    which are missing: a choice waits for all.
+    The implied value is judged if all runs were probed. Raises ConfigError with the number of
+    missing runs: a choice waits for all.
     """
     competitors = trials(study)
     tables, all_probed = _collected(study)
@@ -102,7 +102,7 @@ def sweep_rows(study: Study) -> list[dict]:
             | _over_seeds(study, accuracies(tables, name), FRACTION)
             for name in names
         ]
-        max(group, key=lambda row: row["mean"])["chosen"] = "yes"  # the first of equal ones
+        max(group, key=lambda row: row["mean"])["chosen"] = "yes"  # the first of equals
         rows += group
         if all_probed:
             rows += [
@@ -115,9 +115,9 @@ def sweep_rows(study: Study) -> list[dict]:
 
 
 def _collected(study: Study) -> tuple[Tables, bool]:
-    """Numbers of all runs, and whether all were probed. Raises ConfigError where a run is missing.
+    """Numbers of all runs, and whether all were probed. Raises ConfigError if a run is missing.
 
-    A run that failed in training is there like any other.
+    A run that failed in training counts like any other.
     """
     collection = Collection(study)
     for cell in study.cells():
@@ -135,7 +135,7 @@ def _collected(study: Study) -> tuple[Tables, bool]:
 
 
 def _identity(study: Study, name: str, fields: list[str]) -> dict:
-    """Trial, the field that a figure has on its axis, and the other settings."""
+    """Trial, the field on a figure's axis, and the other settings."""
     axis, *others = fields or ["lr_scale"]
     objective = study.algorithms[name]
     return {
@@ -155,7 +155,7 @@ def _over_seeds(study: Study, scores: Scores, bounds: tuple[float, float]) -> di
 
 
 def sweep(study: Study, folder: Path) -> Path:
-    """Write the table into `folder`; returns its path."""
+    """Write the table into `folder`. Returns its path."""
     path = folder / f"{TABLE}.csv"
     write_table(path, sweep_rows(study))
     return path

@@ -1,20 +1,20 @@
 """Claims C1 to C6: effects, intervals, corrected p values and verdicts.
 
-Each part of a claim is one effect with a threshold from the configuration, to be fixed before a
-study runs. The unit is a pair of runs with the same size, noise and seed, which share prompts, luck
-and flips; sizes are strata of equal weight. With the two-sided p of `effect = threshold`, corrected
-by Holm over all parts (one that could not be tested counts too),
+Each part of a claim is one effect with a threshold from the configuration, fixed before a study
+runs. The unit is a pair of runs with the same size, noise and seed, which share prompts, random
+draws and flips; sizes are strata of equal weight. With the two-sided p of `effect = threshold`,
+corrected by Holm over all parts (including those that could not be tested),
 
     supported      the effect is on the claimed side of its threshold, p_holm < 1 - confidence
     refuted        it is on the other side, p_holm < 1 - confidence
-    inconclusive   neither, with the seeds a size that would settle it if effect and spread are the
-                   true ones; or the effect is not available, with the reason
+    inconclusive   neither, with the seeds per size that would settle it if effect and spread are
+                   the true ones; or the effect is not available, with the reason
 
 A claim is supported if all its parts are, refuted if any part is, and inconclusive otherwise. An
-effect over fewer sizes than the grid asks for would be another effect, and is not available; a
-pair that is missing elsewhere lowers n, and `expected` says by how much. Nothing is dropped for
-being NaN. Rows of kind `fact` describe without a threshold; they touch neither verdict nor
-correction. vimpo/analysis/claims.py says what is compared.
+effect over fewer sizes than the grid has would be another effect, so it is not available; any other
+missing pair lowers n, and `expected` says by how much. NaNs are never dropped. Rows of kind `fact`
+describe without a threshold; they affect neither verdict nor correction. vimpo/analysis/claims.py
+says what is compared.
 """
 
 from __future__ import annotations
@@ -22,9 +22,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from vimpo.analysis.inference import holm, p_value, paired_difference, seeds_needed, slope_log10
-from vimpo.analysis.intervals import UNBOUNDED, Estimate, not_available, stratified_mean, t_quantile
+from vimpo.analysis.intervals import (
+    UNBOUNDED,
+    Estimate,
+    clipped,
+    not_available,
+    stratified_mean,
+    t_quantile,
+)
+from vimpo.storage.codes import Method, Reason, Why
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 ABOVE, BELOW = "above", "below"
@@ -33,21 +42,74 @@ Key = tuple  # (size, noise, seed or round)
 Scores = Mapping[Key, float]
 
 
+class Role(StrEnum):
+    """What kind of number a part is: how findings say it, and in which unit they print it."""
+
+    # tests
+    MATCH = "match"  # accuracy, minus a rival's
+    CHEAPER = "cheaper"  # step time, over a rival's
+    LOST = "lost"  # accuracy lost per unit of noise, minus a rival's
+    ACCURATE = "accurate"  # explained variance of the implied value
+    SLOPE = "slope"  # its change per tenfold of parameters
+    BEHIND_CRITIC = "behind_critic"  # it, minus the critic's
+    CREDIT = "credit"  # AUC of finding the first wrong step
+    PLACE = "place"  # it, minus that of the token's place
+    # facts
+    COST = "cost"  # any cost, over a rival's
+    AREA = "area"  # mean accuracy along the noise curve, minus a rival's
+    SPREAD = "spread"  # standard deviation of accuracy between seeds
+    COLLAPSE = "collapse"  # share of runs
+    SHAPE = "shape"  # of the implied value: right but for its scale, or in its order
+    HIDDEN = "hidden"  # explained variance of a value read out of another algorithm's policy
+    SIGNAL = "signal"  # AUC of another signal
+    # anything else is said in the words of claims.csv
+    LEVEL = "level"
+    DIFFERENCE = "difference"  # printed with its sign
+
+
+class Counted(StrEnum):
+    """What n counts."""
+
+    PAIRS = "pairs"
+    RUNS = "runs"
+    ROUNDS = "rounds"
+
+    @property
+    def singular(self) -> str:
+        return self.value[:-1]
+
+
 @dataclass(frozen=True)
 class Part:
-    """One testable part of a claim: is the effect above (or below) the threshold?
+    """One part of a claim: a fact, or with a threshold a test.
 
-    unit `ratio`: the estimate is of a logarithm, and is shown, like the threshold, as a ratio.
-    counted: what n counts. A fact has no threshold.
+    name: stable within the claim; texts may be reworded. algorithm: whom the number describes;
+    rival: whom it is compared with, if anybody. unit `ratio`: the estimate is of a logarithm, and
+    is shown, like the threshold, as a ratio.
     """
 
     claim: str
+    name: str
+    role: Role
     statement: str
     metric: str
-    counted: str
+    counted: Counted
+    algorithm: str
+    rival: str = ""
     threshold: float = math.nan
     side: str = ""
     unit: str = ""
+
+    def above(self, threshold: float) -> Part:
+        """The test whether the effect is above the threshold."""
+        return replace(self, threshold=threshold, side=ABOVE)
+
+    def below(self, threshold: float) -> Part:
+        return replace(self, threshold=threshold, side=BELOW)
+
+    @property
+    def id(self) -> str:
+        return f"{self.claim}.{self.name}"
 
     @property
     def target(self) -> float:
@@ -64,9 +126,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Found:
-    """The estimate of a part: units that it should have, and how many a size it has at least.
+    """The estimate of a part, how many units it should have, and the fewest it has at any size.
 
-    floor: what its standard error stays above, however many seeds; spread: the error without it.
+    floor: a standard error that no number of seeds goes below; spread: the error without it.
     """
 
     estimate: Estimate
@@ -80,16 +142,15 @@ class Found:
 
 
 def difference(a: Scores, b: Scores, expected: Iterable[Key], confidence: float) -> Found:
-    """Mean of a - b over the pairs that the grid asks for, sizes weighing equally."""
+    """Mean of a - b over the grid's pairs, sizes weighing equally."""
     keys = list(expected)
     ours, theirs = ({k: scores[k] for k in keys if k in scores} for scores in (a, b))
     shared = [k for k in keys if k in ours and k in theirs]
 
     def estimate() -> Estimate:
-        pair = paired_difference(ours, theirs, confidence, stratum=_size)
-        return Estimate(**{name: getattr(pair, name) for name in Estimate.__dataclass_fields__})
+        return paired_difference(ours, theirs, confidence, stratum=_size)
 
-    return _whole(estimate, shared, keys, "pair")
+    return _whole(estimate, shared, keys, Counted.PAIRS)
 
 
 def mean(
@@ -99,10 +160,10 @@ def mean(
     stderr: Scores | None = None,
     bounds: tuple[float, float] = UNBOUNDED,
 ) -> Found:
-    """Mean over the runs that the grid asks for, sizes weighing equally.
+    """Mean over the grid's runs, sizes weighing equally.
 
     `stderr`: of each score over problems. All runs are probed on the same problems, whose error
-    does not average out over them: the standard error is never below its mean.
+    does not average out over runs: the standard error is never below its mean.
     """
     keys = list(expected)
     shared = [k for k in keys if k in scores]
@@ -112,20 +173,14 @@ def mean(
         groups = [[scores[k] for k in group] for group in _by_size(shared)]
         return stratified_mean(groups, confidence, bounds)
 
-    found = _whole(estimate, shared, keys, "run")
-    spread = found.estimate.stderr
-    if not (found.estimate.available and floor > spread):  # a NaN floor is none
+    found = _whole(estimate, shared, keys, Counted.RUNS)
+    seen = found.estimate
+    if not (seen.available and floor > seen.stderr):  # a NaN floor is none
         return found
-    half = t_quantile(confidence, found.estimate.df) * floor
-    low, high = found.estimate.value - half, found.estimate.value + half
-    wide = replace(
-        found.estimate,
-        low=max(low, bounds[0]),
-        high=min(high, bounds[1]),
-        stderr=floor,
-        method="t, error over problems",
-    )
-    return replace(found, estimate=wide, floor=floor, spread=spread)
+    half = t_quantile(confidence, seen.df) * floor
+    low, high = seen.value - half, seen.value + half
+    wide = replace(seen, low=low, high=high, stderr=floor, method=Method.PROBLEMS)
+    return replace(found, estimate=clipped(wide, bounds), floor=floor, spread=seen.stderr)
 
 
 def slope(scores: Scores, expected: Iterable[Key], params: Mapping[str, float], settings) -> Found:
@@ -135,7 +190,8 @@ def slope(scores: Scores, expected: Iterable[Key], params: Mapping[str, float], 
 
     def estimate() -> Estimate:
         if unknown := sorted({_size(k) for k in shared} - set(params)):
-            return not_available(f"no parameter count of size {', '.join(unknown)}", len(shared))
+            text = f"no parameter count of size {', '.join(unknown)}"
+            return not_available(Why(Reason.NO_PARAMETERS, text), len(shared))
         return slope_log10(
             [params[_size(k)] for k in shared],
             [scores[k] for k in shared],
@@ -144,21 +200,24 @@ def slope(scores: Scores, expected: Iterable[Key], params: Mapping[str, float], 
             seed=settings.seed,
         )
 
-    return _whole(estimate, shared, keys, "run")
+    return _whole(estimate, shared, keys, Counted.RUNS)
 
 
 def _whole(
-    estimate: Callable[[], Estimate], shared: list[Key], expected: list[Key], unit: str
+    estimate: Callable[[], Estimate], shared: list[Key], expected: list[Key], counted: Counted
 ) -> Found:
-    """The estimate, unless the grid does not ask for it or a size has nothing to show."""
+    """The estimate, unless the grid has nothing of the kind or a size lacks all of it."""
     sizes = list(dict.fromkeys(map(_size, expected)))
     counts = {size: sum(_size(k) == size for k in shared) for size in sizes}
     fewest = min(counts.values(), default=0)
     empty = [size for size, count in counts.items() if not count]
     if not expected:
-        found = not_available(f"the grid has no such {unit}", 0)
+        why = Why(Reason.NOT_IN_GRID, f"the grid has no such {counted.singular}")
+        found = not_available(why, 0)
     elif empty:
-        found = not_available(f"no {unit} at size {', '.join(empty)}", len(shared))
+        code = Reason.NO_PAIR if counted == Counted.PAIRS else Reason.NO_RESULT
+        why = Why(code, f"no {counted.singular} at size {', '.join(empty)}")
+        found = not_available(why, len(shared))
     else:
         found = estimate()
     return Found(found, len(expected), fewest)
@@ -177,61 +236,77 @@ def _by_size(keys: Iterable[Key]) -> list[list[Key]]:
 
 # --- Verdicts ------------------------------------------------------------------------------------
 
+PROBLEMS_LIMIT = Why(
+    Reason.PROBLEMS_LIMIT,
+    "the error over problems alone is too large: more problems are needed",
+)
+
 
 def judge(parts: list[tuple[Part, Found]], confidence: float, power: float) -> list[dict]:
     """Rows of claims.csv: effect, interval, corrected p, threshold, verdict, seeds needed.
 
-    The seeds needed are those that pass Holm's strictest step, p < (1 - confidence)/m, so that an
-    inconclusive part always needs more than it has.
+    The seeds needed pass Holm's strictest step, p < (1 - confidence)/m, so an inconclusive part
+    always needs more than it has.
     """
-    alpha = 1 - confidence
     tests = [(part, found) for part, found in parts if part.kind == TEST]
     raw = [p_value(found.estimate, part.target) for part, found in tests]
     corrected = iter(holm(raw))
+    alpha = 1 - confidence
+    strictest = 1 - alpha / max(1, len(tests))
     rows = []
     for part, found in parts:
-        estimate, row = found.estimate, {"verdict": "", "p": math.nan, "p_holm": math.nan}
-        needed = math.nan
+        row = _described(part, found)
         if part.kind == TEST:
-            p = float(next(corrected))
-            row |= {"p": p_value(estimate, part.target), "p_holm": p, "verdict": INCONCLUSIVE}
-            if p < alpha:
-                right = (estimate.value > part.target) == (part.side == ABOVE)
-                row["verdict"] = SUPPORTED if right else REFUTED
-            strictest = 1 - alpha / max(1, len(tests))
-            needed = seeds_needed(
-                replace(estimate, stderr=found.spread) if found.floor else estimate,
-                part.target,
-                found.per_size,
-                strictest,
-                power,
-                found.floor,
-            )
+            row["p"] = p_value(found.estimate, part.target)
+            row["p_holm"] = float(next(corrected))
+            row["verdict"] = _verdict(part, found.estimate, row["p_holm"], alpha)
+            row["needed_per_size"] = needed = _needed(part, found, strictest, power)
             if math.isinf(needed) and found.floor:
-                why = "the error over problems alone is too large: it takes more problems"
-                estimate = replace(estimate, reason=why)
-        rows.append(
-            row
-            | {
-                "claim": part.claim,
-                "kind": part.kind,
-                "statement": part.statement,
-                "metric": part.metric,
-                "unit": part.unit,
-                "effect": part.shown(estimate.value),
-                "low": part.shown(estimate.low),
-                "high": part.shown(estimate.high),
-                "n": estimate.n,
-                "expected": found.expected,
-                "counted": part.counted,
-                "threshold": part.threshold,
-                "side": part.side,
-                "per_size": found.per_size,
-                "needed_per_size": needed,
-                "reason": estimate.reason,
-            }
-        )
+                row |= PROBLEMS_LIMIT.columns()
+        rows.append(row)
     return rows
+
+
+def _described(part: Part, found: Found) -> dict:
+    """The row of a fact: without p values, verdict and seeds needed."""
+    estimate = found.estimate
+    return {
+        "part": part.id,
+        "claim": part.claim,
+        "kind": part.kind,
+        "role": str(part.role),
+        "algorithm": part.algorithm,
+        "rival": part.rival,
+        "statement": part.statement,
+        "metric": part.metric,
+        "unit": part.unit,
+        "effect": part.shown(estimate.value),
+        "low": part.shown(estimate.low),
+        "high": part.shown(estimate.high),
+        "n": estimate.n,
+        "expected": found.expected,
+        "counted": str(part.counted),
+        "p": math.nan,
+        "p_holm": math.nan,
+        "threshold": part.threshold,
+        "side": part.side,
+        "verdict": "",
+        "per_size": found.per_size,
+        "needed_per_size": math.nan,
+    } | estimate.why.columns()
+
+
+def _verdict(part: Part, estimate: Estimate, p_holm: float, alpha: float) -> str:
+    if not p_holm < alpha:
+        return INCONCLUSIVE
+    return SUPPORTED if (estimate.value > part.target) == (part.side == ABOVE) else REFUTED
+
+
+def _needed(part: Part, found: Found, confidence: float, power: float) -> float:
+    estimate = found.estimate
+    if found.floor:
+        estimate = replace(estimate, stderr=found.spread)
+    return seeds_needed(estimate, part.target, found.per_size, confidence, power, found.floor)
 
 
 def overall(verdicts: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from vimpo.analysis.intervals import NAN, t_quantile
 from vimpo.analysis.summaries import SUMMARISED_CURVES, WINDOWS
 from vimpo.compare.agreement import Spread, at_least, difference, pooled, share_stderr
 from vimpo.config import Cell, Study
+from vimpo.storage.codes import Method
 from vimpo.storage.tables import BASE, MEAN, WHOLE
 
 GROUP = ["algorithm", "size", "noise"]
@@ -147,10 +148,10 @@ def _of_interval(row: object, df: float) -> Score:
     n, half = int(row.n), max(row.mean - row.low, row.high - row.mean)
     if row.low in (-1, 0) and row.high == 1:
         return Score(row.mean, n=n)
-    if row.method == "Student t":
+    if row.method == Method.STUDENT:
         sd = half / t_quantile(row.confidence, n - 1) * math.sqrt(n)
         return Score(row.mean, n=n, sd=sd)
-    if row.method.startswith("normal"):
+    if row.method == Method.NORMAL:
         return Score(row.mean, half / t_quantile(row.confidence, math.inf), df, n)
     return Score(row.mean, n=n)
 

@@ -16,7 +16,8 @@ number per row, with the columns of :data:`COLUMNS`:
     stderr     its standard error over problems; NaN if there is none
     n          number of observations
     unit       share, reward, reward^2, nats, std or 1
-    reason     empty, or why the value is NaN
+    reason_code, reason
+               why the value is NaN, as a code (vimpo/storage/codes.py) and in words; else empty
 
 `prefixes.parquet` has one row per prefix of the value probe (vimpo/probes/value.py), enough to plot
 prediction against truth. Both repeat byte for byte on the CPU; the digest of what they depend on is
@@ -27,6 +28,8 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
+
+from vimpo.storage.codes import Reason, Why
 
 if TYPE_CHECKING:
     from vimpo.config import Study
@@ -41,12 +44,13 @@ COLUMNS = (
     "stderr",
     "n",
     "unit",
+    "reason_code",
     "reason",
 )
 
 
-NO_ORACLE = "no oracle grades the steps of this task"
-IS_THE_TRUTH = "it is the truth here: the policy is too large for float64"
+NO_ORACLE = Why(Reason.NO_ORACLE, "no oracle grades the steps of this task")
+IS_THE_TRUTH = Why(Reason.IS_THE_TRUTH, "it is the truth here: the policy is too large for float64")
 SAMPLE_ROWS = 640  # sequences that are sampled together
 READ_ROWS = 256  # sequences in one forward pass
 

@@ -22,8 +22,15 @@ from vimpo.probes.measures import (
     row,
 )
 from vimpo.probes.subject import Subject, responses
+from vimpo.storage.codes import NO_REASON, Reason, Why
 
 PURPOSE = 0  # the value probe's problems
+REASONS = {
+    "residual_ratio": Why(
+        Reason.NO_VARIATION, "every group has equal rewards, so the target is zero"
+    ),
+    "pearson": Why(Reason.NO_VARIATION, "rewards or summed td do not vary"),
+}
 
 
 def consistency_probe(subject: Subject) -> list[dict]:
@@ -51,8 +58,9 @@ def consistency_rows(td: list[np.ndarray], target: np.ndarray, seed: int) -> lis
     clusters = np.repeat(np.arange(len(td)) // size, [len(x) for x in td])
     sums = np.array([x.sum() for x in td]).reshape(problems, size)
     bad = int((~np.isfinite(tokens)).sum())
-    reason = f"{bad} of {len(tokens)} td are not finite" if bad else ""
+    reason = NO_REASON
     if bad:
+        reason = Why(Reason.NOT_FINITE, f"{bad} of {len(tokens)} td are not finite")
         tokens, sums = np.full_like(tokens, np.nan), np.full_like(sums, np.nan)
     rows = [
         row("consistency", "policy", "td", "all", metric, *found, len(tokens), "reward", reason)
@@ -65,7 +73,7 @@ def consistency_rows(td: list[np.ndarray], target: np.ndarray, seed: int) -> lis
     estimates, replicates = _terminal(sums, target), _terminal(sums[index], target[index])
     for metric, value in estimates.items():
         unit = "1" if metric in ("residual_ratio", "pearson") else "reward"
-        why = reason or _reason(metric)
+        why = reason if bad else REASONS.get(metric, NO_REASON)
         stderr = bootstrap_stderr(replicates[metric])
         labels = ("consistency", "policy", "terminal", "all", metric)
         rows.append(row(*labels, value, stderr, target.size, unit, why))
@@ -84,10 +92,3 @@ def _terminal(sums: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
         "residual_ratio": ratio(rms(sums - target), rms(target)),
         "pearson": pearson(sums, target),
     }
-
-
-def _reason(metric: str) -> str:
-    return {
-        "residual_ratio": "every group has equal rewards, so the target is zero",
-        "pearson": "rewards or summed td do not vary",
-    }.get(metric, "")

@@ -35,14 +35,15 @@ from vimpo.probes import NO_ORACLE
 from vimpo.probes.measures import cluster_mean, row
 from vimpo.probes.subject import Reading, Subject, responses
 from vimpo.sampling.rollouts import joined
+from vimpo.storage.codes import Reason, Why
 from vimpo.tasks.chain import Step
 
 PURPOSE = 1  # of the problems' seed
 REACH = 10  # tokens before and after the first wrong one in the profile
-TIE = 1e-9  # means closer than this share of the largest count as equal
-NO_STEPS = "no rollout has a first wrong step and another step"
-NO_TOKENS = "no rollout with a first wrong step reaches this token"
-NOT_FINITE = "the signal is not finite"
+TIE = 1e-9  # means closer than this share of the largest are equal
+NO_STEPS = Why(Reason.NO_WRONG_STEP, "no rollout has a first wrong step and another step")
+NO_TOKENS = Why(Reason.NO_WRONG_STEP, "no rollout with a first wrong step reaches this token")
+NOT_FINITE = Why(Reason.NOT_FINITE, "the signal is not finite")
 METRICS = ("auc", "top1", "top1_chance")
 SIGNALS = ("implied_td", "implied_gae", "group", "position")
 CRITIC_SIGNALS = ("critic_td", "critic_gae")

@@ -17,21 +17,32 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from vimpo.storage.codes import NO_REASON, Reason, Why
+
 RESAMPLES = 200
 SPLITS = 4  # random halvings of the continuations, over which reliability is averaged
 FLAT = 1e-15  # a variance below this is rounding
 
+_NO_TRUTH = Why(
+    Reason.NO_VARIATION, "the spread of the truth, corrected for its noise, is not positive"
+)
+_FLAT_PREDICTION = Why(Reason.NO_VARIATION, "the spread of the prediction is not positive")
+_CONSTANT = Why(Reason.NO_VARIATION, "the truth or the prediction does not vary")
 REASONS = {
-    "explained_variance": "the spread of the truth, corrected for its noise, is not positive",
-    "explained_variance_linear": "the spread of the truth or of the prediction is not positive",
-    "spread": "the spread, corrected for its noise, is not positive",
-    "slope": "the spread of the prediction is not positive",
-    "intercept": "the spread of the prediction is not positive",
-    "pearson": "the truth or the prediction does not vary",
-    "spearman": "the truth or the prediction does not vary",
-    "rmse": "the error is below the noise of the truth",
-    "pearson_ceiling": "the spread of the truth, corrected for its noise, is not positive",
-    "spearman_ceiling": "two halves of the continuations do not agree on the order",
+    "explained_variance": _NO_TRUTH,
+    "explained_variance_linear": Why(
+        Reason.NO_VARIATION, "the spread of the truth or of the prediction is not positive"
+    ),
+    "spread": Why(Reason.NO_VARIATION, "the spread, corrected for its noise, is not positive"),
+    "slope": _FLAT_PREDICTION,
+    "intercept": _FLAT_PREDICTION,
+    "pearson": _CONSTANT,
+    "spearman": _CONSTANT,
+    "rmse": Why(Reason.BELOW_NOISE, "the error is below the noise of the truth"),
+    "pearson_ceiling": _NO_TRUTH,
+    "spearman_ceiling": Why(
+        Reason.UNRELIABLE, "two halves of the continuations do not agree on the order"
+    ),
 }
 
 
@@ -230,15 +241,16 @@ def row(
     stderr: float,
     n: int,
     unit: str,
-    reason: str = "",
+    reason: Why = NO_REASON,
 ) -> dict:
     """One row of probes.parquet. A value that is not finite becomes NaN and gets a reason."""
     value, stderr = float(value), float(stderr)
     if np.isfinite(value):
-        reason = ""
+        reason = NO_REASON
     else:
         value = stderr = float("nan")
-        reason = reason or REASONS.get(metric, "not finite")
+        if not reason.code:
+            reason = REASONS.get(metric, Why(Reason.NOT_FINITE, "not finite"))
     return {
         "probe": probe,
         "predictor": predictor,
@@ -249,8 +261,7 @@ def row(
         "stderr": stderr if np.isfinite(stderr) else float("nan"),
         "n": int(n),
         "unit": unit,
-        "reason": reason,
-    }
+    } | reason.columns()
 
 
 def metric_rows(
@@ -258,7 +269,7 @@ def metric_rows(
     parts: tuple[Noisy | np.ndarray, ...],
     resampled: tuple[Noisy | np.ndarray, ...],
     units: dict[str, str],
-    **labels: str | int,
+    **labels: str | int | Why,
 ) -> list[dict]:
     """One row per metric of `compute(*parts)`, with its bootstrap standard error."""
     estimates, replicates = compute(*parts), compute(*resampled)

@@ -39,6 +39,7 @@ from vimpo.probes import IS_THE_TRUTH
 from vimpo.probes.measures import cluster_mean, root_mean, row
 from vimpo.probes.subject import Subject, responses
 from vimpo.sampling.rollouts import Rollouts, micro_batches
+from vimpo.storage.codes import NO_REASON, Reason, Why
 from vimpo.tasks import Problem
 from vimpo.tasks.chain import ChainProblems
 
@@ -47,6 +48,7 @@ LONGEST = 8  # operators, unless a benchmark has more
 ROLLOUTS = 6  # of each length
 LENGTHS = (4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192)
 FEWEST = 5  # rollouts per row
+CONSTANT = Why(Reason.NO_VARIATION, "the true summed td does not vary")
 DOUBLED = 10**9  # parameters up to which float64 is the truth
 VARIANTS = {
     "float32": (torch.float32, torch.float32),
@@ -208,7 +210,7 @@ def precision_rows(
     truth: tuple[np.ndarray, np.ndarray],
     counts: np.ndarray,
     beta: float,
-    absent: str = "",
+    absent: Why = NO_REASON,
 ) -> list[dict]:
     """found, truth: summed log-ratio and td / beta [B, T]; counts [B]: tokens of each response.
 
@@ -233,6 +235,6 @@ def precision_rows(
             rows.append(row(*labels, "mean_drift", *mean, len(index), unit, absent))
         spread = true_td.std(ddof=1) if len(index) > 1 else 0.0
         shares = (rms / spread, stderr / spread) if spread > 0 else (np.nan, np.nan)
-        reason = absent or "the true summed td does not vary"
+        reason = absent if absent.code else CONSTANT
         rows.append(row(*labels, "relative_drift", *shares, len(index), "1", reason))
     return rows

@@ -33,6 +33,7 @@ from vimpo.probes.measures import (
 )
 from vimpo.probes.subject import Reading, Subject, responses
 from vimpo.sampling.rollouts import Rollouts
+from vimpo.storage.codes import NO_REASON, Reason, Why
 from vimpo.tasks import Problem
 
 PURPOSE = 0  # of the problems' seed
@@ -244,9 +245,10 @@ def _truth_rows(truth: Noisy, halves: np.ndarray, index: np.ndarray, labels: dic
 
 
 def _predictor_rows(truth: Noisy, found: Noisy, index: np.ndarray, labels: dict) -> list[dict]:
-    bad, reason = int((~np.isfinite(found.value)).sum()), ""
+    bad, reason = int((~np.isfinite(found.value)).sum()), NO_REASON
     if bad:
-        reason = f"{bad} of {found.value.size} predictions are not finite"
+        text = f"{bad} of {found.value.size} predictions are not finite"
+        reason = Why(Reason.NOT_FINITE, text)
         found = Noisy.exact(np.full_like(found.value, np.nan))
     parts, drawn = (truth, found), (truth.resampled(index), found.resampled(index))
     return metric_rows(agreement, parts, drawn, UNITS, n=truth.value.size, reason=reason, **labels)

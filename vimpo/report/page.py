@@ -18,7 +18,6 @@ import pandas as pd
 from vimpo.analysis.scores import CONTROL
 from vimpo.analysis.verdicts import TEST
 from vimpo.config import ConfigError, Study
-from vimpo.probes import IS_THE_TRUTH, NO_ORACLE
 from vimpo.report import scaling as report_scaling
 from vimpo.report import tables as report_tables
 from vimpo.report import verdicts as report_claims
@@ -26,6 +25,7 @@ from vimpo.report.figures.registry import FIGURES
 from vimpo.report.findings import findings, short_claims
 from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.report.scaling import gap_table, iqm_table
+from vimpo.storage.codes import Reason
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.tables import ALL_SIZES, check_tables, read_tables
@@ -172,8 +172,8 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
         "ablations": gap_table(frames["comparisons"], looks, ablations=True),
         "iqm": iqm_table(frames["comparisons"], looks),
         "window": int(curves["window"].max()) if len(curves) else 1,
-        "methods": list(dict.fromkeys(m for m in summary["method"] if m and m != "not available")),
-        "one_seed": bool((summary["reason"] == "one seed has no spread").any()),
+        "methods": list(dict.fromkeys(summary.loc[summary["low"].notna(), "method"])),
+        "one_seed": bool((summary["reason_code"] == Reason.ONE_SEED).any()),
         "expected_line": bool(modes.isin(["group", "rollout"]).any()),
         "control": f"{CONTROL:g}",
         "control_run": bool((levels >= CONTROL).any()),
@@ -182,11 +182,11 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
 
 def _scaling(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
     probes = frames["probe_summary"]
-    reasons = set(probes["reason"])
+    reasons = set(probes["reason_code"])
     return {
         "probed": len(probes) > 0,
-        "graded": NO_ORACLE not in reasons,
-        "doubled": IS_THE_TRUTH not in reasons,
+        "graded": Reason.NO_ORACLE not in reasons,
+        "doubled": Reason.IS_THE_TRUTH not in reasons,
     } | report_scaling.probe_tables(probes, looks)
 
 
@@ -234,7 +234,7 @@ def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict
         "scratch": all(study.sizes[size].path is None for size in sizes),
         "synthetic": study.task.kind == "chain",
         "setup": {
-            name.text: {"paper": paper.text, "ours": ours.text, "known": ours.text[:3] != "n/a"}
+            name.text: {"paper": paper.text, "ours": ours.text, "known": ours.known}
             for name, paper, ours in setup.rows
         },
     }

@@ -15,6 +15,7 @@ import pandas as pd
 from vimpo.analysis.scores import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
 from vimpo.report.labels import Style, noise_name, ordered_noise, styles
+from vimpo.storage.codes import Reason
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
 from vimpo.text import short
 
@@ -26,6 +27,7 @@ class Entry:
     text: str
     detail: str = ""
     colour: str = ""
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -231,8 +233,8 @@ def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
     if math.isfinite(row["low"]):
         low, high = (format(factor * row[c], digits) for c in ("low", "high"))
         return Entry(text, f"[{low}, {high}]")
-    # the same number in every run is a property of the design and needs no interval
-    return Entry(text) if row["reason"].startswith("all ") else Entry(text, row["reason"])
+    # a number that no run varies needs no interval: it is a property of the design
+    return Entry(text, "" if row["reason_code"] == Reason.ALL_EQUAL else row["reason"])
 
 
 # --- The paper -----------------------------------------------------------------------------------
@@ -272,7 +274,7 @@ def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) ->
 def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
     """Differences of set-up, one row per setting; ours is read from the configuration."""
     rows = [
-        [Entry(r["setting"]), Entry(r["paper"]), Entry(_ours(study, r["ours"], looks))]
+        [Entry(r["setting"]), Entry(r["paper"]), _ours(study, r["ours"], looks)]
         for _, r in pd.read_csv(path, dtype=str).iterrows()
     ]
     return Table(["setting", "paper", "this study"], rows)
@@ -284,7 +286,7 @@ def _training_problems(study: Study) -> list[str]:
     return [f"generated {study.task.kind} problems, new at every step"]
 
 
-def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
+def _ours(study: Study, key: str, looks: dict[str, Style]) -> Entry:
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
     named: dict[str, Callable[[], Iterable[object]]] = {
         "policies": lambda: (
@@ -305,11 +307,12 @@ def _ours(study: Study, key: str, looks: dict[str, Style]) -> str:
         "actor_coef": lambda: _distinct(study, used, "actor_coef"),
     }
     if key in named:
-        return ", ".join(map(str, named[key]())) or "n/a: no VIMPO in this study"
+        text = ", ".join(map(str, named[key]()))
+        return Entry(text) if text else Entry("n/a: no VIMPO in this study", known=False)
     value: object = study
     for part in key.split("."):
         value = getattr(value, part)
-    return str(value)
+    return Entry(str(value))
 
 
 def _distinct(study: Study, used: list[str], name: str) -> list[str]:

@@ -1,11 +1,14 @@
 """What tables a study has: names and columns, for the rules and for the code.
 
-Nothing is imported here, because the workflow reads it before every run.
+Imports nothing, because the workflow reads it before every run. codes.py has the codes that stand
+in `method` and `reason_code`, vimpo/analysis/verdicts.py those of claims.
 """
 
 CELL = ["algorithm", "size", "params", "noise", "noise_mode", "noise_level"]
 RUN = ["algorithm", "size", "params", "noise", "noise_mode", "seed"]
-INTERVAL = ["mean", "low", "high", "confidence", "n", "expected", "method", "reason"]
+# Why a number or its interval is missing: a code to decide by, and a text to read.
+REASON = ["reason_code", "reason"]
+INTERVAL = ["mean", "low", "high", "confidence", "n", "expected", "method", *REASON]
 SCORE = ["benchmark", "metric", "value", "stderr", "problems", "samples"]
 # How a training run can end (vimpo/training/outcomes.py); in outcome_summary, how many did.
 OUTCOMES = ["finished", "not_finite", "collapsed"]
@@ -21,7 +24,7 @@ COLUMNS = {
     "comparisons": ["rival", *CELL, "metric", *INTERVAL],
     "curves_summary": [*CELL, "step", "window", "metric", *INTERVAL],
     "cost_summary": ["algorithm", "size", "params", "metric", "unit", *INTERVAL],
-    "probes": [*CELL, "seed", *PROBED, "value", "stderr", "n", "unit", "reason"],
+    "probes": [*CELL, "seed", *PROBED, "value", "stderr", "n", "unit", *REASON],
     "probe_summary": [*CELL, *PROBED, "unit", *INTERVAL],
     "measured_cost": ["kind", "algorithm", "size", "round", "metric", "unit", "value"],
     "measured_summary": ["kind", "algorithm", "size", "params", "metric", "unit", *INTERVAL],
@@ -30,9 +33,10 @@ COLUMNS = {
         *("ratio_to_ppo", "source"),
     ],
     "claims": [
-        *("claim", "kind", "statement", "metric", "unit", "effect", "low", "high"),
-        *("n", "expected", "counted", "p", "p_holm", "threshold", "side", "verdict"),
-        *("per_size", "needed_per_size", "reason"),
+        # which part, how it is said, about whom, and the words of the table itself
+        *("part", "claim", "kind", "role", "algorithm", "rival", "statement", "metric"),
+        *("unit", "effect", "low", "high", "n", "expected", "counted", "p", "p_holm"),
+        *("threshold", "side", "verdict", "per_size", "needed_per_size", *REASON),
     ],
     "sweeps": [
         *("sweep", "objective", "trial", "axis", "at", "settings", "metric"),
@@ -42,12 +46,12 @@ COLUMNS = {
     "provenance": ["item", "value", "count"],
 }
 TABLES = tuple(COLUMNS)
-# Rows of single steps, seeds and rounds, of which figures and report read the summaries only.
+# Rows of single steps, seeds and rounds: figures and report read only their summaries.
 RAW = ("curves", "cost", "probes", "measured_cost")
-# What figures and report are made from: results/published/<study>/tables holds these.
+# What figures and report are made from, kept in results/published/<study>/tables.
 PUBLISHED_TABLES = tuple(name for name in TABLES if name not in RAW)
-# Rows of single runs that are kept beside the tables as Parquet, at full precision and with every
-# position of the probes: what all other tables were computed from.
+# Rows of single runs, kept next to the tables as Parquet at full precision and with every position
+# of the probes: all other tables are computed from them.
 ARCHIVED = ("accuracy", "outcomes", "curves", "cost", "probes", "measured_cost")
-# What `compare` asks of single runs: a reference that is small and is not drawn.
+# What `compare` needs of single runs: a small reference that is not drawn.
 CELL_TABLES = ("accuracy", "curves", "cost", "missing", "probes", "provenance")
