@@ -21,6 +21,7 @@ from vimpo.report.page import write_report
 from vimpo.report.parts import View
 from vimpo.report.readme import END, SECTIONS, START, rewritten
 from vimpo.storage.columns import COLUMNS, PUBLISHED_TABLES
+from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.tables import read_table, read_tables, write_tables
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
@@ -60,6 +61,7 @@ def rewrite(source, target, words):
             frame[column] = [words(text) if text else "" for text in frame[column]]
         tables[name] = frame.to_dict("records")
     write_tables(target, tables)
+    seal(target / SUMS, [f"{name}.csv" for name in COLUMNS])
 
 
 @pytest.fixture(scope="module")
