@@ -87,10 +87,11 @@ class Progress(logging.Formatter):
         done, total = vars(record)["done"], vars(record)["total"]
         ended, self._ended = ", ".join(self._ended), []
         failed = f", {len(self._failed)} FAILED" if self._failed else ""
-        return (
-            f"[{time.strftime('%H:%M:%S')}] {self.cells_done()} of {self._cells} cells, "
-            f"{done} of {total} jobs{failed}{self._time_left(total - done)}: {ended}"
-        )
+        # A run of `figures` or `reproduce` works on no cell.
+        planned = any(self._planned[rule] for rule in CELL_RULES)
+        cells = f"{self.cells_done()} of {self._cells} cells, " if planned else ""
+        left = self._time_left(total - done)
+        return f"[{time.strftime('%H:%M:%S')}] {cells}{done} of {total} jobs{failed}{left}: {ended}"
 
     def cells_done(self) -> int:
         """Cells with none of their jobs left, those of earlier runs included."""
