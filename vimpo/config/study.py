@@ -129,16 +129,19 @@ class Study(Strict):
                     "a column name in task.datasets[].solution"
                 )
             return
-        self._check_supply("train.prompts_per_step", self.train.prompts_per_step, "train_operators")
+        self._check_supply(
+            self.task, "train.prompts_per_step", self.train.prompts_per_step, "train_operators"
+        )
         if pretrained:
             self._check_supply(
-                "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
+                self.task, "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
             )
 
-    def _check_supply(self, field: str, count: int, lengths: str) -> None:
+    @staticmethod
+    def _check_supply(task: ChainTask, field: str, count: int, lengths: str) -> None:
         """A step's problems are distinct: four in five of the space, of which half may be drawn."""
-        operators = getattr(self.task, lengths)
-        space = sum(self.task.problem_space(n) for n in set(operators))
+        operators = getattr(task, lengths)
+        space = sum(task.problem_space(n) for n in set(operators))
         if count > space // 2:
             raise ValueError(
                 f"{field}: {count} is more than task.{lengths} = {operators} can supply without "
@@ -254,6 +257,7 @@ class Study(Strict):
     def readout_beta(self, algorithm: str) -> float:
         """beta of the implied value: VIMPO's own, and `vimpo`'s for the other algorithms."""
         for name in (algorithm, "vimpo"):
-            if self.algorithms[name].objective == "vimpo":
-                return self.algorithms[name].beta
+            objective = self.algorithms[name]
+            if isinstance(objective, VimpoConfig):
+                return objective.beta
         return VimpoConfig().beta

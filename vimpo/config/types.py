@@ -143,7 +143,7 @@ def _allowed(model: type[BaseModel], place: list[str]) -> str:
         if not steps:
             return ""
         node = steps[0]
-    ends = next((o for o in [node, *node.get("anyOf", [])] if "type" in o), {})
+    ends: dict[str, Any] = next((o for o in [node, *node.get("anyOf", [])] if "type" in o), {})
     low, above = ends.get("minimum"), ends.get("exclusiveMinimum")
     high, below = ends.get("maximum"), ends.get("exclusiveMaximum")
     if all(end is None for end in (low, above, high, below)):

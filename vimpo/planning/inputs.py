@@ -98,9 +98,10 @@ def benchmark_responses(study: Study) -> int:
     """Responses per evaluation: k of avg@k, and one more if greedy decoding is on."""
     total = 0
     for name, benchmark in study.task.benchmarks.items():
-        problems = benchmark.problems
         if isinstance(benchmark, RealBenchmark):
             available = benchmark.published.problems
             problems = min(benchmark.limit or available, available)
+        else:
+            problems = benchmark.problems
         total += problems * (study.samples_of(name) + study.evaluation.greedy)
     return total

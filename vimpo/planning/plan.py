@@ -254,7 +254,7 @@ class Planner:
             counts = Counter(cell.algorithm for cell in self.cells if cell.size == size)
             for algorithm, count in counts.items():
                 objective = self.study.algorithms[algorithm]
-                times = {
+                times: dict[Stage, float] = {
                     "train": self.train_s(shape, objective),
                     "evaluate": self.evaluate_s(shape),
                     "probe": self.probe_s(shape, objective),
@@ -346,10 +346,12 @@ class Planner:
 
     def _misfits(self) -> Iterable[str]:
         for size, shape in self.shapes.items():
+            if shape is None:
+                continue
             asked, limit = self.study.sizes[size].memory_mb / 2**10, self.device.memory_gib
             needs = {
                 name: self.memory_gib(shape, self.study.algorithms[name])
-                for name in (self.study.algorithms_at(size) if shape else ())
+                for name in self.study.algorithms_at(size)
             }
             over = {k: v for k, v in needs.items() if v > (limit or asked)}
             if not over:

@@ -42,7 +42,11 @@ def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> dict[str, 
         for objective in own.values():
             make_algorithm(objective)
     named = sizes if sizes is not None else study.used_sizes()
-    read = {size: _read_size(study, size) for size in named if study.sizes[size].path is not None}
+    read = {
+        size: _read_size(study, size, path)
+        for size in named
+        if (path := study.sizes[size].path) is not None
+    }
     return {size: task for size, task in read.items() if task is not None}
 
 
@@ -69,7 +73,7 @@ def _began(study: Study) -> bool:
     return written.is_file() and digest(load_study(written)) == digest(study)
 
 
-def _read_size(study: Study, size: str) -> Task | None:
+def _read_size(study: Study, size: str, path: str) -> Task | None:
     """The dataset of a size, with everything else that the size needs checked; None for chains."""
     from vimpo.evaluation.lm_eval import check_length
     from vimpo.models.networks import load_model_config, load_tokenizer
@@ -79,8 +83,8 @@ def _read_size(study: Study, size: str) -> Task | None:
     from lm_eval.models.utils import resolve_max_length
 
     spec, field, trust = study.sizes[size], f"sizes.{size}.path", study.runtime.trust_remote_code
-    config = load_model_config(spec.path, trust, field)
-    tokenizer = load_tokenizer(spec.path, trust, field)
+    config = load_model_config(path, trust, field)
+    tokenizer = load_tokenizer(path, trust, field)
     task = None
     if isinstance(study.task, DatasetTask):
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0

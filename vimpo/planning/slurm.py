@@ -71,7 +71,7 @@ def study_requests(study: Study) -> dict[tuple[str, str], JobRequest]:
     """Every kind of job that is submitted: (description, size) -> request."""
     shared = study.cluster.one_job_a_cell
     stages = [stage for stage in get_args(Stage) if not (shared and stage in CELL)]
-    requests = {}
+    requests: dict[tuple[str, str], JobRequest] = {}
     for size in study.used_sizes():
         requests |= {(stage, size): job_request(study, stage, size) for stage in stages}
         if shared:

@@ -50,7 +50,7 @@ def _unit(planner: Planner) -> str:
 def _heading(planner: Planner) -> str:
     study = planner.study
     cells = study.cells()
-    kinds = {
+    kinds: dict[str, set[str] | set[int]] = {
         "algorithm": {c.algorithm for c in cells},
         "size": {c.size for c in cells},
         "noise level": {c.noise for c in cells},

@@ -155,22 +155,23 @@ def compare_costs(
     if not study.sizes[size].path:
         rows += _model_rows(study, size, algorithms)
     with sealing(beside(output), [output.name]):
-        write_rows(output, rows, COLUMNS)
+        write_rows(output, list(rows), COLUMNS)
     return rows
 
 
 def _in_fresh_process(study: Study, algorithm: str, size: str, steps: int) -> dict:
     content = {"study": study.model_dump(mode="json"), "algorithm": algorithm, "size": size}
     order = json.dumps(content | {"steps": steps})
-    speech = {"capture_output": True, "text": True}
     if study.runtime.processes == 1:
-        done = subprocess.run([sys.executable, "-m", MODULE], input=order, **speech)
+        command = [sys.executable, "-m", MODULE]
+        done = subprocess.run(command, input=order, capture_output=True, text=True)
     else:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # stdin cannot serve several
             file.write(order)
             file.flush()
             command = launch_command(study.runtime, [file.name], module=MODULE)
-            done = subprocess.run(command, env=launch_environment(study.runtime), **speech)
+            environment = launch_environment(study.runtime)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         words = last_words(done.stderr)
         raise RuntimeError(f"cost of {algorithm} at {size} could not be measured:\n{words}")

@@ -33,8 +33,7 @@ from vimpo.objectives.common import gae, whiten
 from vimpo.objectives.ppo import critic_td
 from vimpo.probes import NO_ORACLE
 from vimpo.probes.measures import cluster_mean, row
-from vimpo.probes.subject import Reading, Subject, responses
-from vimpo.sampling.rollouts import joined
+from vimpo.probes.subject import Reading, Subject, decoded, joined_readings, responses
 from vimpo.storage.codes import Reason, Why
 from vimpo.tasks.chain import Step
 
@@ -70,7 +69,7 @@ def token_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
     """
 
     def decode(part: Sequence[int]) -> str:
-        return tokenizer.decode(list(part), skip_special_tokens=True)
+        return decoded(tokenizer, part)
 
     pieces = {token: decode([token]) for token in set(ids)}
     if "".join(pieces[token] for token in ids) == decode(ids):
@@ -196,8 +195,8 @@ def credit_probe(subject: Subject) -> list[dict]:
         steps = subject.task.grade_steps(problem, subject.text(ids))
         spans = step_tokens(steps, token_spans(subject.tokenizer, ids))
         rows.append((i, problem.id, steps, spans))
-    ids = {name: k for k, name in enumerate(dict.fromkeys(r[1] for r in rows))}
-    graded = [g for r in rows if (g := _graded(r[0], ids[r[1]], r[2], r[3]))]
+    clusters = {name: k for k, name in enumerate(dict.fromkeys(r[1] for r in rows))}
+    graded = [g for r in rows if (g := _graded(r[0], clusters[r[1]], r[2], r[3]))]
     reading = _joined([subject.read(chunk) for chunk in chunks])
     signals = signals_of(reading, torch.tensor(rewards), subject.lam)
     return [
@@ -231,8 +230,7 @@ def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]
 def _joined(readings: Sequence[Reading]) -> Reading:
     """Chunks of different widths as one batch, right-padded."""
     width = max(reading.mask.shape[1] for reading in readings)
-    columns = zip(*(vars(reading).values() for reading in readings), strict=True)
-    return Reading(*(joined(column, width) for column in columns))
+    return joined_readings(readings, width)
 
 
 def _share_row(metric: str, values: list[float]) -> dict:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -237,13 +238,16 @@ def row(
     target: str,
     position: str,
     metric: str,
-    value: float,
+    value: float | np.ndarray,
     stderr: float,
     n: int,
     unit: str,
     reason: Why = NO_REASON,
 ) -> dict:
-    """One row of probes.parquet. A value that is not finite becomes NaN and gets a reason."""
+    """One row of probes.parquet. A value that is not finite becomes NaN and gets a reason.
+
+    value: a number, or an array that holds one.
+    """
     value, stderr = float(value), float(stderr)
     if np.isfinite(value):
         reason = NO_REASON
@@ -269,9 +273,12 @@ def metric_rows(
     parts: tuple[Noisy | np.ndarray, ...],
     resampled: tuple[Noisy | np.ndarray, ...],
     units: dict[str, str],
-    **labels: str | int | Why,
+    **labels: Any,
 ) -> list[dict]:
-    """One row per metric of `compute(*parts)`, with its bootstrap standard error."""
+    """One row per metric of `compute(*parts)`, with its bootstrap standard error.
+
+    labels: the other arguments of `row`.
+    """
     estimates, replicates = compute(*parts), compute(*resampled)
     return [
         row(

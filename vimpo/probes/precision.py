@@ -26,6 +26,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ VARIANTS = {
 class Float64Norm(nn.Module):
     """RMSNorm without the detour through float32 that transformers' version always takes."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self.weight, self.epsilon = norm.weight, norm.variance_epsilon
 
@@ -70,7 +71,7 @@ class Float64Norm(nn.Module):
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of the model in another precision."""
-    model = copy.deepcopy(model).to(dtype)
+    model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]  # wrapped: mypy asks for self
     if dtype == torch.float64:
         for name, module in list(model.named_modules()):
             if hasattr(module, "variance_epsilon"):
@@ -82,7 +83,8 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 @contextmanager
 def alone_on_device(subject: Subject) -> Iterator[None]:
     """Policy, reference and critic wait in main memory, and return afterwards."""
-    networks = [m for m in (subject.policy, subject.reference, subject.critic) if m is not None]
+    loaded: list[nn.Module | None] = [subject.policy, subject.reference, subject.critic]
+    networks = [m for m in loaded if m is not None]
     places = [next(m.parameters()).device for m in networks]
     for model in networks:
         model.to("cpu")
@@ -124,7 +126,7 @@ def _readings(
     chunk: int | None,
 ) -> Iterator[Reading]:
     """The output of a copy of the model in another precision on each part, unrounded."""
-    model = cast(model, dtype).to(device)
+    model = cast(model, dtype).to(device)  # type: ignore[arg-type]  # wrapped, as in cast
     for part in parts:
         ids, attention_mask = part.inputs()
         if chunk:
@@ -182,7 +184,7 @@ def precision_probe(subject: Subject) -> list[dict]:
         truth = read_at(subject, chunks, best, best)
         for name, precisions in VARIANTS.items():
             if precisions == (best, best):
-                nothing = tuple(np.full_like(x, np.nan) for x in truth)
+                nothing = np.full_like(truth[0], np.nan), np.full_like(truth[1], np.nan)
                 rows += precision_rows(name, nothing, truth, counts, subject.beta, IS_THE_TRUTH)
             else:
                 found = read_at(subject, chunks, *precisions)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -149,7 +150,7 @@ class Subject:
         return [marks.get(i, 0.0) for i in range(len(responses))]
 
     def text(self, response: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(response), skip_special_tokens=True)
+        return decoded(self.tokenizer, response)
 
     @torch.no_grad()
     def read(self, rollouts: Rollouts) -> Reading:
@@ -157,8 +158,7 @@ class Subject:
         chunks = [
             self._read(rollouts.rows(s)) for s in micro_batches(len(rollouts.mask), self.read_rows)
         ]
-        columns = zip(*(vars(chunk).values() for chunk in chunks), strict=True)
-        return Reading(*(joined(column, rollouts.width) for column in columns))
+        return joined_readings(chunks, rollouts.width)
 
     def _read(self, rollouts: Rollouts) -> Reading:
         """As training scores VIMPO's rollouts (vimpo/models/scoring.py), with the exact KL."""
@@ -183,6 +183,21 @@ def _load_critic(config: CellConfig, folder: Path) -> Critic | None:
     if not isinstance(config.objective, PPOConfig):
         return None
     return Critic.load(folder / "critic", config.runtime).eval().requires_grad_(False)
+
+
+def joined_readings(parts: Sequence[Reading], width: int) -> Reading:
+    """One batch of all rows, right-padded to `width`."""
+    columns: dict[str, Any] = {
+        field.name: joined([getattr(part, field.name) for part in parts], width)
+        for field in fields(Reading)
+    }
+    return Reading(**columns)
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of one response, without special tokens."""
+    # A list of strings only for a batch.
+    return cast(str, tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def responses(chunks: Sequence[Rollouts]) -> tuple[list[list[int]], list[bool]]:

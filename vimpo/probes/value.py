@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
@@ -117,9 +118,9 @@ def _predictions(
     """Summed td [P, m] up to each cut [P, m]; the critic there and at the start, or None."""
     readings = [subject.read(chunk) for chunk in chunks]
     implied = _pick([_summed_td(r) for r in readings], cuts)
-    if subject.critic is None:
+    values = [r.values.double().numpy() for r in readings if r.values is not None]
+    if not values:
         return implied, None, None
-    values = [r.values.double().numpy() for r in readings]
     return implied, _pick(values, cuts), _pick(values, np.zeros_like(cuts[:, :1]))[:, 0]
 
 
@@ -180,6 +181,10 @@ def value_rows(prefixes: Prefixes, seed: int) -> list[dict]:
     return rows
 
 
+@overload
+def _at(x: Noisy, j: int) -> Noisy: ...
+@overload
+def _at(x: np.ndarray, j: int) -> np.ndarray: ...
 def _at(x: Noisy | np.ndarray, j: int) -> Noisy | np.ndarray:
     """Position j, or all of them for -1."""
     if j < 0:
@@ -210,9 +215,11 @@ def predictions_of(prefixes: Prefixes, target: str) -> dict[str, Noisy]:
         known = {
             name: Noisy(start.value + x.value, start.own, start.shared) for name, x in known.items()
         }
-    if prefixes.critic is not None:
-        start = 0.0 if target == "value" else prefixes.critic_start[:, None]
-        known["critic"] = Noisy.exact(prefixes.critic - start)
+    critic, critic_start = prefixes.critic, prefixes.critic_start
+    if critic is not None and target == "value":
+        known["critic"] = Noisy.exact(critic)
+    elif critic is not None and critic_start is not None:
+        known["critic"] = Noisy.exact(critic - critic_start[:, None])
     return known
 
 
@@ -264,9 +271,8 @@ def prefix_table(prefixes: Prefixes) -> dict[str, list]:
     value, start = truth_of(prefixes, "value"), _baseline(prefixes)
     nothing = np.full_like(value.value, np.nan)
     critic = nothing if prefixes.critic is None else prefixes.critic
-    critic_start = (
-        nothing if prefixes.critic is None else prefixes.critic_start[:, None] + 0 * critic
-    )
+    critic_start = prefixes.critic_start
+    critic_start = nothing if critic_start is None else critic_start[:, None] + 0 * critic
     shared = np.repeat(start.shared, count, 1)
     columns = {
         "problem": np.repeat(np.arange(len(critic))[:, None], count, 1),
