@@ -1,4 +1,4 @@
-"""The precision probe: known drifts, and the order of the arithmetics on a real network."""
+"""The precision probe: known drifts, and the order of the arithmetic on a real network."""
 
 from __future__ import annotations
 
