@@ -99,9 +99,9 @@ def test_empty_tables_give_figures_that_say_so(tmp_path, unprinted):
     assert len(plots.draw(tmp_path / "tables", tmp_path / "figures")) == 2 * len(FIGURES)
 
 
-def test_a_figure_is_one_entry(drawn, tmp_path, monkeypatch):
+def test_a_figure_is_one_entry(small, tmp_path, monkeypatch):
     monkeypatch.setitem(FIGURES, "mine", FigureEntry(**MINE))
-    tables, _ = drawn
+    tables = small
     study = load_study(tables.parent / "config.yaml")
     write_figures(tmp_path)
     frames = {name: read_table(tables, name) for name in MINE["tables"]}
@@ -143,7 +143,7 @@ def test_the_workflow_draws_what_the_registry_names(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_an_unknown_figure_or_section_is_an_error(drawn, tmp_path):
+def test_an_unknown_figure_or_section_is_an_error(tmp_path):
     with pytest.raises(KeyError, match="nothing"):
         plots.draw_figures({}, ["nothing"], {}, tmp_path)
     with pytest.raises(ValueError, match="section: 'nowhere' is not one of summary, accuracy"):

@@ -149,12 +149,12 @@ def test_the_report_counts_failed_runs_and_names_them(failed_study):
     write_figures(folder / "figures")
     write_report(failed_study, folder / "tables", folder / "figures", folder / "report.html")
     text = (folder / "report.md").read_text()
-    assert "2 failed in training, which is a result and is counted as one" in text
+    assert "2 failed in training, which counts as a result" in text
     assert "| vimpo/xs/noise-0.25/seed-2 | not finite | 11 | the loss is not finite at" in text
     assert "| grpo/s/noise-0/seed-1 | collapsed | 20 | no right rollout" in text
     assert "1 of 2 (collapsed: 1; share [0.01, 0.99])" in text
     assert "0 of 2 (share [0.00, 0.84])" in text
-    assert "enters every comparison of accuracy with that number" in text
+    assert "enters every comparison of accuracy like any other run" in text
 
 
 def test_every_figure_is_drawn_of_a_study_with_failed_runs(failed_study, unprinted):

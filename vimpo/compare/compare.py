@@ -10,7 +10,7 @@ precision probe, which measures the machine's arithmetic.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -260,7 +260,7 @@ def _probed_alike(a: Study, b: Study, cells: Iterable[Cell]) -> bool:
 
 def _agreement(rows: pd.DataFrame) -> Agreement:
     head = rows[(rows["number"] == f"{MEAN} sampled") & (rows["algorithm"] != BASE)]
-    groups: dict[tuple, dict[str, list[float]]] = {}
+    groups: dict[Hashable, dict[str, list[float]]] = {}
     for kind, *group, p in rows[["kind", *GROUP, "p"]].itertuples(index=False):
         groups.setdefault(tuple(group), {}).setdefault(kind, []).append(p)
     return agreement(list(head["p"]), groups)

@@ -10,6 +10,7 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +124,7 @@ def _probes(side: Side, found: dict) -> None:
         _add_means(side, frame, "probes", [_probe_name(r) for r in frame.itertuples()], found)
 
 
-def _probe_name(row: object) -> str:
+def _probe_name(row: Any) -> str:
     return f"{row.probe} {row.predictor} {row.target} {row.metric}"
 
 
@@ -139,7 +140,7 @@ def _add_means(side: Side, frame: pd.DataFrame, kind: str, names: list[str], fou
         found.setdefault((kind, name, *group), {}).setdefault(seed, score)
 
 
-def _of_interval(row: object, df: float) -> Score:
+def _of_interval(row: Any, df: float) -> Score:
     """Mean, and the standard deviation or standard error that its interval was computed from.
 
     Intervals are cut at the bounds of the quantity, and the longer half is the uncut one; an
@@ -172,7 +173,9 @@ def compare_scores(a: Side, b: Side, cells: list[Cell], probes: bool) -> pd.Data
         if new is None or seeds is None:
             continue
         spread = at_least(spreads[kind, number], pooled([_sd(old), _sd(new)]))
-        pairs = [(s, old[s], new[s]) for s in seeds if s in old and s in new]
+        pairs: list[tuple[float | None, Score, Score]] = [
+            (s, old[s], new[s]) for s in seeds if s in old and s in new
+        ]
         alike = True
         if not pairs:
             pairs = [(None, _mean(old), _mean(new))]

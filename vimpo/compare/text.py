@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -58,7 +59,7 @@ def _reason(found: Comparison) -> str:
     share += f" 95 % interval, chance allows {result.allowed}"
     far = f"smallest p of any policy, by Holm: {result.p_largest:.2g}"
     if result.largest and result.p_largest < 1:
-        far += f" ({'/'.join(map(str, result.largest))})"
+        far += f" ({'/'.join(map(str, cast(tuple, result.largest)))})"
     return f"{share}; {far}; overall p = {result.p:.2g}, threshold {ALARM:g}"
 
 

@@ -40,7 +40,7 @@ def load_study(source: str | Path | dict | None = None) -> Study:
 class _OneOfEachKey(yaml.SafeLoader):
     """Refuses repeated keys in a mapping, of which YAML's own loaders keep the last."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):

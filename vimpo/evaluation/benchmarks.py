@@ -14,9 +14,9 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from vimpo.config import ConfigError, RealBenchmark, Study
+from vimpo.config import ChainTask, ConfigError, RealBenchmark, Study
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import held_out_problems, is_right
@@ -123,7 +123,7 @@ class ChainBenchmarkTask(BenchmarkTask):
         return self._with_rows_and_marks(_load("chain.yaml"))
 
     def rows(self) -> list[dict]:
-        problems = held_out_problems(self.task, self.name)
+        problems = held_out_problems(cast(ChainTask, self.task), self.name)
         return [{"prompt": problem.prompt, "answer": problem.answer} for problem in problems]
 
     def prompts(self) -> list[str]:
@@ -143,7 +143,7 @@ class RealTask(BenchmarkTask):
         self, study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> None:
         self.name = name
-        self.spec: RealBenchmark = study.task.benchmarks[name]
+        self.spec = cast(RealBenchmark, study.task.benchmarks[name])
         self.field = f"task.benchmarks.{name}"
         self.samples = self.spec.k
         self.max_response = self.spec.max_response or study.train.max_response
@@ -213,7 +213,7 @@ class RealTask(BenchmarkTask):
 
     def stock_marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         utilities = _definition_file(self.published.definition).with_name("utils.py")
-        return self.verifier.stock(str(utilities), self.stock_metric, doc, responses)
+        return self.verifier.stock(str(utilities), str(self.stock_metric), doc, responses)
 
 
 def _share(marks: Sequence[bool]) -> float:
@@ -224,8 +224,10 @@ def _definition_file(name: str) -> Path:
     """A definition of ours (or one given by its whole path); else one that lm-eval ships."""
     if (ours := OURS / name).is_file():
         return ours
-    (folder,) = importlib.util.find_spec("lm_eval").submodule_search_locations
-    return Path(folder) / "tasks" / name
+    found = importlib.util.find_spec("lm_eval")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("lm_eval")
+    return Path(found.submodule_search_locations[0]) / "tasks" / name
 
 
 def _load(name: str) -> dict:

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class Together(Alone):
         return copies
 
     def _check_copies(self, module: nn.Module) -> None:
-        total = sum(p.detach().double().sum() for p in module.parameters())
+        total = torch.stack([p.detach().double().sum() for p in module.parameters()]).sum()
         sums = self.gather(total[None])
         if not torch.equal(sums, sums[:1].expand_as(sums)):
             raise RuntimeError(f"ddp: the processes hold different weights: {sums.tolist()}")
@@ -146,7 +147,8 @@ class Together(Alone):
         from torch.distributed.tensor import DTensor
 
         mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
-        settings = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32)}
+        policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+        settings: dict[str, Any] = {"mesh": mesh, "mp_policy": policy}
         # Warns of in-place changes to outputs, which do not happen here.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         expected = _first(module, *example)
@@ -187,7 +189,7 @@ class Together(Alone):
 
     def release(self, module: nn.Module) -> None:
         if self._sharding == "fsdp2":
-            module.reshard()
+            module.reshard()  # type: ignore[operator]  # fully_shard adds it to the class
 
     def wait(self) -> None:
         self._dist.barrier()
@@ -218,10 +220,11 @@ def part_like(whole: Tensor, tensor: Tensor) -> Tensor:
     """The part of `whole` that this process holds of `tensor`; `whole` itself if not split."""
     if not hasattr(tensor, "full_tensor") or whole.ndim == 0:
         return whole
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    part = cast(DTensor, tensor)
     return distribute_tensor(
-        whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
+        whole.to(part.device), part.device_mesh, part.placements, src_data_rank=None
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
 
     settings = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft divides it by the rank: any number
         lora_dropout=0.0,  # what is sampled is what is trained
         target_modules=config.targets or "all-linear",
     )
@@ -41,8 +42,8 @@ def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
     model.eval()
 
 
-def _layers(module: nn.Module) -> dict[str, nn.Module]:
-    """The adapted layers by name. Does not import peft, which most runs never need."""
+def _layers(module: nn.Module) -> dict[str, Any]:
+    """Layers of peft by name. Does not import peft, which most runs never need."""
     return {n: m for n, m in module.named_modules() if hasattr(m, "lora_A")}
 
 

@@ -19,7 +19,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from vimpo.config import AlgorithmConfig, ModelSpec, PPOConfig, Study, VimpoConfig
+from vimpo.config import AlgorithmConfig, ChainTask, ModelSpec, PPOConfig, Study, VimpoConfig
 from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
 
 SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
@@ -233,6 +233,7 @@ def peak_bytes(parts: Iterable[Part]) -> int:
 def study_workload(study: Study) -> Workload:
     """The workload of a study on the ladder; the longest demonstration represents a response."""
     task, train = study.task, study.train
+    assert isinstance(task, ChainTask)  # the ladder is made from scratch, for chains
     rng = random.Random(0)
     longest = max(task.train_operators)
     count = min(SAMPLED, task.problem_space(longest) // 2)

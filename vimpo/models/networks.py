@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -185,7 +185,7 @@ class Critic(nn.Module):
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
-        return cls(copy.deepcopy(policy.base_model))
+        return cls(copy.deepcopy(cast(PreTrainedModel, policy.base_model)))
 
     def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
         """V(s) at the last positions. ids, attention_mask [B, L] -> [B, last], float32."""
@@ -232,7 +232,7 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
     for module in model.modules():
         # A layer must be in training mode to checkpoint, which would switch on its own dropout.
         if isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
+            module.dropout = 0.0  # type: ignore[assignment]  # a number of theirs, not a module
 
 
 @contextmanager

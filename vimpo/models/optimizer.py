@@ -43,7 +43,9 @@ class MasterAdamW(AdamW):
             weight.grad = None
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(  # type: ignore[override]  # no closure is ever given
+        self, closure: None = None
+    ) -> None:
         super().step(closure)
         for weight, copy in self._pairs():
             weight.copy_(copy)

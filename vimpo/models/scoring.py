@@ -6,6 +6,7 @@ All of it happens inside a module's forward pass, because that is where DDP and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,8 @@ class Scores:
 
     logp: Tensor
     entropy: Tensor
-    ref_logp: Tensor | None = None
-    token_kl: Tensor | None = None
+    ref_logp: Any = None  # Tensor, if a reference was read
+    token_kl: Any = None  # Tensor, if the objective needs it
 
     def detached(self) -> dict[str, Tensor]:
         found = {"logp": self.logp.detach(), "ref_logp": self.ref_logp, "token_kl": self.token_kl}
@@ -85,7 +86,7 @@ class Scorer(Reader):
         super().__init__(model, temperature, chunk)
         self.objective = objective
 
-    def forward(
+    def forward(  # type: ignore[override]  # torch calls it by whatever a module takes
         self,
         ids: Tensor,
         attention_mask: Tensor,
@@ -102,7 +103,7 @@ class Scorer(Reader):
             reading = self.read(ids, attention_mask, targets.shape[1])
         if self.chunk is None:
             return self._score(reading[0], targets, None if reference is None else reference[0])
-        return self._score_chunks(reading, targets, mask.bool(), reference)
+        return self._score_chunks(self.chunk, reading, targets, mask.bool(), reference)
 
     def _score(
         self, logits: Tensor, targets: Tensor, ref_logits: Tensor | None
@@ -121,16 +122,23 @@ class Scorer(Reader):
         return logp, entropy, ref_logp, kl
 
     def _score_chunks(
-        self, reading: Reading, targets: Tensor, keep: Tensor, reference: Reading | None
+        self,
+        chunk: int,
+        reading: Reading,
+        targets: Tensor,
+        keep: Tensor,
+        reference: Reading | None,
     ) -> tuple[Tensor | None, ...]:
         """As :meth:`_score`, for the kept tokens only; 0 elsewhere."""
-        policy, reference = (r and Head(r[0][keep], *r[1:]) for r in (reading, reference))
+        policy = Head(reading[0][keep], *reading[1:])
+        other = None if reference is None else Head(reference[0][keep], *reference[1:])
         found = chunked_scores(
-            policy, targets[keep], reference, temperature=self.temperature, chunk=self.chunk
+            policy, targets[keep], other, temperature=self.temperature, chunk=chunk
         )
-        logp, entropy, ref_logp, kl = (
+        scores: list[Any] = [
             x if x is None else x.new_zeros(keep.shape).masked_scatter(keep, x) for x in found
-        )
+        ]
+        logp, entropy, ref_logp, kl = scores
         if reference is None or not isinstance(self.objective, VimpoConfig):
             return logp, entropy.detach(), ref_logp, None
         if self.objective.kl_estimator != "exact":

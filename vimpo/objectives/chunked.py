@@ -69,7 +69,8 @@ def chunked_scores(
             f"weight {tuple(policy.weight.shape)} does not match ref_weight "
             f"{tuple(reference.weight.shape)}: two vocabularies"
         )
-    reference = Head(*(t if t is None else t.detach() for t in reference))
+    hidden, weight, bias = reference
+    reference = Head(hidden.detach(), weight.detach(), bias if bias is None else bias.detach())
     logp, entropy, ref_logp, kl = _Scores.apply(*policy, targets, temperature, chunk, reference)
     return TokenScores(logp, entropy, ref_logp, kl)
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
+from vimpo.config.task import Benchmark
 from vimpo.models.networks import parameter_count, positions
 from vimpo.models.scoring import Reader, Reading
 from vimpo.probes import IS_THE_TRUTH
@@ -198,7 +199,7 @@ def _problems(subject: Subject) -> list[Problem]:
         return subject.problems(subject.probes.problems, PURPOSE)
     config = subject.task.config
     lengths = [*config.train_operators, LONGEST]
-    lengths += [b.operators for b in config.benchmarks.values()]
+    lengths += [b.operators for b in config.benchmarks.values() if isinstance(b, Benchmark)]
     return [
         problem
         for operators in range(min(lengths), max(lengths) + 1)

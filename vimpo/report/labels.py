@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from vimpo.config import Noise
 from vimpo.storage.tables import ALL_SIZES, BASE
 from vimpo.text import short
+
+Dashes = Any  # a line style of matplotlib: `--`, or (offset, (on, off, ...))
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Style:
     label: str
     colour: str
     marker: str
-    line: str | tuple = "-"
+    line: Dashes = "-"
 
 
 STYLES = {
@@ -120,7 +123,7 @@ class Line:
             (frame["algorithm"] == self.algorithm) & (frame["predictor"] == self.predictor)
         ]
 
-    def dashes(self, looks: dict[str, Style]) -> object:
+    def dashes(self, looks: dict[str, Style]) -> Dashes:
         return ":" if self.hollow else looks[self.algorithm].line
 
 
@@ -148,7 +151,7 @@ GAE = tuple(
 )
 
 
-READINGS = {
+READINGS: dict[str, tuple[str, str, Dashes]] = {
     "float32": ("float32", "o", "-"),
     "bfloat16_float32_softmax": ("bfloat16, log-softmax in float32", "s", "--"),
     "bfloat16": ("bfloat16", "^", ":"),

@@ -17,6 +17,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vimpo.config import load_study
 from vimpo.report.page import report_content, template_environment
@@ -28,7 +29,7 @@ SECTIONS = ("headline", "paper", "studies")
 STUDIES = ("study", "quick")
 START, END = "<!-- {}: made by `snakemake --cores 1 figures` -->", "<!-- end of {} -->"
 WIDTH = 100
-KEPT = {"break_long_words": False, "break_on_hyphens": False}
+KEPT: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def rewritten(pages: Mapping[Path, str], studies: Sequence[Path]) -> dict[Path, str]:

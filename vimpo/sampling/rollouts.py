@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ def micro_batches(count: int, size: int | None) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def joined(parts: Sequence[Tensor | None], width: int) -> Tensor | None:
+def joined(parts: Sequence[Any], width: int) -> Any:
     """Rows of [b, t] tensors as one [B, width] tensor, zeros after t; None for parts of None."""
     if parts[0] is None:
         return None

@@ -136,12 +136,12 @@ class VllmSampler:
             responses.append(tokens)
         width, device = max(map(len, responses)), self._device
         ids = [tokens + [pad] * (width - len(tokens)) for tokens in responses]
-        mask = [[1.0] * len(tokens) + [0.0] * (width - len(tokens)) for tokens in responses]
+        rows = [[1.0] * len(tokens) + [0.0] * (width - len(tokens)) for tokens in responses]
         size = self._sampling.group_size
         prompt_ids, prompt_mask = (
             t.repeat_interleave(size, 0) for t in left_pad(prompts, pad, device)
         )
-        mask = torch.tensor(mask, device=device)
+        mask = torch.tensor(rows, device=device)
         return Rollouts(
             prompt_ids=prompt_ids,
             prompt_mask=prompt_mask,

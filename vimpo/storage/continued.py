@@ -41,7 +41,7 @@ class TakenOver:
         from vimpo.storage.columns import ARCHIVED
 
         costs = {f"cost/{size}" for size in self.sizes}
-        found = {name: {} for name in (*self.manifests, *costs)}
+        found: dict[str, dict[str, list[dict]]] = {name: {} for name in (*self.manifests, *costs)}
         for table in ARCHIVED:
             for row in archived_rows(self.folder / FOLDER, table):
                 if (name := _name(table, row)) in found:
@@ -130,7 +130,7 @@ def check_continued(study: Study) -> Path:
 
     Raises ConfigError if it is not one, or has no rows of single runs.
     """
-    folder, _ = local_path(study.continues, "continues")
+    folder, _ = local_path(str(study.continues), "continues")
     for name in ("config.yaml", "manifests.jsonl", "tables/provenance.csv", "cells"):
         if not (folder / name).exists():
             raise ConfigError(

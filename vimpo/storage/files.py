@@ -10,9 +10,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vimpo.errors import DiskFullError
 
@@ -110,7 +111,7 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_rows(path: Path, rows: list[Mapping[str, object]], columns: list[str]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
     """CSV with the first row's columns, or `columns` if there are no rows.
 
     Floats are written by repr, so that equal numbers give equal bytes.

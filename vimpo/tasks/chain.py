@@ -13,8 +13,10 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from vimpo.config import ChainTask
+from vimpo.config.task import Benchmark
 
 ALPHABET = "0123456789+-*=;#"
 HELD_OUT_SHARE = 5  # one prompt in five is held out
@@ -84,7 +86,7 @@ def training_problems(
 
 def held_out_problems(task: ChainTask, benchmark: str) -> list[Problem]:
     """The fixed, distinct problems of a benchmark, none of which training ever sees."""
-    spec = task.benchmarks[benchmark]
+    spec = cast(Benchmark, task.benchmarks[benchmark])
     rng = random.Random(f"test:{benchmark}")
     problems: dict[str, Problem] = {}
     while len(problems) < spec.problems:

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vimpo.config.task import DatasetTask, DataSource
 from vimpo.errors import ConfigError
@@ -165,7 +165,7 @@ class DatasetProblems:
 def _rows(source: DataSource, index: int) -> list[Row]:
     """The rows of one source as text. Raises ConfigError for one without problem or answer."""
     field = f"task.datasets[{index}]"
-    which = {"subset": source.subset, "split": source.split, "file": source.file}
+    which: dict[str, Any] = {"subset": source.subset, "split": source.split, "file": source.file}
     raw = read_rows(source.path, f"{field}.path", **which)
     found = []
     for number, row in enumerate(raw, 1):

@@ -163,8 +163,8 @@ def _forms(text: str) -> list[str]:
         found.append(match[2].strip())
     if MEMBER.match(text):
         found.append(MEMBER.sub("", text))
-    if COLUMN.fullmatch(text):
-        entries = [entry.strip() for entry in re.split(r"\\\\", COLUMN.fullmatch(text)[2])]
+    if match := COLUMN.fullmatch(text):
+        entries = [entry.strip() for entry in re.split(r"\\\\", match[2])]
         found.append(f"({','.join(filter(None, entries))})")
     bare = TEXT.sub(lambda m: "," if CONJUNCTION.search(m[1]) else " ", text)
     if bare != text and re.search(r"\d|\\pi|[a-z]\b", bare):

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.connection import Pipe, wait
 from pathlib import Path
 
 from vimpo.config.task import VerifierLimits
@@ -94,7 +94,7 @@ class GuardedPool:
         if not waited:
             return []
         patience = min(w.deadline for w in waited.values()) - time.monotonic()
-        news: list[Connection] = wait(list(waited), timeout=max(0.0, patience))
+        news = wait(list(waited), timeout=max(0.0, patience))
         now = time.monotonic()
         return [w for c, w in waited.items() if c in news or w.deadline <= now]
 
@@ -107,7 +107,7 @@ class GuardedPool:
             self._replace(worker)
         elif not worker.ready:
             worker.ready, self._failed_starts = True, 0
-        else:
+        elif worker.job is not None:
             verdicts[worker.job] = json.loads(message) is True
             worker.job = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vimpo.config.task import BOXED_PROMPT, PROBLEM, TaskConfig
 from vimpo.errors import ConfigError
@@ -20,7 +20,8 @@ def as_chat(text: str, tokenizer: PreTrainedTokenizerBase, system: str | None = 
     """`text` as a user's message that the assistant is about to answer."""
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    found = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return cast(str, found)  # as `tokenize=False` says
 
 
 class Prompter:
@@ -35,7 +36,7 @@ class Prompter:
         tokenizer: PreTrainedTokenizerBase | None,
         template: str | None = None,
     ) -> None:
-        self.template = template or getattr(task, "prompt", BOXED_PROMPT)
+        self.template: str = template or str(getattr(task, "prompt", BOXED_PROMPT))
         self.chat = getattr(task, "chat_template", False)
         self.system = getattr(task, "system", None)
         self.tokenizer = tokenizer
@@ -47,4 +48,6 @@ class Prompter:
 
     def __call__(self, problem: str) -> str:
         text = fill(self.template, problem)
-        return as_chat(text, self.tokenizer, self.system) if self.chat else text
+        if not self.chat or self.tokenizer is None:
+            return text
+        return as_chat(text, self.tokenizer, self.system)

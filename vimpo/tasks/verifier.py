@@ -57,7 +57,7 @@ class Verifier:
             jobs["is_equivalent", gold, answer] = verdict
         self._ask([job for job, verdict in jobs.items() if verdict is None])
         return [
-            self._verdicts[key] if jobs[key] is None else jobs[key]
+            self._verdicts[key] if (known := jobs[key]) is None else known
             for key in (("is_equivalent", *pair) for pair in pairs)
         ]
 

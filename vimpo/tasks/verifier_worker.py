@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def main(descriptor: int, seconds: float, memory_mb: int) -> None:
     connection = Connection(descriptor)
     from vimpo.tasks import equivalence
 
-    judges = {
+    judges: dict[str, Callable[..., bool]] = {
         "is_equivalent": equivalence.is_equivalent,
         "is_readable": equivalence.is_readable,
         "stock_score": stock_score,
@@ -59,6 +60,8 @@ def stock_score(file: str, metric: str, doc: dict, response: str) -> bool:
 def _stock_module(file: str):
     """The module, loaded without lm-eval's package, which takes seconds to import."""
     specification = importlib.util.spec_from_file_location(f"stock_{Path(file).parent.name}", file)
+    if specification is None or specification.loader is None:
+        raise ImportError(file)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

@@ -16,7 +16,7 @@ import inspect
 import sys
 from dataclasses import dataclass, fields, replace
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ from vimpo.objectives.grpo import group_advantage
 from vimpo.objectives.ppo import critic_loss, explained_variance, ppo_advantages
 from vimpo.objectives.vimpo import actor_advantage, implied_td, terminal_residual, vimpo_loss
 
+# A tensor that the training loop fills in before anything reads it, None until then. Which ones are
+# filled in depends on the algorithm, so a type checker cannot know.
+Filled = Any
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -49,16 +53,17 @@ class Batch:
     rewards: Tensor
     groups: Tensor
     baseline: Tensor
-    logp: Tensor | None = None
-    old_logp: Tensor | None = None
-    ref_logp: Tensor | None = None
-    token_kl: Tensor | None = None
-    values: Tensor | None = None
-    advantage: Tensor | None = None
+    logp: Filled = None
+    old_logp: Filled = None
+    ref_logp: Filled = None
+    token_kl: Filled = None
+    values: Filled = None
+    advantage: Filled = None
 
     def rows(self, index: slice) -> Batch:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v if v is None else v[index] for k, v in values.items()})
+        tensors: dict[str, Filled] = {f.name: getattr(self, f.name) for f in fields(self)}
+        rows: dict[str, Filled] = {k: None if v is None else v[index] for k, v in tensors.items()}
+        return Batch(**rows)
 
     def with_(self, **tensors: Tensor) -> Batch:
         return replace(self, **tensors)

@@ -33,7 +33,7 @@ IGNORED = -100
 class Pretrainer:
     """The state of a supervised run and its step, whose draws are pure in (seed, step)."""
 
-    phases = ("update",)
+    phases: tuple[str, ...] = ("update",)
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class Pretrainer:
         else:
             self.tokenizer = chain_tokenizer()
             policy = build_policy(model, self.tokenizer, pretrain.seed)
-            self.policy = policy.to(runtime.device, getattr(torch, runtime.dtype)).eval()
+            self.policy = policy.to(runtime.device, getattr(torch, runtime.dtype)).eval()  # type: ignore[arg-type]  # transformers wraps `to`
         # Without steps the model is its own base policy and needs no task.
-        self.task = None
+        self.task: Task | None = None
         if model.pretrain_steps:
             self.task = read or make_task(task, self.tokenizer, batch_size=pretrain.batch_size)
         self.clock = Stopwatch(runtime.device)
@@ -105,6 +105,7 @@ class Pretrainer:
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """ids, mask, labels [B, L], left-padded; labels are ignored on prompt and padding."""
+        assert self.task is not None  # a base policy without steps asks for no batch
         texts, targets = [], []
         seed, count = self.pretrain.seed, self.pretrain.batch_size
         for prompt_text, response_text in self.task.demonstrations(seed, step, count):

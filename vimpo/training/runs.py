@@ -15,14 +15,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
 from vimpo.config import (
     Cell,
+    CellConfig,
     ConfigError,
     ModelSpec,
     Pretrain,
@@ -35,7 +35,7 @@ from vimpo.config import (
 from vimpo.errors import StoppedError
 from vimpo.models.distributed import Alone, check_devices, join
 from vimpo.models.networks import parameter_count, set_up_torch
-from vimpo.models.optimizer import optimizer_bytes
+from vimpo.models.optimizer import AdamW, optimizer_bytes
 from vimpo.storage import files
 from vimpo.storage.integrity import SUMS, check, check_model, make_again, only_writer, sealing
 from vimpo.tasks import Task
@@ -51,10 +51,10 @@ class Learner(Protocol):
     """Anything with networks, optimisers and a step."""
 
     modules: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Optimizer]
+    optimizers: dict[str, AdamW]
     clock: telemetry.Stopwatch
     phases: tuple[str, ...]
-    policy: nn.Module
+    policy: Any  # a PreTrainedModel
 
     def step(self, step: int) -> dict[str, float]:
         """Do step number `step`; returns its row of metrics.csv."""
@@ -77,7 +77,7 @@ class Job:
     """A run: where, what, how long, and in which processes."""
 
     folder: Path
-    config: Strict
+    config: BaseConfig | CellConfig
     digest: str
     steps: int
     checkpoint_every: int

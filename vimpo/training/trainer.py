@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
 from vimpo.tasks import Task, load_task
 from vimpo.tasks.noise import noisy_rewards
-from vimpo.training.algorithms import Batch, Share, make_algorithm, make_batch
+from vimpo.training.algorithms import Batch, Ppo, Share, make_algorithm, make_batch
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
 
@@ -46,7 +47,7 @@ PIECE_ROWS = 16
 class Trainer:
     """The state of one run, a policy and perhaps a critic, and its training step."""
 
-    phases = ("rollout", "reference", "critic", "update")
+    phases: tuple[str, ...] = ("rollout", "reference", "critic", "update")
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class Trainer:
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
-        if isinstance(config.objective, PPOConfig):
+        if isinstance(config.objective, PPOConfig) and self.critic is not None:
             self.rates["critic"] = rate * config.objective.critic_lr_scale
             self.modules["critic"] = self.critic
         self._spread()
@@ -120,7 +121,7 @@ class Trainer:
             self._calls["critic"] = self.world.spread(self.critic, ids, mask, 1)
 
     def _spread_reference(self) -> None:
-        reader = Reader(self.reference, *self._how)
+        reader = Reader(cast(PreTrainedModel, self.reference), *self._how)
         self._calls["reference"] = self.world.spread(reader, *self._example, 1)
 
     # --- one step ---------------------------------------------------------------------------
@@ -372,13 +373,14 @@ class Trainer:
     ) -> dict[str, float]:
         self.optimizers["critic"].zero_grad()
         mine = self.world.share(len(batch.mask))
-        own, returns = batch.rows(mine), self.algorithm.returns(batch)[mine]
+        algorithm = cast(Ppo, self.algorithm)  # the only one with a critic
+        own, returns = batch.rows(mine), algorithm.returns(batch)[mine]
         total = 0.0
         for s in micro_batches(len(rollouts.mask), self.config.train.micro_batch):
             values = graph if graph is not None else self._values(rollouts.rows(s))
             rows = own.rows(s)
             share = float(rows.mask.sum() / batch.mask.sum())
-            loss = share * self.algorithm.critic_loss(values, returns[s], rows)
+            loss = share * algorithm.critic_loss(values, returns[s], rows)
             self._backward("critic", loss)
             total += loss.item()
         (total,) = self.world.total(total)

@@ -46,8 +46,9 @@ MADE_SIZES = [size for size in SIZES if size not in TAKEN_OVER.sizes]
 RUN = "{algorithm}/{size}/noise-{noise}/seed-{seed}"
 
 # One line per finished job in place of Snakemake's ten, unless more is asked for.
-talkative = workflow.output_settings.verbose or workflow.output_settings.printshellcmds
-if workflow.is_main_process and not (workflow.dryrun or talkative):
+output = workflow.output_settings
+talkative = output.dryrun or output.verbose or output.printshellcmds
+if workflow.is_main_process and not talkative:
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler":
             progress = Progress(handler.formatter, len(CELLS))

@@ -223,8 +223,9 @@ def credit_profile(summary: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         axes.axvline(0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         axes.locator_params(axis="x", nbins=5, integer=True)
         for line in lines:
-            points, style = line.rows(part).sort_values("place"), looks.get(line.algorithm)
+            points = line.rows(part).sort_values("place")
             if len(points):
+                style = looks[line.algorithm]
                 axes.plot(points["place"], points["mean"], color=style.colour, linestyle=style.line)
         if i == 0:
             axes.set_title(f"{size_name(frame, size)}\n{_note(part, lines, looks)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ RC = {
 
 
 def panel_grid(
-    rows: int, columns: int, width: float = 2.6, height: float = 2.0, **options: object
+    rows: int, columns: int, width: float = 2.6, height: float = 2.0, **options: Any
 ) -> tuple[Figure, np.ndarray]:
     from matplotlib.figure import Figure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -72,10 +72,11 @@ def _panel(axes: Axes, own: pd.DataFrame) -> None:
         x = scale(line["at"].to_numpy(float)) + shift
         draw_points(axes, x, line, Style(settings, colour, marker, dashes), dashes)
         axes.plot([], [], color=colour, marker=marker, linestyle=dashes, label=settings)
-        for marked, look in (
+        marks: list[tuple[pd.Series, dict[str, Any]]] = [
             ((line["chosen"] == "yes"), {"marker": "o", "mfc": "none", "ms": 11}),
             ((line["failed"] > 0), {"marker": "x", "ms": 9}),
-        ):
+        ]
+        for marked, look in marks:
             at = marked.to_numpy()
             axes.plot(x[at], line["mean"][at], linestyle="", mec="black", zorder=4, **look)
     axes.set_xticks(scale(places), [f"{place:g}" for place in places])
