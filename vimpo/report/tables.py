@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vimpo.analysis.scores import NAMES
@@ -59,14 +60,20 @@ def algorithm_entry(name: str, looks: dict[str, Style]) -> Entry:
 
 def only(frame: pd.DataFrame, **values: str) -> pd.Series | None:
     """The first row with these values; None if there is none."""
-    frame = matching(frame, values)
-    return None if frame.empty else frame.iloc[0]
+    found = _positions(frame, values)
+    return frame.iloc[found[0]] if len(found) else None
 
 
 def matching(frame: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
+    return frame.iloc[_positions(frame, values)]
+
+
+def _positions(frame: pd.DataFrame, values: Mapping[str, str]) -> np.ndarray:
+    """Positions of the rows with these values: one mask, because taking rows is what costs time."""
+    mask = np.ones(len(frame), bool)
     for column, value in values.items():
-        frame = frame[frame[column] == value]
-    return frame
+        mask &= (frame[column] == value).to_numpy()
+    return np.flatnonzero(mask)
 
 
 @dataclass(frozen=True)
