@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from vimpo.config import Cell, ConfigError, ModelSpec, Runtime
@@ -23,7 +24,9 @@ from vimpo.models.networks import (
     save_policy,
 )
 from vimpo.models.optimizer import AdamW, MasterAdamW, make_optimizer
+from vimpo.probes.subject import Subject
 from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
+from vimpo.training.runs import pretrain_base, train_cell
 from vimpo.training.trainer import Trainer
 
 NAMES = ("vimpo", "ppo", "grpo")
@@ -261,6 +264,25 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked_for(stranger, monk
         model = load_policy(folder, Runtime(trust_remote_code=True))
     assert mark.exists()
     assert type(model).__name__ == "StrangerForCausalLM"
+
+
+@pytest.mark.filterwarnings("ignore:runtime.trust_remote_code")
+def test_a_critic_of_a_model_with_code_is_loaded_by_the_probes(stranger, tiny_study):
+    folder, _ = stranger
+    study = tiny_study(
+        sizes={"stranger": {"path": str(folder)}},
+        train={"steps": 2, "warmup_steps": 0},
+        runtime={"trust_remote_code": True},
+    )
+    pretrain_base(study, "stranger", quiet=True)
+    cell = Cell("ppo", "stranger", "0", 1)
+    run = train_cell(study, cell, quiet=True)
+    subject = Subject.load(study, cell)
+    assert type(subject.policy).__name__ == "StrangerForCausalLM"
+    saved = load_file(run / "model/critic/critic.safetensors")
+    assert weights(subject.critic).keys() == saved.keys()
+    assert distance(weights(subject.critic), saved) == 0
+    assert distance(weights(subject.critic.backbone), weights(subject.policy.base_model)) > 0
 
 
 def test_a_model_without_trust_warns_of_nothing(policy, tmp_path):

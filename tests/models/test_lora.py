@@ -70,7 +70,7 @@ def test_a_critic_with_adapters_is_saved_as_one_without(make_trainer, tmp_path):
     for step in range(3):
         trainer.step(step)
     trainer.save(tmp_path)
-    loaded = Critic.load(tmp_path / "critic", Runtime())
+    loaded = Critic.load(tmp_path / "critic", load_policy(tmp_path, Runtime()))
     with torch.no_grad():
         found, expected = (c(IDS, MASK, 4) for c in (loaded, trainer.critic))
     assert float((found - expected).abs().max()) < 1e-5

@@ -202,7 +202,7 @@ def test_critic_is_saved_and_loaded_exactly(policy, tmp_path):
         for i, parameter in enumerate(critic.parameters()):
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
         critic.save(tmp_path / "critic")
-        loaded = Critic.load(tmp_path / "critic", Runtime())
+        loaded = Critic.load(tmp_path / "critic", policy)
         expected = critic(IDS, MASK, 4)
         assert torch.equal(loaded(IDS, MASK, 4), expected)
     assert float(expected.std()) > 0.1
@@ -268,7 +268,7 @@ def test_a_model_by_path_takes_the_same_way_through_training(foreign, tiny_study
         assert max(moved) > 1e-6
         if algorithm == "ppo":
             ids, mask = torch.tensor([[4, 14, 5]]), torch.ones(1, 3, dtype=torch.long)
-            critic = Critic.load(folder / "model" / "critic", Runtime())
+            critic = Critic.load(folder / "model" / "critic", trained)
             assert critic(ids, mask, 2).abs().max() > 0
 
 

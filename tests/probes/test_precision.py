@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,12 @@ def test_fewer_bits_drift_further(rows):
     assert 0 < float32 < 1e-4
     assert 100 * float32 < careful
     assert 100 * float32 < careless
+
+
+def test_published_benchmarks_of_a_chain_task_have_no_length(subject, rows):
+    chains = {name: b.model_dump() for name, b in ChainTask().benchmarks.items()}
+    mixed = ChainTask(benchmarks=chains | {"aime": {"task": "aime24"}})
+    assert precision_probe(replace(subject, task=ChainProblems(mixed))) == rows
 
 
 def test_drift_grows_along_the_response(rows):

@@ -230,6 +230,12 @@ def test_a_benchmark_of_the_largest_allowed_number_is_filled():
     assert len({p.id for p in held_out_problems(task, "all")}) == 5
 
 
+def test_a_published_benchmark_draws_no_chains():
+    task = ChainTask(benchmarks={"aime": {"task": "aime24"}})
+    with pytest.raises(TypeError, match="benchmark 'aime' is a RealBenchmark; allowed: Benchmark"):
+        held_out_problems(task, "aime")
+
+
 def test_problems_are_pure_functions_of_their_arguments(task):
     first = training_problems(task, 7, 3, 16)
     random.seed(123)

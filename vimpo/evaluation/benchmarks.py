@@ -14,9 +14,9 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from vimpo.config import ChainTask, ConfigError, RealBenchmark, Study
+from vimpo.config import ConfigError, RealBenchmark, Study
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import held_out_problems, is_right
@@ -98,8 +98,9 @@ def benchmark_task(
     study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> BenchmarkTask:
     """The named benchmark. Raises ConfigError if its prompts cannot be built."""
-    if isinstance(study.task.benchmarks[name], RealBenchmark):
-        return RealTask(study, name, tokenizer)
+    spec = study.task.benchmarks[name]
+    if isinstance(spec, RealBenchmark):
+        return RealTask(study, name, spec, tokenizer)
     return ChainBenchmarkTask(study, name)
 
 
@@ -123,7 +124,7 @@ class ChainBenchmarkTask(BenchmarkTask):
         return self._with_rows_and_marks(_load("chain.yaml"))
 
     def rows(self) -> list[dict]:
-        problems = held_out_problems(cast(ChainTask, self.task), self.name)
+        problems = held_out_problems(self.task, self.name)
         return [{"prompt": problem.prompt, "answer": problem.answer} for problem in problems]
 
     def prompts(self) -> list[str]:
@@ -140,10 +141,13 @@ class RealTask(BenchmarkTask):
     """A published benchmark."""
 
     def __init__(
-        self, study: Study, name: str, tokenizer: PreTrainedTokenizerBase | None = None
+        self,
+        study: Study,
+        name: str,
+        spec: RealBenchmark,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        self.name = name
-        self.spec = cast(RealBenchmark, study.task.benchmarks[name])
+        self.name, self.spec = name, spec
         self.field = f"task.benchmarks.{name}"
         self.samples = self.spec.k
         self.max_response = self.spec.max_response or study.train.max_response
@@ -212,8 +216,10 @@ class RealTask(BenchmarkTask):
         return self.verifier.grade(golds, responses, self.boxed_only)
 
     def stock_marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        if self.stock_metric is None:
+            return super().stock_marks(doc, responses)
         utilities = _definition_file(self.published.definition).with_name("utils.py")
-        return self.verifier.stock(str(utilities), str(self.stock_metric), doc, responses)
+        return self.verifier.stock(str(utilities), self.stock_metric, doc, responses)
 
 
 def _share(marks: Sequence[bool]) -> float:
@@ -224,10 +230,11 @@ def _definition_file(name: str) -> Path:
     """A definition of ours (or one given by its whole path); else one that lm-eval ships."""
     if (ours := OURS / name).is_file():
         return ours
-    found = importlib.util.find_spec("lm_eval")
-    if found is None or not found.submodule_search_locations:
-        raise ImportError("lm_eval")
-    return Path(found.submodule_search_locations[0]) / "tasks" / name
+    package = importlib.util.find_spec("lm_eval")
+    if package is None or package.submodule_search_locations is None:
+        raise ModuleNotFoundError("lm-eval is not installed", name="lm_eval")
+    (folder,) = package.submodule_search_locations
+    return Path(folder) / "tasks" / name
 
 
 def _load(name: str) -> dict:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -200,13 +199,11 @@ class Critic(nn.Module):
         save_file(tensors or merged_tensors(self), folder / "critic.safetensors")
 
     @classmethod
-    def load(cls, folder: Path, runtime: Runtime) -> Critic:
-        backbone = AutoModel.from_config(
-            AutoConfig.from_pretrained(folder), dtype=getattr(torch, runtime.dtype)
-        )
-        critic = cls(backbone)
+    def load(cls, folder: Path, policy: PreTrainedModel) -> Critic:
+        """The saved critic of `policy`, whose network, and thus whose code, it shares."""
+        critic = cls.from_policy(policy)
         critic.load_state_dict(load_file(folder / "critic.safetensors"))
-        return critic.to(runtime.device)
+        return critic
 
 
 def positions(attention_mask: Tensor) -> Tensor:

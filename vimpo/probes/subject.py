@@ -73,7 +73,6 @@ class Subject:
         config = study.cell_config(cell)
         runtime, train = config.runtime, config.train
         folder, base = study.run_folder(cell) / "model", study.base_folder(cell.size) / "model"
-        critic = _load_critic(config, folder)
         policy = load_policy(folder, runtime).eval().requires_grad_(False)
         if runtime.logit_chunk:
             check_plain_head(policy)
@@ -82,7 +81,7 @@ class Subject:
         return cls(
             policy=policy,
             reference=load_policy(base, runtime).eval().requires_grad_(False),
-            critic=critic,
+            critic=_load_critic(config, folder, policy),
             tokenizer=tokenizer,
             task=load_task(config, policy, tokenizer),
             train=train,
@@ -179,10 +178,10 @@ class Subject:
         )
 
 
-def _load_critic(config: CellConfig, folder: Path) -> Critic | None:
+def _load_critic(config: CellConfig, folder: Path, policy: PreTrainedModel) -> Critic | None:
     if not isinstance(config.objective, PPOConfig):
         return None
-    return Critic.load(folder / "critic", config.runtime).eval().requires_grad_(False)
+    return Critic.load(folder / "critic", policy).eval().requires_grad_(False)
 
 
 def joined_readings(parts: Sequence[Reading], width: int) -> Reading:

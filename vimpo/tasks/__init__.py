@@ -6,7 +6,7 @@ A task is what a learner trains on; trainers see only :class:`Task`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vimpo.config.task import DatasetTask, TaskConfig
 
@@ -43,7 +43,7 @@ class Task(Protocol):
     benchmarks: tuple[str, ...]
 
     @property
-    def grade_steps(self) -> Callable[[Any, str], list[Step]] | None: ...
+    def grade_steps(self) -> Callable[[Problem, str], list[Step]] | None: ...
 
     def training_problems(self, seed: int, step: int, count: int) -> Sequence[Problem]:
         """The `count` distinct problems of one step of reinforcement learning."""
@@ -54,8 +54,7 @@ class Task(Protocol):
     def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
         """`count` (prompt, response) pairs of one step of the supervised warm start."""
 
-    # Any: a task judges only problems of its own.
-    def rewards(self, problems: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
         """1 for each right response, else 0. responses: texts without EOS and padding."""
 
     def provenance(self, seed: int) -> dict:

@@ -13,10 +13,12 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING
 
-from vimpo.config import ChainTask
-from vimpo.config.task import Benchmark
+from vimpo.config.task import Benchmark, ChainTask, TaskConfig
+
+if TYPE_CHECKING:
+    from vimpo import tasks
 
 ALPHABET = "0123456789+-*=;#"
 HELD_OUT_SHARE = 5  # one prompt in five is held out
@@ -37,9 +39,7 @@ class Problem:
 
     @property
     def terms(self) -> tuple[int, list[tuple[str, int]]]:
-        """First operand, then (operator, operand) pairs."""
-        first, *rest = re.findall(r"^\d+|[+\-*]\d+", self.prompt)
-        return int(first), [(term[0], int(term[1:])) for term in rest]
+        return terms_of(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Step:
     start: int
     end: int
     right: bool
+
+
+def terms_of(prompt: str) -> tuple[int, list[tuple[str, int]]]:
+    """First operand, then (operator, operand) pairs."""
+    first, *rest = re.findall(r"^\d+|[+\-*]\d+", prompt)
+    return int(first), [(term[0], int(term[1:])) for term in rest]
 
 
 def is_held_out(prompt: str) -> bool:
@@ -84,9 +90,14 @@ def training_problems(
     return list(problems.values())
 
 
-def held_out_problems(task: ChainTask, benchmark: str) -> list[Problem]:
-    """The fixed, distinct problems of a benchmark, none of which training ever sees."""
-    spec = cast(Benchmark, task.benchmarks[benchmark])
+def held_out_problems(task: TaskConfig, benchmark: str) -> list[Problem]:
+    """The fixed, distinct problems of a benchmark, none of which training ever sees.
+
+    Raises TypeError for a published benchmark, whose problems are not drawn.
+    """
+    spec = task.benchmarks[benchmark]
+    if not isinstance(task, ChainTask) or not isinstance(spec, Benchmark):
+        raise TypeError(f"benchmark '{benchmark}' is a {type(spec).__name__}; allowed: Benchmark")
     rng = random.Random(f"test:{benchmark}")
     problems: dict[str, Problem] = {}
     while len(problems) < spec.problems:
@@ -131,7 +142,7 @@ def is_right(answer: str, response: str) -> bool:
     return final_answer(response) == answer
 
 
-def grade_steps(problem: Problem, response: str) -> list[Step]:
+def grade_steps(problem: tasks.Problem, response: str) -> list[Step]:
     """Oracle: grade every step of a response, given the value that the previous step claimed.
 
     A step is right if it continues from the claimed value, uses the problem's next operator and
@@ -139,7 +150,7 @@ def grade_steps(problem: Problem, response: str) -> list[Step]:
     all operators were used and it repeats the last claimed value. Text that is not a step, a
     missing step and a superfluous step are wrong. The response went wrong at its first wrong step.
     """
-    value, terms = problem.terms
+    value, terms = terms_of(problem.prompt)
     body, mark, answer = response.partition("#")
     graded, start = [], 0
     for i, text in enumerate(body.split(";")):
@@ -185,7 +196,7 @@ class ChainProblems:
             for problem in training_problems(self.config, seed, step, count, lengths)
         ]
 
-    def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
+    def rewards(self, problems: Sequence[tasks.Problem], responses: Sequence[str]) -> list[float]:
         return [
             float(is_right(problem.answer, response))
             for problem, response in zip(problems, responses, strict=True)

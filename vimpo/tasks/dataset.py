@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vimpo.config.task import DatasetTask, DataSource
 from vimpo.errors import ConfigError
@@ -24,6 +24,8 @@ from vimpo.tasks.verifier import shared_verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from vimpo.tasks import Problem
 
 SHOWN = 100  # characters of a faulty text in a message
 
@@ -148,7 +150,7 @@ class DatasetProblems:
         problems = self.training_problems(seed, step, count)
         return [(problem.prompt, problem.solution or "") for problem in problems]
 
-    def rewards(self, problems: Sequence[DatasetProblem], responses: Sequence[str]) -> list[float]:
+    def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
         golds = [problem.answer for problem in problems]
         return [float(m) for m in self.verifier.grade(golds, responses, self.config.boxed_only)]
 
@@ -165,8 +167,13 @@ class DatasetProblems:
 def _rows(source: DataSource, index: int) -> list[Row]:
     """The rows of one source as text. Raises ConfigError for one without problem or answer."""
     field = f"task.datasets[{index}]"
-    which: dict[str, Any] = {"subset": source.subset, "split": source.split, "file": source.file}
-    raw = read_rows(source.path, f"{field}.path", **which)
+    raw = read_rows(
+        source.path,
+        f"{field}.path",
+        subset=source.subset,
+        split=source.split,
+        file=source.file,
+    )
     found = []
     for number, row in enumerate(raw, 1):
         place = f"row {number} of '{source.path}'"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from vimpo.config.task import BOXED_PROMPT, PROBLEM, TaskConfig
+from vimpo.config.task import BOXED_PROMPT, PROBLEM, DatasetTask, TaskConfig
 from vimpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ def fill(template: str, problem: str) -> str:
     return template.replace(PROBLEM, problem)
 
 
-def as_chat(text: str, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> str:
-    """`text` as a user's message that the assistant is about to answer."""
+def as_chat(question: str, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> str:
+    """`question` as a user's message that the assistant is about to answer."""
     messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": text})
-    found = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return cast(str, found)  # as `tokenize=False` says
+    messages.append({"role": "user", "content": question})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text  # type: ignore[return-value]  # no overload says: a text unless tokenized
 
 
 class Prompter:
@@ -36,18 +36,19 @@ class Prompter:
         tokenizer: PreTrainedTokenizerBase | None,
         template: str | None = None,
     ) -> None:
-        self.template: str = template or str(getattr(task, "prompt", BOXED_PROMPT))
-        self.chat = getattr(task, "chat_template", False)
-        self.system = getattr(task, "system", None)
-        self.tokenizer = tokenizer
-        if self.chat and getattr(tokenizer, "chat_template", None) is None:
-            raise ConfigError(
-                "task.chat_template: true needs a tokenizer with a chat template, and the model's "
-                "has none; allowed: false, or a model whose tokenizer has one"
-            )
+        self.template, self.system = template or BOXED_PROMPT, None
+        self.chat: PreTrainedTokenizerBase | None = None  # the tokenizer, if prompts are chats
+        if not isinstance(task, DatasetTask):
+            return
+        self.template, self.system = template or task.prompt, task.system
+        if task.chat_template:
+            if tokenizer is None or tokenizer.chat_template is None:
+                raise ConfigError(
+                    "task.chat_template: true needs a tokenizer with a chat template, and the "
+                    "model's has none; allowed: false, or a model whose tokenizer has one"
+                )
+            self.chat = tokenizer
 
     def __call__(self, problem: str) -> str:
         text = fill(self.template, problem)
-        if not self.chat or self.tokenizer is None:
-            return text
-        return as_chat(text, self.tokenizer, self.system)
+        return text if self.chat is None else as_chat(text, self.chat, self.system)
