@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ["OMP_NUM_THREADS"] = "1"  # of each worker and of all processes that tests start
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # for workflows in other folders
 
 import fcntl
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tiny import TINY, merged
 
+from vimpo import forkserver
 from vimpo.config import Cell, Study, load_study
 
 if TYPE_CHECKING:
     from vimpo.training.trainer import Trainer
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One fork server for the jobs that all workers start."""
+    if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
+        forkserver.start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

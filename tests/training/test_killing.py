@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vimpo import forkserver
 from vimpo.config import Cell
 from vimpo.training.runs import pretrain_base, train_cell
 from vimpo.training.telemetry import seconds_since_process_start
@@ -60,7 +61,10 @@ class Run:
             command += ["--algorithm", self.algorithm, "--noise", "rollout-0.25"]
         # A shell that was put into the background lets its children ignore Ctrl-C.
         handlers = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = dict(os.environ)
+        environment.pop(
+            forkserver.VARIABLE, None
+        )  # the process that is killed is the one that runs
         speech = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=ROOT, env=environment, **speech, **handlers)
 

@@ -9,6 +9,7 @@ from snakemake.common import overwrite_function_params
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+from vimpo import forkserver
 from vimpo.config import ConfigError, digest, dump_yaml, load_study
 from vimpo.config.load import read_yaml
 from vimpo.planning.jobs import job_request, launcher
@@ -175,5 +176,7 @@ onstart:
             # Not a job: Snakemake does not compare parameters downstream of a job that is to run, so
             # a changed hyperparameter would go unnoticed.
             check_before_jobs(STUDY, MERGED)
+            if workflow.executor_plugin.name == "local" and STUDY.runtime.device == "cpu":
+                forkserver.start()
         except ConfigError as error:
             raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
