@@ -215,7 +215,8 @@ def test_gradient_descent_on_the_value_loss_finds_the_fixed_point(weights, rate,
     logits = reference.clone().requires_grad_()
     ref_logp = paths.log_probs(reference)
     start = largest(logits.softmax(-1) - logits_of(tree.policy).exp())
-    for _ in range(4000):
+    velocity = torch.zeros_like(logits)
+    for _ in range(600):
         logp = paths.log_probs(logits)
         probability = (logp * paths.mask).sum(1).exp().detach()
         baseline = (probability * paths.rewards).sum()
@@ -230,6 +231,7 @@ def test_gradient_descent_on_the_value_loss_finds_the_fixed_point(weights, rate,
             loss = 15 * (probability * 0.5 * residual.square()).sum()
         (gradient,) = torch.autograd.grad(loss, logits)
         with torch.no_grad():
-            logits -= rate * gradient
+            velocity = 0.9 * velocity - rate * gradient
+            logits += velocity
     assert start > 0.05
     assert largest(logits.softmax(-1) - logits_of(tree.policy).exp()) < 1e-6

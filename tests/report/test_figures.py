@@ -45,7 +45,7 @@ def small(tmp_path_factory):
     return study.folder / "tables"
 
 
-@pytest.mark.parametrize("algorithm", ["vimpo", "grpo"])
+@pytest.mark.parametrize("algorithm", [pytest.param("vimpo", marks=pytest.mark.slow), "grpo"])
 def test_a_study_of_one_algorithm_is_drawn_though_nothing_is_compared(
     tmp_path, algorithm, unprinted
 ):
@@ -244,9 +244,8 @@ def test_panels_that_share_an_axis_have_the_noise_levels_of_all(narrowest):
 @pytest.mark.parametrize(
     "grid",
     [
-        "small",
         "widest",
-        *(pytest.param(g, marks=pytest.mark.slow) for g in ("narrowest", "ablated")),
+        *(pytest.param(g, marks=pytest.mark.slow) for g in ("small", "narrowest", "ablated")),
     ],
 )
 @pytest.mark.parametrize("name", [name for name in FIGURES if name != "learning_curves"])

@@ -21,10 +21,12 @@ from vimpo.analysis.scores import CONTROL
 from vimpo.config import Cell
 from vimpo.evaluation.lm_eval import evaluate_checkpoint
 from vimpo.probes.run import probe_run
-from vimpo.report.figures import draw
+from vimpo.report.figures import draw_figures
+from vimpo.report.labels import styles
 from vimpo.report.page import write_report
+from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.integrity import SUMS, seal
-from vimpo.storage.tables import read_table
+from vimpo.storage.tables import read_table, read_tables
 from vimpo.training.runs import OUTPUTS, train_cell
 
 SMALL_PROBES = {
@@ -157,5 +159,8 @@ def test_the_report_counts_failed_runs_and_names_them(failed_study):
     assert "enters every comparison of accuracy like any other run" in text
 
 
-def test_every_figure_is_drawn_of_a_study_with_failed_runs(failed_study, unprinted):
-    assert len(draw(failed_study.folder / "tables", failed_study.folder / "figures")) > 0
+def test_figures_of_training_are_drawn_of_a_study_with_failed_runs(failed_study, unprinted):
+    frames = read_tables(failed_study.folder / "tables", PUBLISHED_TABLES)
+    names = ["learning_curves", "accuracy_vs_noise", "headline"]
+    looks = styles(frames["summary"]["algorithm"])
+    assert len(draw_figures(frames, names, looks, failed_study.folder / "figures")) == 6
