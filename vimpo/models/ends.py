@@ -7,6 +7,7 @@ Each of them ends a response wherever responses are drawn, and none is part of a
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from transformers import (
     GenerationConfig,
@@ -30,6 +31,14 @@ def declared_ends(
     vocabulary = getattr(text, "vocab_size", None) or len(tokenizer)
     # Some configurations say -1 for none.
     return tuple(sorted(i for i in found if 0 <= i < vocabulary))
+
+
+def generation_config(path: str) -> GenerationConfig | None:
+    """The generation settings that a folder or hub name holds; None if there are none."""
+    try:
+        return GenerationConfig.from_pretrained(str(Path(path).expanduser()))
+    except (OSError, ValueError):
+        return None
 
 
 def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
