@@ -20,7 +20,7 @@ def read_chat(value: Any, where: str) -> list[Turn] | None:
     messages = [value] if isinstance(value, dict) else value
     if not isinstance(messages, list) or not any(isinstance(m, dict) for m in messages):
         return None
-    return [_turn(message, where) for message in messages]
+    return [read_turn(message, where) for message in messages]
 
 
 def until_question(turns: list[Turn], where: str) -> list[Turn]:
@@ -37,8 +37,8 @@ def until_question(turns: list[Turn], where: str) -> list[Turn]:
     return turns[: asked[-1] + 1]
 
 
-def _turn(message: Any, where: str) -> Turn:
-    """A message without a role is a user's."""
+def read_turn(message: Any, where: str) -> Turn:
+    """A message without a role is a user's. Raises ConfigError if it is none, or holds no text."""
     content = None
     if isinstance(message, dict):
         content = message.get("content", message.get("value"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from vimpo.config.task import DatasetTask, DataSource
 from vimpo.errors import ConfigError
 from vimpo.storage.files import sha256
-from vimpo.tasks.chats import Turn, read_chat, until_question
+from vimpo.tasks.chats import Turn, read_chat, read_turn, until_question
 from vimpo.tasks.noise import uniform
 from vimpo.tasks.prompts import Prompter, encode
 from vimpo.tasks.sources import column, local_file, read_rows
@@ -219,7 +219,7 @@ def _text(value: object) -> str:
     """A cell as text: 27.0 as `27`, a list as its elements, a chat as its last message."""
     if isinstance(value, list):
         if value and isinstance(value[-1], dict) and "content" in value[-1]:
-            return str(value[-1]["content"])
+            return read_turn(value[-1], "an answer")[1]
         return ", ".join(map(_text, value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

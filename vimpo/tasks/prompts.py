@@ -6,6 +6,7 @@ characters, so that `encode` reads it as text and only what a template writes as
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,9 +55,11 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text that holds no control tokens, with nothing added."""
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return list(ids)
+    """Tokens of a worked solution, which holds no special tokens, with nothing added."""
+    text = marked(text, control_tokens(tokenizer, ""))
+    if START in text:
+        return _encode_marked(tokenizer, text)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _encode_marked(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -70,9 +73,8 @@ def _encode_marked(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]
         return encode_marked_chat(tokenizer, broken)
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    """Matches special tokens, and whatever other added tokens the chat template writes."""
-    template = str(tokenizer.chat_template or "")
+def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Pattern:
+    """Matches special tokens, and whatever other added tokens a chat template writes."""
     found = {
         token.content
         for token in tokenizer.added_tokens_decoder.values()
@@ -118,14 +120,22 @@ def as_chat(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> str:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             faults.append(f"fails: {reason}")
             continue
-        missing = next(((role, text) for role, text in turns if text.strip() not in chat), None)
-        if missing is None:
+        lost = [turn for turn, m in zip(turns, messages, strict=True) if not _says(chat, turn, m)]
+        if not lost:
             return chat
-        faults.append(f"leaves out what the {missing[0]} says ({unmarked(missing[1])!r:.80})")
+        ((role, text), *_) = lost
+        faults.append(f"leaves out what the {role} says ({unmarked(text)!r:.80})")
     raise ConfigError(
         f"task.chat_template: the chat template of the model's tokenizer {faults[0]}; allowed: "
         "false, or a template that writes every message's text"
     )
+
+
+def _says(chat: str, turn: Turn, message: dict[str, Any]) -> bool:
+    """Does the chat hold the turn's text, and not only as part of an object written out?"""
+    objects = message["content"] if isinstance(message["content"], list) else []
+    written = [form(part) for part in objects for form in (str, json.dumps)]
+    return turn[1].strip() in chat and not any(text in chat for text in written)
 
 
 class Prompter:
@@ -142,7 +152,9 @@ class Prompter:
     ) -> None:
         self.template, self.system = template or BOXED_PROMPT, None
         self.chat: PreTrainedTokenizerBase | None = None  # the tokenizer, if prompts are chats
-        self._control = control_tokens(tokenizer) if tokenizer is not None else None
+        self._control: re.Pattern | None = None
+        if tokenizer is not None:
+            self._control = control_tokens(tokenizer, str(tokenizer.chat_template or ""))
         if not isinstance(task, DatasetTask):
             return
         self.template, self.system = template or task.prompt, task.system
