@@ -196,7 +196,7 @@ def test_an_answer_may_be_the_last_message_of_a_chat(tmp_path):
     [
         ([SYSTEM], "holds a chat without a user's turn; allowed: text, or messages"),
         ({"text": "1+2?"}, "neither text nor a message of text; allowed: text, or messages"),
-        ([USER, "1+2?"], "holds \"'1.2.'\", which is neither text nor a message of text"),
+        ([USER, "1+2?"], "holds '1.2.', which is neither text nor a message of text"),
         ([USER | {"content": [{"type": "image"}]}], "neither text nor a message of text"),
         ([USER | {"content": None}], "neither text nor a message of text"),
     ],
