@@ -182,13 +182,15 @@ def test_a_benchmarks_prompts_without_their_problem_are_refused(tmp_path):
         check_inputs(load_study(file))
 
 
-def test_training_problems_of_a_benchmark_are_counted_in_a_warning(tmp_path, capsys):
+def test_training_problems_of_a_benchmark_are_counted_in_a_warning(tmp_path, capsys, monkeypatch):
     same = {"problem": "what is  5 times 5?\n", "answer": "25"}
     file = chat_study(tmp_path, CHAT, row=same)
     warning = "warning: task.benchmarks.aime: 1 of its 1 problems are also training problems"
     assert main(["check", "--config", str(file)]) == 0
     assert capsys.readouterr().err.splitlines() == [warning]
-    check_before_jobs(load_study(file), file)
+    done = subprocess.CompletedProcess([], 0, stdout="", stderr=f"noise\n{warning}\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    check_before_jobs(load_study(file), file)  # Snakemake passes it on
     assert capsys.readouterr().err.splitlines() == [warning]
     assert shared_problems(["a b", "c"], {"x": ["A  B", "d", "c"], "y": ["d"]}) == {"x": (2, 3)}
 
