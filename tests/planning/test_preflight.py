@@ -184,7 +184,7 @@ def test_a_benchmarks_prompts_without_their_problem_are_refused(tmp_path):
 
 def test_training_problems_of_a_benchmark_are_counted_in_a_warning(tmp_path, capsys, monkeypatch):
     same = {"problem": "what is  5 times 5?\n", "answer": "25"}
-    file = chat_study(tmp_path, CHAT, row=same)
+    file = chat_study(tmp_path, CHAT, same, {"eos_token_id": [1, 4]})
     warning = "warning: task.benchmarks.aime: 1 of its 1 problems are also training problems"
     assert main(["check", "--config", str(file)]) == 0
     assert capsys.readouterr().err.splitlines() == [warning]
@@ -193,6 +193,17 @@ def test_training_problems_of_a_benchmark_are_counted_in_a_warning(tmp_path, cap
     check_before_jobs(load_study(file), file)  # Snakemake passes it on
     assert capsys.readouterr().err.splitlines() == [warning]
     assert shared_problems(["a b", "c"], {"x": ["A  B", "d", "c"], "y": ["d"]}) == {"x": (2, 3)}
+
+
+@pytest.mark.parametrize("ends", [None, {"eos_token_id": [1, 4]}])
+def test_a_turn_that_ends_at_no_declared_end_is_warned_of(tmp_path, capsys, ends):
+    file = chat_study(tmp_path, CHAT, ends=ends)
+    assert main(["check", "--config", str(file)]) == 0
+    warning = (
+        "warning: sizes.bytes.path: the chat template ends a turn with <|end|> (4), which ends no "
+        "response; if it should, name it in eos_token_id of the model's generation_config.json"
+    )
+    assert capsys.readouterr().err.splitlines() == ([] if ends else [warning])
 
 
 def test_a_tokenizer_that_cannot_write_a_problem_is_warned_of(tmp_path, capsys):

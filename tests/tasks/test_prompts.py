@@ -14,11 +14,12 @@ from tokenizers_of_kinds import (
     byte_pieces,
     unigram,
 )
+from transformers import ByT5Tokenizer
 
 from vimpo.config import ConfigError, DatasetTask, ModelSpec, Pretrain, Runtime
 from vimpo.models import networks
 from vimpo.tasks import make_task
-from vimpo.tasks.prompts import Prompter, encode, opening, unmarked
+from vimpo.tasks.prompts import Prompter, control_tokens, encode, marked, opening, unmarked
 from vimpo.training.pretrain import IGNORED, Pretrainer
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -73,6 +74,13 @@ def test_templates_write_control_tokens_and_problems_do_not(make, tmp_path):
     assert [i for i, token in enumerate(ids) if token == control] == [1, len(ids) - 1]
     assert tokenizer.decode(ids).replace(" ", "") == "<s><|end|>1<|end|>2<|end|>"
     assert only(task).text == "1<|end|>2"
+
+
+def test_control_tokens_of_a_tokenizer_that_does_not_call_them_special_are_text_too():
+    tokenizer = ByT5Tokenizer()
+    assert not tokenizer.added_tokens_decoder[tokenizer.eos_token_id].special
+    (ids,) = encode(tokenizer, [marked("1</s>2", control_tokens(tokenizer, ""))])
+    assert ids == [byte + 3 for byte in b"1</s>2"]
 
 
 def test_marks_in_a_problem_forge_nothing(tmp_path):

@@ -20,15 +20,12 @@ from vimpo.config.load import setting_differences
 from vimpo.config.models import NO_RESULT
 from vimpo.config.training import PLACEMENT
 from vimpo.config.types import check_model_path, local_path
-from vimpo.planning.shown import ends_line, prompt_lines, shared_problems, unwritten
+from vimpo.planning.shown import ends_line, prompt_warnings, show_prompt
 from vimpo.storage.continued import check_continued
 from vimpo.tasks.sources import check_sources
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from vimpo.tasks import Task
-    from vimpo.tasks.dataset import DatasetProblems
 
 WARNING = "warning: "
 
@@ -114,42 +111,13 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
     )
     real = [n for n, b in study.task.benchmarks.items() if isinstance(b, RealBenchmark)]
     check_length(lm, study, real)
-    say(ends_line(size, tokenizer, declared_ends(tokenizer, config, generation_config(path))))
+    ends = declared_ends(tokenizer, config, generation_config(path))
+    say(ends_line(size, tokenizer, ends))
     if task is not None:
-        _show_prompts(study, size, task, tokenizer, say)
+        show_prompt(size, task, tokenizer, say)
+        for line in prompt_warnings(study, size, task, tokenizer, ends):
+            print(f"{WARNING}{line}", file=sys.stderr)
     return task
-
-
-def _show_prompts(
-    study: Study,
-    size: str,
-    task: DatasetProblems,
-    tokenizer: PreTrainedTokenizerBase,
-    say: Callable[[str], None],
-) -> None:
-    """Show the first prompt, and warn of problems that cannot be read or are no longer held out."""
-    from vimpo.evaluation.benchmarks import benchmark_task
-
-    (problem,) = task.training_problems(0, 0, 1)
-    for line in prompt_lines(size, tokenizer, problem.prompt):
-        say(line)
-    warnings = []
-    if unwritten(tokenizer, problem.prompt, problem.text):
-        warnings.append(
-            f"sizes.{size}.path: the tokenizer cannot write all of a problem ({problem.text!r:.80})"
-        )
-    asked = {}
-    for name in study.task.benchmarks:
-        benchmark = benchmark_task(study, name, tokenizer)
-        asked[name] = [benchmark.describe(row)[0] for row in benchmark.rows()]
-    for name, (found, of) in shared_problems(
-        (problem.text for problem in task.problems.values()), asked
-    ).items():
-        warnings.append(
-            f"task.benchmarks.{name}: {found} of its {of} problems are also training problems"
-        )
-    for line in warnings:
-        print(f"{WARNING}{line}", file=sys.stderr)
 
 
 def check_before_running(study: Study) -> None:

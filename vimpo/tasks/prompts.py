@@ -80,6 +80,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> re.Patt
         for token in tokenizer.added_tokens_decoder.values()
         if token.special or (token.content in template and not token.content.isspace())
     }
+    found.update(tokenizer.all_special_tokens)  # not all of them are always called special
     longest_first = sorted(found - {""}, key=lambda text: (-len(text), text))
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
