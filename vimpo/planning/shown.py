@@ -53,8 +53,8 @@ def prompt_warnings(
     if is_chat and (end := turn_end(tokenizer)) is not None and end not in ends:
         token = f"{tokenizer.convert_ids_to_tokens(end)} ({end})"
         yield (
-            f"sizes.{size}.path: the chat template ends a turn with {token}, which ends no response; "
-            "if it should, name it in eos_token_id of the model's generation_config.json"
+            f"sizes.{size}.path: the chat template ends a turn with {token}, which ends no "
+            "response; if it should, name it in eos_token_id of the model's generation_config.json"
         )
     asked = {}
     for name in study.task.benchmarks:
