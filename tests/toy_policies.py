@@ -26,8 +26,10 @@ class Tokens:
 
     eos_token_id = pad_token_id = EOS
 
-    def __call__(self, text: str, add_special_tokens: bool) -> SimpleNamespace:
-        return SimpleNamespace(input_ids=[LETTERS.index(x) + 1 for x in text])
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict:
+        if isinstance(text, list):
+            return {"input_ids": [self(t)["input_ids"] for t in text]}
+        return {"input_ids": [LETTERS.find(x) + 1 for x in text]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return "".join(LETTERS[i - 1] for i in ids if i != EOS)

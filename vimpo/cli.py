@@ -187,7 +187,7 @@ def _check(config: Config = None) -> None:
     from vimpo.planning.preflight import check_inputs
 
     study = _study(config)
-    check_inputs(study)
+    check_inputs(study, say=print)
     print(f"models, data and benchmarks of '{study.study}' are available")
 
 

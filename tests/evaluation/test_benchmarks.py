@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 from lm_eval.api.model import LM
 from real_data import FILES, byte_model, real_file
+from tokenizers_of_kinds import byte_pieces
 from transformers import Qwen3ForCausalLM
 
 from vimpo.analysis.reading import IncompleteError, read_scores
@@ -19,6 +20,7 @@ from vimpo.config.benchmarks import BENCHMARKS
 from vimpo.evaluation import lm_eval as evaluate
 from vimpo.evaluation.benchmarks import benchmark_task, needs_hub
 from vimpo.planning.preflight import check_before_running
+from vimpo.tasks.prompts import encode
 
 STOCK = ("math500", "aime24", "aime25")
 
@@ -312,3 +314,20 @@ def test_a_prompt_longer_than_the_model_is_refused(tmp_path, own, field):
             folder, study, tmp_path / "e.json", tmp_path / "s.gz", digest="d"
         )
     assert not (tmp_path / "e.json").exists()
+
+
+# --- Prompts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["boxed", "stock"])
+def test_a_problem_that_spells_control_tokens_is_asked_as_text(tmp_path, style):
+    tokenizer = byte_pieces("^")
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"problem": "1</s>2?", "answer": "3"}) + "\n")
+    study = study_of({"aime25": {"task": "aime25", "path": str(path), "style": style}})
+    benchmark = benchmark_task(study, "aime25", tokenizer)
+    (ids,) = encode(tokenizer, benchmark.prompts())
+    assert ids.count(tokenizer.eos_token_id) == 0
+    assert "1</s>2?" in tokenizer.decode(ids)
+    (doc,) = benchmark.asked()
+    assert benchmark.describe(doc) == ("1</s>2?", "3")

@@ -87,13 +87,13 @@ def test_a_tokenizer_without_pad_or_eos_is_refused(tmp_path, missing):
 # --- Checkpoints ---------------------------------------------------------------------------------
 
 
-def test_checkpoints_name_the_tokenizers_eos_and_pad_whatever_the_model_said(policy, tmp_path):
-    for config in (policy.config, policy.generation_config):
-        config.eos_token_id, config.pad_token_id = 7, None
+def test_checkpoints_name_every_declared_end_and_the_tokenizers_padding(policy, tmp_path):
+    policy.config.eos_token_id, policy.config.pad_token_id = 5, None
+    policy.generation_config.eos_token_id, policy.generation_config.pad_token_id = [9, 7], 3
     save_policy(policy, chain_tokenizer(), tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     for config in (loaded.config, loaded.generation_config):
-        assert (config.eos_token_id, config.pad_token_id) == (1, 0)
+        assert (config.eos_token_id, config.pad_token_id) == ([1, 5, 7, 9], 0)
 
 
 def test_checkpoints_load_unchanged_by_transformers(policy, tmp_path):
@@ -241,6 +241,7 @@ def foreign(request, tmp_path):
     torch.manual_seed(0)
     model = SHAPES[request.param]()
     model.config.eos_token_id, model.config.pad_token_id = 3, 17
+    model.generation_config.eos_token_id = 3
     model.config.bos_token_id = model.generation_config.bos_token_id = None
     folder = tmp_path / "foreign"
     save_policy(model, own, folder)

@@ -14,10 +14,12 @@ import pytest
 import torch
 import yaml
 from real_data import byte_model
+from tokenizers_of_kinds import CHAT, DROPPING_CHAT, byte_pieces, save_model, unigram
 
 from vimpo.cli import main
 from vimpo.config import ConfigError, Probes, dump_yaml, load_study
-from vimpo.planning.preflight import check_before_jobs, check_before_running
+from vimpo.planning.preflight import check_before_jobs, check_before_running, check_inputs
+from vimpo.planning.shown import shared_problems, unwritten
 from vimpo.tasks.sources import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +122,103 @@ def test_good_input_passes_and_a_finished_run_looks_at_it_no_more(tmp_path, caps
     (tmp_path / "train.jsonl").write_text(json.dumps({"problem": "?", "answer": PROSE}))
     assert main(arguments) == 0
     assert not errors(capsys.readouterr().err)
+
+
+# --- What `check` shows --------------------------------------------------------------------------
+
+
+def chat_study(folder, chat, row=None, ends=None, **task):
+    """The study on a model with BOS and a chat template; row: one more of the training data."""
+    file = study_file(folder)
+    model = save_model(folder / "chat", byte_pieces("^", chat), **(ends or {}))
+    rows = [*([row] if row else []), *ROWS]
+    data = yaml.safe_load(file.read_text())
+    data["task"] |= {"chat_template": True, "prompt": "{problem}"} | task
+    data["task"]["datasets"][0]["path"] = jsonl(folder / "chats.jsonl", rows)
+    data["sizes"]["bytes"]["path"] = str(model)
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def test_check_shows_a_prompt_as_the_model_reads_it_and_the_ends(tmp_path, capsys):
+    file = chat_study(tmp_path, CHAT, ends={"eos_token_id": [1, 4]}, system="Be\nbrief.")
+    assert main(["check", "--config", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "bytes: responses end at </s> (1), <|end|> (4)"
+    assert re.fullmatch(r"bytes: a prompt of \d+ tokens:", lines[1])
+    assert lines[2] == "  | <s><|system|>Be"
+    assert re.fullmatch(
+        r"  \| brief\.<\|end\|><\|user\|>What is \d+ plus \d+\?<\|end\|><\|assistant\|>", lines[3]
+    )
+    assert lines[4:] == ["models, data and benchmarks of 'real' are available"]
+
+
+def test_check_shows_the_ends_of_a_model_that_trains_on_chains(tmp_path, capsys):
+    file = study_file(tmp_path)
+    data = yaml.safe_load(file.read_text())
+    data["task"] = {"kind": "chain"}
+    file.write_text(yaml.safe_dump(data))
+    assert main(["check", "--config", str(file)]) == 0
+    assert "bytes: responses end at <eos> (1)\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["check", "train", "pretrain"])
+def test_prompts_without_their_problem_are_refused(tmp_path, capsys, command):
+    file = chat_study(tmp_path, DROPPING_CHAT)
+    arguments = {"train": ["--algorithm", "grpo", "--size", "bytes"], "pretrain": ["--size=bytes"]}
+    assert main([command, "--config", str(file), *arguments.get(command, [])]) == 2
+    (line,) = errors(capsys.readouterr().err)
+    assert "task.chat_template: the chat template of the model's tokenizer leaves out what" in line
+    assert not computed(tmp_path)
+
+
+def test_a_benchmarks_prompts_without_their_problem_are_refused(tmp_path):
+    """Its template drops long contents: those of training are all there."""
+    chat = CHAT.replace("{{ m['content'] }}", "{{ m['content'] if m['content'] | length < 40 }}")
+    file = chat_study(tmp_path, chat)
+    check_inputs(load_study(file))
+    jsonl(tmp_path / "aime.jsonl", [{"problem": "How many are they? " * 9, "answer": "025"}])
+    with pytest.raises(ConfigError, match=r"task\.chat_template: .* leaves out what the user says"):
+        check_inputs(load_study(file))
+
+
+def test_training_problems_of_a_benchmark_are_counted_in_a_warning(tmp_path, capsys, monkeypatch):
+    same = {"problem": "what is  5 times 5?\n", "answer": "25"}
+    file = chat_study(tmp_path, CHAT, same, {"eos_token_id": [1, 4]})
+    warning = "warning: task.benchmarks.aime: 1 of its 1 problems are also training problems"
+    assert main(["check", "--config", str(file)]) == 0
+    assert capsys.readouterr().err.splitlines() == [warning]
+    done = subprocess.CompletedProcess([], 0, stdout="", stderr=f"noise\n{warning}\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    check_before_jobs(load_study(file), file)  # Snakemake passes it on
+    assert capsys.readouterr().err.splitlines() == [warning]
+    assert shared_problems(["a b", "c"], {"x": ["A  B", "d", "c"], "y": ["d"]}) == {"x": (2, 3)}
+
+
+@pytest.mark.parametrize("ends", [None, {"eos_token_id": [1, 4]}])
+def test_a_turn_that_ends_at_no_declared_end_is_warned_of(tmp_path, capsys, ends):
+    file = chat_study(tmp_path, CHAT, ends=ends)
+    assert main(["check", "--config", str(file)]) == 0
+    warning = (
+        "warning: sizes.bytes.path: the chat template ends a turn with <|end|> (4), which ends no "
+        "response; if it should, name it in eos_token_id of the model's generation_config.json"
+    )
+    assert capsys.readouterr().err.splitlines() == ([] if ends else [warning])
+
+
+def test_a_tokenizer_that_cannot_write_a_problem_is_warned_of(tmp_path, capsys):
+    file = study_file(tmp_path)
+    data = yaml.safe_load(file.read_text())
+    data["sizes"]["bytes"]["path"] = str(save_model(tmp_path / "few", unigram()))
+    data["task"] |= {"prompt": "{problem}"}
+    file.write_text(yaml.safe_dump(data))
+    assert main(["check", "--config", str(file)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: sizes.bytes.path: the tokenizer cannot write all of a problem")
+    assert not unwritten(byte_pieces("^"), "²³ Ａ=é?", "²³ Ａ=é?")
+
+
+# --- How often it reads --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain"])

@@ -24,7 +24,7 @@ def policy(tiny_base):
 
 
 def draw(policy, prompts=PROMPTS, seed=0, temperature=1.0, **changes):
-    settings = {"group_size": GROUP, "max_response": WIDTH, "eos": EOS, "pad": PAD} | changes
+    settings = {"group_size": GROUP, "max_response": WIDTH, "ends": (EOS,), "pad": PAD} | changes
     return sample(
         policy,
         prompts,
@@ -182,7 +182,7 @@ def test_a_row_at_its_limit_takes_no_further_positions(policy, monkeypatch, shar
             return policy(**inputs)
 
     # The longest prompt has room for one token; nothing ends by itself.
-    draw(Watched(), limits=[12, 1, 12, 12], eos=-1)
+    draw(Watched(), limits=[12, 1, 12, 12], ends=(-1,))
     assert len(seen) == WIDTH
     assert max(seen) == len(PROMPTS[3]) + WIDTH - 2
 

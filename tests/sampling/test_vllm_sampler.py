@@ -27,7 +27,7 @@ from vimpo.sampling.vllm import VllmSampler
 from vimpo.training.runs import train_cell
 from vimpo.training.trainer import Trainer
 
-SAMPLING = Sampling(group_size=2, max_response=6, temperature=2.0, eos=1, pad=0)
+SAMPLING = Sampling(group_size=2, max_response=6, temperature=2.0, ends=(1,), pad=0)
 GPU = Runtime(device="cuda", sampler="vllm", vllm_memory=0.4)
 
 
@@ -130,7 +130,7 @@ class LLM:
             group_size=params.n,
             max_response=params.max_tokens,
             temperature=params.temperature,
-            eos=params.stop_token_ids[0],
+            ends=params.stop_token_ids,
             pad=0,
             generator=torch.Generator().manual_seed(params.seed),
         )
@@ -264,7 +264,7 @@ def test_answers_become_padded_rollouts(sampler, monkeypatch):
     [
         ([((5,), "abort")] * 6, "ended by 'abort'"),
         ([((5, 1), "stop")], "1 answers to 6 requests"),
-        ([((5, 7), "stop")] * 6, r"stopped at \[7\], not at EOS \(1\)"),
+        ([((5, 7), "stop")] * 6, r"stopped at \[7\], not at an end \[1\]"),
     ],
 )
 def test_answers_that_are_missing_or_broken_off_are_refused(sampler, monkeypatch, answers, message):

@@ -240,7 +240,7 @@ class DatasetTask(Strict):
     chat_template: bool = Field(
         False, description="wrap the prompt as a user's message by the tokenizer's chat template"
     )
-    system: str | None = Field(None, description="system message of the chat template")
+    system: str | None = Field(None, description="system message of chats, for data that has none")
     max_prompt: Count = Field(2048, description="in tokens; for longer prompts see long_prompts")
     long_prompts: Literal["drop", "refuse"] = Field(
         "drop", description="drop: leave them out and count them; refuse: an error"

@@ -20,7 +20,7 @@ from vimpo.config import ConfigError, RealBenchmark, Study
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import held_out_problems, is_right
-from vimpo.tasks.prompts import Prompter
+from vimpo.tasks.prompts import Prompter, unmarked
 from vimpo.tasks.sources import column, local_file, read_rows
 from vimpo.tasks.verifier import shared_verifier
 
@@ -46,6 +46,10 @@ class BenchmarkTask(ABC):
     @abstractmethod
     def rows(self) -> list[dict]:
         """The problems, with the columns that the definition reads. Raises ConfigError."""
+
+    def asked(self) -> list[dict]:
+        """The same as lm-eval is to see them."""
+        return self.rows()
 
     @abstractmethod
     def describe(self, doc: dict) -> tuple[str, str]:
@@ -74,7 +78,7 @@ class BenchmarkTask(ABC):
         def load(**_metadata) -> dict:
             from datasets import Dataset
 
-            return {template["test_split"]: Dataset.from_list(self.rows())}
+            return {template["test_split"]: Dataset.from_list(self.asked())}
 
         def score(doc: dict, results: list[list[str]]) -> dict[str, float]:
             """avg@k of one problem, whose k responses arrive as one list."""
@@ -208,8 +212,12 @@ class RealTask(BenchmarkTask):
             answer = int(answer)
         return str(answer)
 
+    def asked(self) -> list[dict]:
+        question, as_text = self.published.question, self.prompter.as_text
+        return [row | {question: as_text(row[question])} for row in self.rows()]
+
     def describe(self, doc: dict) -> tuple[str, str]:
-        return doc[self.published.question], self.gold(doc)
+        return unmarked(doc[self.published.question]), self.gold(doc)
 
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         golds = [self.gold(doc)] * len(responses)

@@ -1,18 +1,19 @@
 """Evaluation of a saved checkpoint by lm-eval: avg@k by sampling, and greedy.
 
-Four things in lm-eval and transformers silently falsify such scores; each is prevented here and has
+Five things in lm-eval and transformers silently falsify such scores; each is prevented here and has
 a test. With `repeats` alone only the first of the k samples is scored: the tasks carry a
 `take_first_k` filter. A checkpoint without an EOS setting continues past EOS, and what follows is
-scored: EOS is taken from the tokenizer. transformers takes top-k, top-p, penalties and so on from
-the checkpoint's generation config: it is replaced, and every decoding setting is given. The answer
-checks of stock tasks reject right answers: the suite's own verifier judges.
+scored: all declared ends count (vimpo/models/ends.py). lm-eval encodes prompts with whatever the
+tokenizer adds to a text, at its end too: they are encoded as in training (policy.py). transformers
+takes top-k, top-p, penalties and so on from the checkpoint's generation config: it is replaced, and
+every decoding setting is given. The answer checks of stock tasks reject right answers: the suite's
+own verifier judges.
 
 Neither torch nor lm-eval is imported before an evaluation starts, so commands start fast.
 """
 
 from __future__ import annotations
 
-import functools
 import gzip
 import json
 import logging
@@ -26,6 +27,7 @@ from vimpo.config import ConfigError, Study, require
 from vimpo.evaluation.benchmarks import BenchmarkTask, benchmark_task, needs_hub
 from vimpo.storage.files import remove_leftovers, write_atomic, write_json
 from vimpo.storage.integrity import beside, sealing
+from vimpo.tasks.prompts import encode
 from vimpo.training.telemetry import versions
 
 if TYPE_CHECKING:
@@ -101,29 +103,27 @@ def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
     _quiet(offline)
     # Before set_up_torch, by which time all libraries are to be loaded: lm_eval.evaluate's too.
     import lm_eval.evaluator  # noqa: F401
-    from lm_eval.models.huggingface import HFLM
 
+    from vimpo.evaluation.policy import PolicyLM
     from vimpo.models.networks import load_policy, load_tokenizer, set_up_torch
 
     trust = study.runtime.trust_remote_code
     set_up_torch(study.runtime)
     policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder, trust)
     _replace_generation_config(policy, tokenizer)
-    lm = HFLM(
+    return PolicyLM(
         pretrained=policy,
         tokenizer=tokenizer,
         batch_size=study.evaluation.batch_size,
         trust_remote_code=trust,
     )
-    lm.generate_until = functools.partial(lm.generate_until, disable_tqdm=True)
-    return lm
 
 
 def check_length(lm: LM, study: Study, names: list[str]) -> None:
     """Raise ConfigError if lm-eval would cut the longest prompt to make room for a response."""
     for name in names:
         benchmark = benchmark_task(study, name, lm.tokenizer)
-        longest = max(len(ids) for ids in lm.tokenizer(benchmark.prompts())["input_ids"])
+        longest = max(map(len, encode(lm.tokenizer, benchmark.prompts())))
         room = lm.max_length - longest
         if benchmark.max_response > room:
             field = "train.max_response"
@@ -231,10 +231,12 @@ def _replace_generation_config(policy: PreTrainedModel, tokenizer: PreTrainedTok
     """Of a checkpoint's generation settings, keep only the tokens that end a response."""
     from transformers import GenerationConfig
 
-    saved = policy.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(saved if isinstance(saved, list) else [saved])} - {None}
+    from vimpo.models.ends import ends_of
+
     # The logits of a policy whose training failed may be NaN. All tokens are then equally likely,
     # and the answer is wrong; otherwise sampling would end the program. Finite logits stay.
     policy.generation_config = GenerationConfig(
-        eos_token_id=sorted(ends), pad_token_id=tokenizer.pad_token_id, remove_invalid_values=True
+        eos_token_id=list(ends_of(policy, tokenizer)),
+        pad_token_id=tokenizer.pad_token_id,
+        remove_invalid_values=True,
     )

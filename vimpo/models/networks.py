@@ -36,6 +36,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
+from vimpo.models.ends import declare_ends
 from vimpo.models.lora import merged_tensors
 from vimpo.tasks.chain import ALPHABET
 
@@ -158,9 +159,7 @@ def save_policy(
 
     tensors: the weights by name, if they are not those of the model itself.
     """
-    # With eos unset, lm-eval would also score the text after it.
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    declare_ends(model, tokenizer)  # with none named, lm-eval would also score what follows
     model.save_pretrained(folder, safe_serialization=True, state_dict=tensors)
     tokenizer.save_pretrained(folder)
 

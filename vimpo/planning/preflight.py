@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -20,21 +20,27 @@ from vimpo.config.load import setting_differences
 from vimpo.config.models import NO_RESULT
 from vimpo.config.training import PLACEMENT
 from vimpo.config.types import check_model_path, local_path
+from vimpo.planning.shown import ends_line, prompt_warnings, show_prompt
 from vimpo.storage.continued import check_continued
 from vimpo.tasks.sources import check_sources
 
 if TYPE_CHECKING:
     from vimpo.tasks import Task
 
+WARNING = "warning: "
 
-def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> dict[str, Task]:
+
+def check_inputs(
+    study: Study, sizes: Iterable[str] | None = None, say: Callable[[str], None] | None = None
+) -> dict[str, Task]:
     """Read all that the named sizes need: tokenizer, training data, benchmarks; not the weights.
 
     Returns the datasets that were read, by size, so that training need not read them again. Raises
     ConfigError for what training or evaluation would refuse: a model or dataset that is not
     available, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
-    prompts that are too long; user-supplied files that hold no algorithm. Sizes made from scratch
-    read nothing and cost nothing.
+    prompts that are too long or lack their problem; user-supplied files that hold no algorithm.
+    Sizes made from scratch read nothing and cost nothing. say: is told each model's ends of
+    responses and one of its prompts. Warnings go to stderr.
     """
     if own := study.own_algorithms():
         from vimpo.training.algorithms import make_algorithm
@@ -43,7 +49,7 @@ def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> dict[str, 
             make_algorithm(objective)
     named = sizes if sizes is not None else study.used_sizes()
     read = {
-        size: _read_size(study, size, path)
+        size: _read_size(study, size, path, say or (lambda _: None))
         for size in named
         if (path := study.sizes[size].path) is not None
     }
@@ -65,6 +71,9 @@ def check_before_jobs(study: Study, config: Path) -> None:
         lines = done.stderr.splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raise ConfigError("\n".join(errors or lines))
+    for line in done.stderr.splitlines():
+        if line.startswith(WARNING):
+            print(line, file=sys.stderr)
 
 
 def _began(study: Study) -> bool:
@@ -73,11 +82,13 @@ def _began(study: Study) -> bool:
     return written.is_file() and digest(load_study(written)) == digest(study)
 
 
-def _read_size(study: Study, size: str, path: str) -> Task | None:
+def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -> Task | None:
     """The dataset of a size, with everything else that the size needs checked; None for chains."""
     from vimpo.evaluation.lm_eval import check_length
+    from vimpo.models.ends import declared_ends, generation_config
     from vimpo.models.networks import load_model_config, load_tokenizer
-    from vimpo.tasks import make_task, prompt_room
+    from vimpo.tasks import prompt_room
+    from vimpo.tasks.dataset import DatasetProblems
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.models.utils import resolve_max_length
@@ -88,7 +99,7 @@ def _read_size(study: Study, size: str, path: str) -> Task | None:
     task = None
     if isinstance(study.task, DatasetTask):
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0
-        task = make_task(
+        task = DatasetProblems(
             study.task,
             tokenizer,
             batch_size=max(study.train.prompts_per_step, demonstrations),
@@ -100,6 +111,12 @@ def _read_size(study: Study, size: str, path: str) -> Task | None:
     )
     real = [n for n, b in study.task.benchmarks.items() if isinstance(b, RealBenchmark)]
     check_length(lm, study, real)
+    ends = declared_ends(tokenizer, config, generation_config(path))
+    say(ends_line(size, tokenizer, ends))
+    if task is not None:
+        show_prompt(size, task, tokenizer, say)
+        for line in prompt_warnings(study, size, task, tokenizer, ends):
+            print(f"{WARNING}{line}", file=sys.stderr)
     return task
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Cell, CellConfig, PPOConfig, Probes, Study, Train, VimpoConfig
+from vimpo.models.ends import before_end, ends_of
 from vimpo.models.networks import Critic, check_plain_head, load_policy, load_tokenizer
 from vimpo.models.scoring import Reader, Scorer
 from vimpo.objectives.vimpo import implied_td
@@ -27,6 +28,7 @@ from vimpo.sampling.rollouts import (
     step_seed,
 )
 from vimpo.tasks import Problem, Task, load_task
+from vimpo.tasks.prompts import encode
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Subject:
         if runtime.logit_chunk:
             check_plain_head(policy)
         tokenizer = load_tokenizer(folder, runtime.trust_remote_code)
-        sampling = sampling_of(train, tokenizer, 1, train.max_response)
+        sampling = sampling_of(train, policy, tokenizer, 1, train.max_response)
         return cls(
             policy=policy,
             reference=load_policy(base, runtime).eval().requires_grad_(False),
@@ -108,7 +110,8 @@ class Subject:
         return [drawn[i % len(drawn)] for i in range(count)]
 
     def encode(self, problem: Problem) -> list[int]:
-        return list(self.tokenizer(problem.prompt, add_special_tokens=False).input_ids)
+        (ids,) = encode(self.tokenizer, [problem.prompt])
+        return ids
 
     def sample(
         self,
@@ -124,7 +127,7 @@ class Subject:
         """
         spent = spent or [0] * len(prompts)
         limits = [self.train.max_response - n for n in spent]
-        sampling = sampling_of(self.train, self.tokenizer, group_size, max(limits))
+        sampling = sampling_of(self.train, self.policy, self.tokenizer, group_size, max(limits))
         sampler = (
             self.sampler.with_(sampling) if self.sampler else TorchSampler(self.policy, sampling)
         )
@@ -140,7 +143,7 @@ class Subject:
         responses: Sequence[Sequence[int]],
         finished: Sequence[bool],
     ) -> list[float]:
-        """Clean rewards of whole responses, EOS included; 0 for one that did not end."""
+        """Clean rewards of whole responses, ends included; 0 for one that did not end."""
         ended = [i for i, done in enumerate(finished) if done]
         texts = [self.text(responses[i]) for i in ended]
         marks = dict(
@@ -149,7 +152,8 @@ class Subject:
         return [marks.get(i, 0.0) for i in range(len(responses))]
 
     def text(self, response: Sequence[int]) -> str:
-        return decoded(self.tokenizer, response)
+        """A response up to its end, as training judges it."""
+        return decoded(self.tokenizer, before_end(response, ends_of(self.policy, self.tokenizer)))
 
     @torch.no_grad()
     def read(self, rollouts: Rollouts) -> Reading:
@@ -200,7 +204,7 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def responses(chunks: Sequence[Rollouts]) -> tuple[list[list[int]], list[bool]]:
-    """Token lists without padding, EOS included, and whether each ended with EOS."""
+    """Token lists without padding, ends included, and whether each has one."""
     tokens = [
         ids[:length]
         for chunk in chunks

@@ -14,6 +14,7 @@ from torch.nn.functional import pad as pad_last_dims
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Train
+from vimpo.models.ends import ends_of
 from vimpo.models.networks import positions
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
@@ -26,7 +27,7 @@ class Rollouts:
     """B sampled responses: prompts left-padded to P, responses right-padded to T.
 
     prompt_ids, prompt_mask [B, P]; response_ids, mask, logp [B, T] (logp: of the sampled tokens at
-    the sampling temperature); finished [B]: ended by EOS within the limit.
+    the sampling temperature); finished [B]: ended by one of the ends within the limit.
     """
 
     prompt_ids: Tensor
@@ -75,10 +76,11 @@ class Rollouts:
         return replace(self, **changed) if extra else self
 
     def texts(self, tokenizer) -> list[str]:
-        """Responses without EOS and padding."""
+        """Responses without their ends and padding."""
+        lengths = (self.mask.sum(1).long() - self.finished.long()).tolist()
         return [
-            tokenizer.decode(ids[keep.bool()].tolist(), skip_special_tokens=True)
-            for ids, keep in zip(self.response_ids, self.mask, strict=True)
+            tokenizer.decode(ids[:length], skip_special_tokens=True)
+            for ids, length in zip(self.response_ids.tolist(), lengths, strict=True)
         ]
 
 
@@ -129,21 +131,28 @@ def draw_tokens(logp: Tensor, uniform: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What every sampler must know; max_response in tokens, EOS included."""
+    """What every sampler must know; max_response in tokens, the end included.
+
+    ends: each of these tokens ends a response (vimpo/models/ends.py).
+    """
 
     group_size: int
     max_response: int
     temperature: float
-    eos: int
+    ends: tuple[int, ...]
     pad: int
 
 
 def sampling_of(
-    train: Train, tokenizer: PreTrainedTokenizerBase, group_size: int, max_response: int
+    train: Train,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    group_size: int,
+    max_response: int,
 ) -> Sampling:
     """Plain sampling at the training temperature."""
-    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
-    return Sampling(group_size, max_response, train.temperature, *ends)
+    ends = ends_of(model, tokenizer)
+    return Sampling(group_size, max_response, train.temperature, ends, tokenizer.pad_token_id)
 
 
 class Sampler(Protocol):
@@ -235,13 +244,13 @@ def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rol
 
 
 def _write(
-    rollouts: Rollouts, rows: Tensor, t: int, tokens: Tensor, log_probs: Tensor, eos: int
+    rollouts: Rollouts, rows: Tensor, t: int, tokens: Tensor, log_probs: Tensor, ends: Tensor
 ) -> None:
     """Write tokens [N], drawn from log_probs [N, V], at position t of N rows."""
     rollouts.response_ids[rows, t] = tokens
     rollouts.logp[rows, t] = log_probs.gather(1, tokens[:, None]).squeeze(1)
     rollouts.mask[rows, t] = 1
-    rollouts.finished[rows] = tokens == eos
+    rollouts.finished[rows] = torch.isin(tokens, ends)
 
 
 @torch.no_grad()
@@ -252,7 +261,7 @@ def sample(
     group_size: int,
     max_response: int,
     temperature: float,
-    eos: int,
+    ends: Sequence[int],
     pad: int,
     generator: torch.Generator,
     first: int = 0,
@@ -262,9 +271,10 @@ def sample(
     """Sample `group_size` responses to each prompt; rows of one prompt are adjacent.
 
     prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once per
-    group; finished rows leave the batch. first, total: these are prompts first, first + 1, ... of
-    `total`, and get the same random draws as if all were sampled here. limits: N, 1 to
-    `max_response`, for prompts that leave room for fewer tokens.
+    group; each of the tokens `ends` finishes its row, and finished rows leave the batch. first,
+    total: these are prompts first, first + 1, ... of `total`, and get the same random draws as if
+    all were sampled here. limits: N, 1 to `max_response`, for prompts that leave room for fewer
+    tokens.
     """
     device = model.device
     prompt_ids, prompt_mask = left_pad(prompts, pad, device)
@@ -279,13 +289,14 @@ def sample(
     written = _blank(prompt_ids, prompt_mask, max_response, pad)
     most = torch.tensor(limits or [max_response] * len(prompts), device=device)
     most = most.repeat_interleave(group_size)
+    stops = torch.tensor(ends, device=device)
     rows = torch.arange(count, device=device)  # still being decoded
     attention = prompt_mask
     for t in range(max_response):
         log_probs = (logits.float() / temperature).log_softmax(-1)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
         live = ~written.finished[rows] & (t < most[rows])
-        _write(written, rows[live], t, tokens[live], log_probs[live], eos)
+        _write(written, rows[live], t, tokens[live], log_probs[live], stops)
         live = ~written.finished[rows] & (t + 1 < most[rows])
         if not live.any():
             break

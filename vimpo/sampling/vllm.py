@@ -114,25 +114,26 @@ class VllmSampler:
             top_k=0,
             seed=seed,
             max_tokens=most,
-            # Only the tokenizer's EOS: vLLM would add those of the model's generation config.
+            # The same ends as the torch sampler's, and no other that vLLM finds in the model.
             ignore_eos=True,
-            stop_token_ids=[self._sampling.eos],
+            stop_token_ids=list(self._sampling.ends),
             detokenize=False,
         )
 
     def _padded(self, prompts: Sequence[Sequence[int]], outputs: Sequence) -> Rollouts:
         """Answers as :class:`Rollouts`.
 
-        Raises RuntimeError for one that was aborted, or that stopped at anything but EOS.
+        Raises RuntimeError for one that was aborted, or that stopped at anything but an end.
         """
-        eos, pad = self._sampling.eos, self._sampling.pad
+        ends, pad = self._sampling.ends, self._sampling.pad
         responses = []
         for output in outputs:
             if output.finish_reason not in ("stop", "length"):
                 raise RuntimeError(f"vllm: a response ended by {output.finish_reason!r}")
             tokens = list(output.token_ids)
-            if output.finish_reason == "stop" and tokens[-1:] != [eos]:
-                raise RuntimeError(f"vllm: a response stopped at {tokens[-1:]}, not at EOS ({eos})")
+            if output.finish_reason == "stop" and not set(tokens[-1:]) & set(ends):
+                found = f"stopped at {tokens[-1:]}, not at an end {list(ends)}"
+                raise RuntimeError(f"vllm: a response {found}")
             responses.append(tokens)
         width, device = max(map(len, responses)), self._device
         ids = [tokens + [pad] * (width - len(tokens)) for tokens in responses]
@@ -148,5 +149,5 @@ class VllmSampler:
             response_ids=torch.tensor(ids, device=device),
             mask=mask,
             logp=torch.full_like(mask, torch.nan),  # not requested
-            finished=torch.tensor([tokens[-1] == eos for tokens in responses], device=device),
+            finished=torch.tensor([tokens[-1] in ends for tokens in responses], device=device),
         )

@@ -35,9 +35,9 @@ class Task(Protocol):
 
     All draws are pure functions of their arguments, and the problems of one step are distinct.
     `benchmarks` names the held-out problem sets, which training never draws from. A response ends
-    at EOS or at its limit; in evaluation also at the stop texts of the benchmark's lm-eval
-    definition. `grade_steps` is the oracle that grades each step of a response, None if a task has
-    none.
+    at a token that its model declares to be an end, or at its limit; in evaluation also at the stop
+    texts of the benchmark's lm-eval definition. `grade_steps` is the oracle that grades each step
+    of a response, None if a task has none.
     """
 
     benchmarks: tuple[str, ...]
@@ -55,7 +55,7 @@ class Task(Protocol):
         """`count` (prompt, response) pairs of one step of the supervised warm start."""
 
     def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
-        """1 for each right response, else 0. responses: texts without EOS and padding."""
+        """1 for each right response, else 0. responses: texts without ends and padding."""
 
     def provenance(self, seed: int) -> dict:
         """What the manifest records of the data; empty if the configuration says it all."""

@@ -9,6 +9,7 @@ epoch that do not fill a step are not used in that epoch, so the problems of a s
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING
 from vimpo.config.task import DatasetTask, DataSource
 from vimpo.errors import ConfigError
 from vimpo.storage.files import sha256
+from vimpo.tasks.chats import Turn, read_chat, read_turn, until_question
 from vimpo.tasks.noise import uniform
-from vimpo.tasks.prompts import Prompter
+from vimpo.tasks.prompts import Prompter, encode
 from vimpo.tasks.sources import column, local_file, read_rows
 from vimpo.tasks.verifier import shared_verifier
 
@@ -32,26 +34,29 @@ SHOWN = 100  # characters of a faulty text in a message
 
 @dataclass(frozen=True)
 class DatasetProblem:
-    """A prompt, its gold answer, and the digest of the problem's text."""
+    """A prompt, its gold answer, the digest of the problem's text, and that text."""
 
     id: str
     prompt: str
     answer: str
     solution: str | None = None
+    text: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A problem as its source gives it."""
+    """A problem as its source gives it; turns: those before it if the source holds whole chats."""
 
     problem: str
     answer: str
     solution: str | None
     place: str
+    turns: tuple[Turn, ...] = ()
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(self.problem.encode()).hexdigest()[:32]
+        text = json.dumps([*self.turns, self.problem]) if self.turns else self.problem
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class DatasetProblems:
@@ -85,10 +90,11 @@ class DatasetProblems:
         rows = [row for i, source in enumerate(config.datasets) for row in _rows(source, i)]
         distinct = {row.id: row for row in reversed(rows)}
         self.counts = {"rows": len(rows), "repeated": len(rows) - len(distinct)}
-        short = self._short_enough(list(distinct.values()), prompter, tokenizer)
+        prompts = {row.id: prompter(row.problem, row.turns) for row in distinct.values()}
+        short = self._short_enough(list(distinct.values()), prompts, tokenizer)
         readable = self._readable(short)
         self.problems = {
-            row.id: DatasetProblem(row.id, prompter(row.problem), row.answer, row.solution)
+            row.id: DatasetProblem(row.id, prompts[row.id], row.answer, row.solution, row.problem)
             for row in readable
         }
         self.counts["problems"] = len(self.problems)
@@ -100,11 +106,10 @@ class DatasetProblems:
             )
 
     def _short_enough(
-        self, rows: list[Row], prompter: Prompter, tokenizer: PreTrainedTokenizerBase
+        self, rows: list[Row], prompts: dict[str, str], tokenizer: PreTrainedTokenizerBase
     ) -> list[Row]:
         limit = self.config.max_prompt
-        prompts = [prompter(row.problem) for row in rows]
-        lengths = [len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+        lengths = [len(ids) for ids in encode(tokenizer, [prompts[row.id] for row in rows])]
         short = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
         self.counts["too_long"] = len(rows) - len(short)
         if not short or (self.config.long_prompts == "refuse" and len(short) < len(rows)):
@@ -177,7 +182,10 @@ def _rows(source: DataSource, index: int) -> list[Row]:
     found = []
     for number, row in enumerate(raw, 1):
         place = f"row {number} of '{source.path}'"
-        problem = _text(column(row, source.problem, f"{field}.problem", source.path))
+        turns, problem = _question(
+            column(row, source.problem, f"{field}.problem", source.path),
+            f"{field}.problem: column '{source.problem}' of {place}",
+        )
         answer = _text(column(row, source.answer, f"{field}.answer", source.path))
         solution = None
         if source.solution:
@@ -194,15 +202,24 @@ def _rows(source: DataSource, index: int) -> list[Row]:
                 f"{field}.problem: column '{source.problem}' is empty in {place}; allowed: a "
                 "column of problem texts"
             )
-        found.append(Row(problem, answer, solution, place))
+        found.append(Row(problem, answer, solution, place, turns))
     return found
+
+
+def _question(value: object, where: str) -> tuple[tuple[Turn, ...], str]:
+    """A cell's problem, and what a chat says before it; what it says after it is an answer."""
+    chat = read_chat(value, where)
+    if chat is None:
+        return (), _text(value)
+    *before, (_, problem) = until_question(chat, where)
+    return tuple(before), problem
 
 
 def _text(value: object) -> str:
     """A cell as text: 27.0 as `27`, a list as its elements, a chat as its last message."""
     if isinstance(value, list):
         if value and isinstance(value[-1], dict) and "content" in value[-1]:
-            return str(value[-1]["content"])
+            return read_turn(value[-1], "an answer")[1]
         return ", ".join(map(_text, value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

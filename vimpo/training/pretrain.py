@@ -24,6 +24,7 @@ from vimpo.models.networks import (
 from vimpo.models.optimizer import make_optimizer
 from vimpo.sampling.rollouts import left_pad
 from vimpo.tasks import Task, make_task
+from vimpo.tasks.prompts import encode, encode_text
 from vimpo.training.telemetry import Stopwatch
 
 FINAL_RATE = 0.05  # of the peak: the cosine does not end at zero
@@ -109,8 +110,8 @@ class Pretrainer:
         texts, targets = [], []
         seed, count = self.pretrain.seed, self.pretrain.batch_size
         for prompt_text, response_text in self.task.demonstrations(seed, step, count):
-            prompt = self._encode(prompt_text)
-            response = self._encode(response_text)
+            (prompt,) = encode(self.tokenizer, [prompt_text])
+            response = encode_text(self.tokenizer, response_text)
             response.append(self.tokenizer.eos_token_id)
             texts.append(prompt + response)
             targets.append([IGNORED] * len(prompt) + response)
@@ -118,9 +119,6 @@ class Pretrainer:
         ids, mask = left_pad(texts, self.tokenizer.pad_token_id, device)
         labels, _ = left_pad(targets, IGNORED, device)
         return ids, mask, labels
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def save(self, folder: Path) -> None:
         save_policy(self.policy, self.tokenizer, folder)

@@ -35,6 +35,7 @@ from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
 from vimpo.tasks import Task, load_task
 from vimpo.tasks.noise import noisy_rewards
+from vimpo.tasks.prompts import encode
 from vimpo.training.algorithms import Batch, Ppo, Share, make_algorithm, make_batch
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
@@ -84,7 +85,7 @@ class Trainer:
         self.sampler = make_sampler(
             self.policy,
             base,
-            sampling_of(train, self.tokenizer, train.group_size, train.max_response),
+            sampling_of(train, self.policy, self.tokenizer, train.group_size, train.max_response),
             config.runtime,
             world,
             lambda: world.whole(self.scorer),
@@ -202,7 +203,7 @@ class Trainer:
 
         Padded to the widest of all processes, whose rows are put together later.
         """
-        tokens = [self.tokenizer(p, add_special_tokens=False).input_ids for p in prompts]
+        tokens = encode(self.tokenizer, prompts)
         self.sampler.sync(lambda: named_weights(self.policy))
         seed = step_seed(self.config.seed, step, "rollout")
         rollouts = self.sampler.rollouts(tokens, seed, first, total)
