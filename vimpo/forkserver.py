@@ -119,7 +119,7 @@ def origin(environment: Mapping[str, str]) -> list[str]:
     """What a process takes up once, when it starts: a child of another origin would differ."""
     read_once = ("PYTHON", "LC_", "LANG")
     return [
-        sys.executable,
+        sys.prefix,
         *sorted(f"{k}={v}" for k, v in environment.items() if k.startswith(read_once)),
     ]
 
