@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
@@ -36,13 +38,25 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
+from vimpo.models.kinds import check_attention, check_kind
 from vimpo.models.lora import merged_tensors
+from vimpo.models.weights import check_files, check_loaded
 from vimpo.tasks.chain import ALPHABET
 
 MAX_POSITIONS = 1024  # of the ladder's models; far above any chain
 # Initial weights have standard deviation 0.64 / sqrt(hidden): the usual 0.02 at a width of 1024.
 # With a fixed 0.02 the narrow models need about twice the pretraining steps.
 INITIAL_SCALE = 0.64
+# What transformers raises for files that are not what they should be.
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def chain_tokenizer() -> PreTrainedTokenizerFast:
@@ -90,6 +104,12 @@ def load_tokenizer(
     it lacks a pad or EOS token.
     """
     tokenizer = _load(AutoTokenizer, path, field, trust_remote_code=trust_remote_code)
+    # Without its files, transformers makes one of special tokens alone, which reads no text.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ConfigError(
+            f"{field}: '{path}' holds no tokenizer, such as tokenizer.json; allowed: a folder "
+            "written by save_pretrained of model and tokenizer, or a hub name"
+        )
     for name in ("eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise ConfigError(
@@ -101,38 +121,49 @@ def load_tokenizer(
 
 
 def load_model_config(
-    path: str, trust_remote_code: bool = False, field: str = "path"
+    path: str | Path, trust_remote_code: bool = False, field: str = "path"
 ) -> PreTrainedConfig:
-    """The configuration of a model, without its weights. Raises ConfigError if there is none."""
-    return _load(AutoConfig, path, field, trust_remote_code=trust_remote_code)
+    """The configuration of a model, without its weights.
+
+    Raises ConfigError if there is none, or if it is no causal LM as this suite trains them.
+    """
+    config = _load(AutoConfig, path, field, trust_remote_code=trust_remote_code)
+    check_kind(config, str(path), field)
+    return config
 
 
 def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
     """Load a causal LM by folder or hub name, dropout off: what is sampled is what is trained.
 
-    Raises ConfigError if there is none, if its weights are not safetensors, if it needs its own
-    code and that is not trusted, and if the attention implementation is not available.
+    Raises ConfigError if there is none, if it is of another kind, if its weights are not
+    safetensors, not complete or not finite, if it needs its own code and that is not trusted, and
+    if the attention implementation is not available.
     """
     if runtime.trust_remote_code:
         warnings.warn(
             f"runtime.trust_remote_code: Python code that comes with '{path}' runs unchecked",
             stacklevel=2,
         )
+    config = load_model_config(path, runtime.trust_remote_code)
+    if Path(path).expanduser().is_dir():
+        check_files(Path(path).expanduser())
     try:
-        model = _load(
+        model, info = _load(
             AutoModelForCausalLM,
             path,
             dtype=getattr(torch, runtime.dtype),
             attn_implementation=runtime.attention,
             trust_remote_code=runtime.trust_remote_code,
             use_safetensors=True,  # the other format is a pickle, which is a program
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
-    except ImportError as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(
-            f"runtime.attention: '{runtime.attention}' cannot be used: {first}; allowed: sdpa"
-        ) from None
-    return model.to(runtime.device)
+    except (ConfigError, ImportError):
+        check_attention(config, runtime)  # may know a better reason
+        raise
+    model = model.to(runtime.device)
+    check_loaded(model, info, path)
+    return model
 
 
 def _load(kind: Any, path: str | Path, field: str = "path", **settings: Any) -> Any:
@@ -140,9 +171,10 @@ def _load(kind: Any, path: str | Path, field: str = "path", **settings: Any) -> 
     check_model_path(str(path), field)
     try:
         return kind.from_pretrained(str(Path(path).expanduser()), **settings)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"{field}: '{path}' could not be loaded: {str(error).splitlines()[0]}; allowed: a "
+            f"{field}: '{path}' could not be loaded: {reason}; allowed: a "
             "folder written by save_pretrained, or a hub name that exists, with network or a "
             "filled cache"
         ) from None

@@ -14,6 +14,7 @@ from torch.nn.functional import pad as pad_last_dims
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Train
+from vimpo.models.kinds import cache_argument
 from vimpo.models.networks import positions
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
@@ -213,11 +214,12 @@ def _read_prompts(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions(mask),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{cache_argument(model): cache},
     ).logits[:, -1]
-    cache.batch_repeat_interleave(group_size)
+    # The one way of picking rows that caches of every kind have, states of recurrent layers too.
+    cache.reorder_cache(torch.arange(len(ids), device=ids.device).repeat_interleave(group_size))
     return cache, logits.repeat_interleave(group_size, 0)
 
 
@@ -292,15 +294,15 @@ def sample(
         if live.float().mean() <= 1 - DROP_SHARE:
             keep = live.nonzero().squeeze(1)
             rows, tokens, attention, live = rows[keep], tokens[keep], attention[keep], live[keep]
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         logits = model(
             input_ids=tokens[:, None],
             attention_mask=attention,
             # Finished rows that were not dropped must not run past the model's last position.
             position_ids=(attention.sum(1, keepdim=True) - 1) * live[:, None],
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(model): cache},
         ).logits[:, -1]
     drawn = {n: getattr(written, n)[:, : t + 1] for n in ("response_ids", "mask", "logp")}
     return replace(written, **drawn)

@@ -1,0 +1,91 @@
+"""Can this suite train a model of this kind? Told by its configuration, before weights are loaded.
+
+What a configuration cannot tell, such as attention to later tokens in a model's own code, the base
+policy's job finds by comparing sampled with scored log-probabilities (vimpo/sampling/gap.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
+
+from vimpo.config import ConfigError, Runtime
+
+CACHES = ("past_key_values", "cache_params")  # what models call the state that sampling keeps
+
+
+def check_kind(config: PreTrainedConfig, path: str, field: str = "path") -> None:
+    """Raise ConfigError, which names the model type, for what is no causal LM or is quantised."""
+    own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    known = own_code or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    encodes = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    quantised = getattr(config.get_text_config(), "quantization_config", None) or getattr(
+        config, "quantization_config", None
+    )
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise ConfigError(
+            f"{field}: the weights of '{path}' are quantised ({method}), and cannot be trained; "
+            "allowed: the model in float32 or bfloat16"
+        )
+    kind = None
+    if config.is_encoder_decoder:
+        kind = "an encoder-decoder"
+    elif encodes and getattr(config, "is_decoder", None) is False:
+        kind = "an encoder (is_decoder: false)"
+    elif not known:
+        kind = "no causal language model"
+    if kind:
+        raise ConfigError(
+            f"{field}: '{path}' is {kind} (model type {config.model_type}); allowed: a causal "
+            "language model"
+        )
+
+
+def skeleton(config: PreTrainedConfig, attention: str, runtime: Runtime) -> PreTrainedModel:
+    """The model without its weights: on torch's meta device, where tensors take no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            copy.deepcopy(config),
+            attn_implementation=attention,
+            trust_remote_code=runtime.trust_remote_code,
+        )
+
+
+def check_attention(config: PreTrainedConfig, runtime: Runtime) -> PreTrainedModel:
+    """The model's skeleton. Raises ConfigError if it cannot use `runtime.attention`."""
+    try:
+        return skeleton(config, runtime.attention, runtime)
+    except (ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+    for other in ("sdpa", "eager"):
+        try:
+            skeleton(config, other, runtime)
+        except (ValueError, ImportError):
+            continue
+        raise ConfigError(
+            f"runtime.attention: '{runtime.attention}' cannot be used: {reason}; allowed: {other}"
+        )
+    raise ConfigError(
+        f"path: a model of type {config.model_type} cannot be built: {reason}; allowed: a causal "
+        "language model"
+    )
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What the model calls its cache. Raises ConfigError for a model that takes none."""
+    taken = inspect.signature(model.forward).parameters
+    for name in CACHES:
+        if name in taken:
+            return name
+    raise ConfigError(
+        f"path: {type(model).__name__} (model type {model.config.model_type}) takes no cache of "
+        "transformers, so it cannot be sampled from; allowed: another model"
+    )
