@@ -18,7 +18,8 @@ from transformers.models.auto.modeling_auto import (
 
 from vimpo.config import ConfigError, Runtime
 
-CACHES = ("past_key_values", "cache_params")  # what models call the state that sampling keeps
+# What models call the cache that sampling keeps: those with attention, and those without.
+ATTENDS, RECURS = "past_key_values", "cache_params"
 
 
 def check_kind(config: PreTrainedConfig, path: str, field: str = "path") -> None:
@@ -80,12 +81,17 @@ def check_attention(config: PreTrainedConfig, runtime: Runtime) -> PreTrainedMod
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """What the model calls its cache. Raises ConfigError for a model that takes none."""
+    """What the model calls its cache.
+
+    Raises ConfigError for a model that takes none, or keeps part of it inside the network.
+    """
     taken = inspect.signature(model.forward).parameters
-    for name in CACHES:
-        if name in taken:
-            return name
-    raise ConfigError(
-        f"path: {type(model).__name__} (model type {model.config.model_type}) takes no cache of "
-        "transformers, so it cannot be sampled from; allowed: another model"
-    )
+    name = next((name for name in (ATTENDS, RECURS) if name in taken), None)
+    inside = any(hasattr(module, "_setup_cache") for module in model.modules())
+    if name is None or inside:
+        raise ConfigError(
+            f"path: {type(model).__name__} (model type {model.config.model_type}) does not keep "
+            "all of its state in a cache that it is given, so rows cannot be picked from it in "
+            "sampling; allowed: a model that does"
+        )
+    return name

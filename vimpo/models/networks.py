@@ -206,17 +206,19 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 class Critic(nn.Module):
     """PPO's critic: its own copy of the base network with a scalar head that starts at zero."""
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    def __init__(self, backbone: PreTrainedModel, width: int) -> None:
+        """width: of the states that the backbone returns."""
         super().__init__()
         self.backbone = backbone
-        width = backbone.config.get_text_config().hidden_size
         self.head = nn.Linear(width, 1, dtype=backbone.dtype, device=backbone.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
-        return cls(copy.deepcopy(cast(PreTrainedModel, policy.base_model)))
+        # As wide as what the output layer reads: for OPT that may not be the hidden size.
+        width = policy.get_output_embeddings().weight.shape[1]
+        return cls(copy.deepcopy(cast(PreTrainedModel, policy.base_model)), int(width))
 
     def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
         """V(s) at the last positions. ids, attention_mask [B, L] -> [B, last], float32."""

@@ -24,6 +24,7 @@ and `all` for whole responses:
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -74,11 +75,18 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of the model in another precision."""
     model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]  # wrapped: mypy asks for self
     if dtype == torch.float64:
+        # The other ways of computing experts have no kernel for float64. Dense models ignore it.
+        model.set_experts_implementation("eager")
         for name, module in list(model.named_modules()):
-            if hasattr(module, "variance_epsilon"):
+            if hasattr(module, "variance_epsilon") and _reads_one_tensor(module):
                 parent, _, leaf = name.rpartition(".")
                 setattr(model.get_submodule(parent), leaf, Float64Norm(module))
     return model
+
+
+def _reads_one_tensor(norm: nn.Module) -> bool:
+    """False for the gated norms of recurrent layers, whose insides stay in float32."""
+    return len(inspect.signature(norm.forward).parameters) == 1
 
 
 @contextmanager

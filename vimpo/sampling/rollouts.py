@@ -14,7 +14,7 @@ from torch.nn.functional import pad as pad_last_dims
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Train
-from vimpo.models.kinds import cache_argument
+from vimpo.models.kinds import ATTENDS, cache_argument
 from vimpo.models.networks import positions
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
@@ -283,6 +283,7 @@ def sample(
     most = most.repeat_interleave(group_size)
     rows = torch.arange(count, device=device)  # still being decoded
     attention = prompt_mask
+    name = cache_argument(model)
     for t in range(max_response):
         log_probs = (logits.float() / temperature).log_softmax(-1)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
@@ -298,11 +299,12 @@ def sample(
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         logits = model(
             input_ids=tokens[:, None],
-            attention_mask=attention,
+            # States of a purely recurrent model hold no padding, and take no mask of what is past.
+            attention_mask=attention if name == ATTENDS else None,
             # Finished rows that were not dropped must not run past the model's last position.
             position_ids=(attention.sum(1, keepdim=True) - 1) * live[:, None],
             use_cache=True,
-            **{cache_argument(model): cache},
+            **{name: cache},
         ).logits[:, -1]
     drawn = {n: getattr(written, n)[:, : t + 1] for n in ("response_ids", "mask", "logp")}
     return replace(written, **drawn)
