@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import cast
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -40,7 +42,7 @@ def check_kind(config: PreTrainedConfig, path: str, field: str = "path") -> None
     if config.is_encoder_decoder:
         kind = "an encoder-decoder"
     elif encodes and getattr(config, "is_decoder", None) is False:
-        kind = "an encoder (is_decoder: false)"
+        kind = "an encoder, is_decoder: false"
     elif not known:
         kind = "no causal language model"
     if kind:
@@ -61,14 +63,20 @@ def skeleton(config: PreTrainedConfig, attention: str, runtime: Runtime) -> PreT
 
 
 def check_attention(config: PreTrainedConfig, runtime: Runtime) -> PreTrainedModel:
-    """The model's skeleton. Raises ConfigError if it cannot use `runtime.attention`."""
+    """The model's skeleton. Raises ConfigError if it has no cache or no `runtime.attention`."""
     try:
-        return skeleton(config, runtime.attention, runtime)
+        model = skeleton(config, runtime.attention, runtime)
+        cache_argument(model)
+        return model
+    except ConfigError:
+        raise
     except (ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # then where to ask for it
     for other in ("sdpa", "eager"):
         try:
-            skeleton(config, other, runtime)
+            cache_argument(skeleton(config, other, runtime))
+        except ConfigError:
+            raise  # whatever its attention
         except (ValueError, ImportError):
             continue
         raise ConfigError(
@@ -78,6 +86,11 @@ def check_attention(config: PreTrainedConfig, runtime: Runtime) -> PreTrainedMod
         f"path: a model of type {config.model_type} cannot be built: {reason}; allowed: a causal "
         "language model"
     )
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many token ids the model can read."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
 
 
 def cache_argument(model: PreTrainedModel) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vimpo.config import ConfigError, Lora
+from vimpo.models.weights import saved_buffers
 
 
 def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
@@ -61,7 +62,7 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
 
 
 def merged_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters with adapters merged, under their names without adapters."""
+    """Weights with adapters merged, under their names without adapters."""
     # A layer of peft adapts one parameter; layers of one module, such as experts, are nested.
     adapters = {
         f"{plain_name(owner)}.{getattr(layer, 'parameter_name', 'weight')}": layer
@@ -76,7 +77,7 @@ def merged_tensors(module: nn.Module) -> dict[str, Tensor]:
             change = adapters[plain].get_delta_weight("default").detach()
             value = (value.float() + change.float()).to(parameter.dtype)
         tensors[plain] = value
-    return tensors
+    return tensors | {plain_name(name): t for name, t in saved_buffers(module).items()}
 
 
 def plain_name(name: str) -> str:

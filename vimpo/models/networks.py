@@ -38,6 +38,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
+from vimpo.errors import DamagedError
 from vimpo.models.kinds import check_attention, check_kind
 from vimpo.models.lora import merged_tensors
 from vimpo.models.weights import check_files, check_loaded
@@ -132,12 +133,13 @@ def load_model_config(
     return config
 
 
-def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
+def load_policy(path: str | Path, runtime: Runtime, *, finite: bool = True) -> PreTrainedModel:
     """Load a causal LM by folder or hub name, dropout off: what is sampled is what is trained.
 
-    Raises ConfigError if there is none, if it is of another kind, if its weights are not
-    safetensors, not complete or not finite, if it needs its own code and that is not trusted, and
-    if the attention implementation is not available.
+    finite: refuse weights that are not; the model of a run that failed may hold some. Raises
+    ConfigError if there is no model, if it is of another kind, if its weights are not safetensors
+    or not complete, if it needs its own code and that is not trusted, and if the attention
+    implementation is not available.
     """
     if runtime.trust_remote_code:
         warnings.warn(
@@ -162,7 +164,7 @@ def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
         check_attention(config, runtime)  # may know a better reason
         raise
     model = model.to(runtime.device)
-    check_loaded(model, info, path)
+    check_loaded(model, info, path, finite=finite)
     return model
 
 
@@ -234,9 +236,19 @@ class Critic(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, policy: PreTrainedModel) -> Critic:
-        """The saved critic of `policy`, whose network, and thus whose code, it shares."""
-        critic = cls.from_policy(policy)
-        critic.load_state_dict(load_file(folder / "critic.safetensors"))
+        """The saved critic of `policy`, whose network, and thus whose code, it shares.
+
+        Raises DamagedError if the file does not hold exactly its weights.
+        """
+        critic, file = cls.from_policy(policy), folder / "critic.safetensors"
+        try:
+            critic.load_state_dict(load_file(file))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise DamagedError(
+                f"critic: '{file}' does not hold the weights of a {type(policy).__name__}'s "
+                f"critic: {reason}; allowed: the file that training wrote"
+            ) from None
         return critic
 
 

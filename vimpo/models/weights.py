@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from vimpo.config import ConfigError
 
@@ -67,18 +67,23 @@ def check_files(folder: Path, field: str = "path") -> None:
 
 
 def check_loaded(
-    model: nn.Module, info: Mapping[str, Any], path: str | Path, field: str = "path"
+    model: nn.Module,
+    info: Mapping[str, Any],
+    path: str | Path,
+    field: str = "path",
+    finite: bool = True,
 ) -> None:
     """Raise ConfigError unless exactly the model's weights were loaded, and all are finite.
 
     info: `output_loading_info` of from_pretrained, which leaves out what is tied or known to be
-    absent, such as old buffers.
+    absent, such as old buffers. finite: False for the result of a run, which may have failed.
     """
     sizes = [
         f"{name} {list(found)} instead of {list(expected)}"
         for name, found, expected in info["mismatched_keys"]
     ]
-    infinite = [n for n, p in model.named_parameters() if not p.detach().isfinite().all()]
+    weights = model.named_parameters() if finite else ()
+    infinite = [n for n, p in weights if not p.detach().isfinite().all()]
     faults = {
         "lacks": info["missing_keys"],
         "has other sizes than config.json says:": sizes,
@@ -93,6 +98,12 @@ def check_loaded(
                 f"{field}: {place} {fault} {listed(names)}; allowed: all weights of a "
                 f"{type(model).__name__}, each finite, and no others"
             )
+
+
+def saved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a module's weights that are no parameters, such as the bias of experts."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    return {n: t for n, t in module.state_dict().items() if n not in parameters}
 
 
 def listed(names: Iterable[str]) -> str:

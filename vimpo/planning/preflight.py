@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 
 def check_inputs(study: Study, sizes: Iterable[str] | None = None) -> dict[str, Task]:
-    """Read all that the named sizes need: tokenizer, training data, benchmarks; not the weights.
+    """Read all that the named sizes need: tokenizer, training data, benchmarks, and no weights.
 
     Returns the datasets that were read, by size, so that training need not read them again. Raises
     ConfigError for what training or evaluation would refuse: a model or dataset that is not
-    available, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
-    prompts that are too long; user-supplied files that hold no algorithm. Sizes made from scratch
-    read nothing and cost nothing.
+    available, a model that cannot be trained (vimpo/models/fitness.py), a tokenizer without pad or
+    EOS, a missing column, gold answers that cannot be read, prompts that are too long;
+    user-supplied files that hold no algorithm. Sizes made from scratch read nothing and cost
+    nothing.
     """
     if own := study.own_algorithms():
         from vimpo.training.algorithms import make_algorithm
@@ -76,6 +77,7 @@ def _began(study: Study) -> bool:
 def _read_size(study: Study, size: str, path: str) -> Task | None:
     """The dataset of a size, with everything else that the size needs checked; None for chains."""
     from vimpo.evaluation.lm_eval import check_length
+    from vimpo.models.fitness import check_tokens, check_trainable
     from vimpo.models.networks import load_model_config, load_tokenizer
     from vimpo.tasks import make_task, prompt_room
 
@@ -85,6 +87,7 @@ def _read_size(study: Study, size: str, path: str) -> Task | None:
     spec, field, trust = study.sizes[size], f"sizes.{size}.path", study.runtime.trust_remote_code
     config = load_model_config(path, trust, field)
     tokenizer = load_tokenizer(path, trust, field)
+    rows = check_trainable(spec, config, tokenizer, study.runtime, field)
     task = None
     if isinstance(study.task, DatasetTask):
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0
@@ -94,6 +97,8 @@ def _read_size(study: Study, size: str, path: str) -> Task | None:
             batch_size=max(study.train.prompts_per_step, demonstrations),
             room=prompt_room(config, study.train.max_response),
         )
+        (first,) = task.training_problems(0, 0, 1)  # shows the tokens of a chat template
+        check_tokens(tokenizer(first.prompt).input_ids, rows, tokenizer, field)
     # The parts of lm-eval's model that check_length needs, with lm-eval's own default.
     lm = SimpleNamespace(
         tokenizer=tokenizer, max_length=resolve_max_length(config, tokenizer, default=2048)

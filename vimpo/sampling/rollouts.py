@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 from torch.nn.functional import pad as pad_last_dims
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -218,9 +218,14 @@ def _read_prompts(
         logits_to_keep=1,
         **{cache_argument(model): cache},
     ).logits[:, -1]
-    # The one way of picking rows that caches of every kind have, states of recurrent layers too.
-    cache.reorder_cache(torch.arange(len(ids), device=ids.device).repeat_interleave(group_size))
+    _pick_rows(cache, torch.arange(len(ids), device=ids.device).repeat_interleave(group_size))
     return cache, logits.repeat_interleave(group_size, 0)
+
+
+def _pick_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep these rows, some perhaps several times."""
+    # The one way that caches of every kind have, states of recurrent layers too.
+    cache.reorder_cache(cast(LongTensor, rows))
 
 
 def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rollouts:
@@ -295,7 +300,7 @@ def sample(
         if live.float().mean() <= 1 - DROP_SHARE:
             keep = live.nonzero().squeeze(1)
             rows, tokens, attention, live = rows[keep], tokens[keep], attention[keep], live[keep]
-            cache.reorder_cache(keep)
+            _pick_rows(cache, keep)
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         logits = model(
             input_ids=tokens[:, None],
