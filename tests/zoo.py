@@ -74,6 +74,24 @@ ZOO: dict[str, tuple[str, dict]] = {
         "GptOssForCausalLM",
         LLAMA | HEAD | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 32},
     ),
+    "deepseek_v3": (  # its experts' bias is a buffer
+        "DeepseekV3ForCausalLM",
+        LLAMA
+        | {
+            "num_key_value_heads": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "moe_intermediate_size": 16,
+            "first_k_dense_replace": 1,
+            "kv_lora_rank": 8,
+            "q_lora_rank": 8,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 8,
+        },
+    ),
     "mamba": ("MambaForCausalLM", MAMBA),
     "mamba2": ("Mamba2ForCausalLM", MAMBA | {"num_heads": 4, "head_dim": 8, "n_groups": 1}),
     "falcon_mamba": ("FalconMambaForCausalLM", MAMBA),
@@ -138,6 +156,8 @@ ZOO: dict[str, tuple[str, dict]] = {
     ),
     "bert": ("BertLMHeadModel", BERT | {"is_decoder": False}),
     "bert decoder": ("BertLMHeadModel", BERT | {"is_decoder": True}),
+    # Not told apart from a decoder by its configuration: only its log-probabilities show it.
+    "bert-generation": ("BertGenerationDecoder", BERT | {"is_decoder": False}),
     "roberta": ("RobertaForCausalLM", BERT | {"is_decoder": False}),
     "t5": (
         "T5ForConditionalGeneration",

@@ -29,7 +29,7 @@ def check_trainable(
     folder = Path(str(spec.path)).expanduser()
     if folder.is_dir():
         check_files(folder, field)
-    model = check_attention(config, runtime)
+    model = check_attention(config, runtime, field)
     rows = embedding_rows(model)
     # Tokens added later may lie beyond it, if no text and no special token leads to them.
     own = tokenizer.get_vocab().items() - tokenizer.get_added_vocab().items()

@@ -62,11 +62,13 @@ def skeleton(config: PreTrainedConfig, attention: str, runtime: Runtime) -> PreT
         )
 
 
-def check_attention(config: PreTrainedConfig, runtime: Runtime) -> PreTrainedModel:
+def check_attention(
+    config: PreTrainedConfig, runtime: Runtime, field: str = "path"
+) -> PreTrainedModel:
     """The model's skeleton. Raises ConfigError if it has no cache or no `runtime.attention`."""
     try:
         model = skeleton(config, runtime.attention, runtime)
-        cache_argument(model)
+        cache_argument(model, field)
         return model
     except ConfigError:
         raise
@@ -74,7 +76,7 @@ def check_attention(config: PreTrainedConfig, runtime: Runtime) -> PreTrainedMod
         reason = str(error).splitlines()[0].partition(". ")[0]  # then where to ask for it
     for other in ("sdpa", "eager"):
         try:
-            cache_argument(skeleton(config, other, runtime))
+            cache_argument(skeleton(config, other, runtime), field)
         except ConfigError:
             raise  # whatever its attention
         except (ValueError, ImportError):
@@ -83,8 +85,8 @@ def check_attention(config: PreTrainedConfig, runtime: Runtime) -> PreTrainedMod
             f"runtime.attention: '{runtime.attention}' cannot be used: {reason}; allowed: {other}"
         )
     raise ConfigError(
-        f"path: a model of type {config.model_type} cannot be built: {reason}; allowed: a causal "
-        "language model"
+        f"{field}: a model of type {config.model_type} cannot be built: {reason}; allowed: a "
+        "causal language model"
     )
 
 
@@ -93,7 +95,7 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
 
 
-def cache_argument(model: PreTrainedModel) -> str:
+def cache_argument(model: PreTrainedModel, field: str = "path") -> str:
     """What the model calls its cache.
 
     Raises ConfigError for a model that takes none, or keeps part of it inside the network.
@@ -103,7 +105,7 @@ def cache_argument(model: PreTrainedModel) -> str:
     inside = any(hasattr(module, "_setup_cache") for module in model.modules())
     if name is None or inside:
         raise ConfigError(
-            f"path: {type(model).__name__} (model type {model.config.model_type}) does not keep "
+            f"{field}: {type(model).__name__} (model type {model.config.model_type}) does not keep "
             "all of its state in a cache that it is given, so rows cannot be picked from it in "
             "sampling; allowed: a model that does"
         )

@@ -21,9 +21,11 @@ from vimpo.models.networks import last_logits, load_policy
 from vimpo.models.weights import listed
 
 READ = 8  # tokens
-# Largest difference of logits, over the largest logit. Without adapters, on the CPU: 0 on all
-# architectures of tests/zoo.py. With adapters merged: 4e-6, and 0.02 in bfloat16.
-BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+# Largest difference of logits, over the largest logit. On all architectures of tests/zoo.py it is 0
+# on the CPU without adapters; with adapters merged at most 2e-6, and 0.07 in bfloat16, where experts
+# can change places by rounding. Weights of another network give about 1, and a false alarm would
+# cost a whole run.
+BOUNDS = {torch.float32: 1e-2, torch.bfloat16: 0.5}
 
 
 @torch.no_grad()
