@@ -21,10 +21,10 @@ from vimpo.models.networks import last_logits, load_policy
 from vimpo.models.weights import listed
 
 READ = 8  # tokens
-# Largest difference of logits, over the largest logit. On all architectures of tests/zoo.py it is 0
-# on the CPU without adapters; with adapters merged at most 2e-6, and 0.07 in bfloat16, where experts
-# can change places by rounding. Weights of another network give about 1, and a false alarm would
-# cost a whole run.
+# Largest difference of logits, over the largest logit. On all architectures of tests/zoo.py it is
+# 0 on the CPU without adapters; with adapters merged at most 2e-6, and 0.07 in bfloat16, where
+# rounding can choose other experts. Weights of another network give about 1, and a false alarm
+# would cost a whole run.
 BOUNDS = {torch.float32: 1e-2, torch.bfloat16: 0.5}
 
 

@@ -9,8 +9,10 @@ The same rollouts, on chains from short to long, are read at four precisions:
     bfloat16                  weights, activations, log-softmax, log-ratio and KL in bfloat16
 
 What a model's own code rounds to float32 stays so at every precision: gated norms of recurrent
-layers, and the logits of Mamba. For a policy with more than :data:`DOUBLED` parameters float32 is
-the truth, because float64 takes 8 bytes per parameter and GPUs are slow at it; the rows of float32 then have no value, and say so. One
+layers, and the logits of Mamba.
+
+For a policy with more than :data:`DOUBLED` parameters float32 is the truth, because float64 takes 8
+bytes per parameter and GPUs are slow at it; the rows of float32 then have no value, and say so. One
 model at a time is on the device, and runtime.logit_chunk limits the logits.
 
 Rows are by the number t of response tokens that are summed, in float32 or better: an independent
