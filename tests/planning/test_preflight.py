@@ -148,7 +148,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 MODEL_FAULTS = {
     "no tokenizer": (
         without_tokenizer,
-        r"'.*' holds no tokenizer, such as tokenizer\.json; allowe",
+        r"'.*' holds no tokenizer, such as tokenizer\.json; allow",
     ),
     "cut tokenizer": (
         cut("tokenizer.json", 99),
