@@ -66,23 +66,20 @@ def check_attention(
     config: PreTrainedConfig, runtime: Runtime, field: str = "path"
 ) -> PreTrainedModel:
     """The model's skeleton. Raises ConfigError if it has no cache or no `runtime.attention`."""
-    try:
-        model = skeleton(config, runtime.attention, runtime)
-        cache_argument(model, field)
-        return model
-    except ConfigError:
-        raise
-    except (ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]  # then where to ask for it
-    for other in ("sdpa", "eager"):
+    reason = ""
+    for attention in (runtime.attention, "sdpa", "eager"):
         try:
-            cache_argument(skeleton(config, other, runtime), field)
-        except ConfigError:
-            raise  # whatever its attention
-        except (ValueError, ImportError):
+            model = skeleton(config, attention, runtime)
+        except (ValueError, ImportError) as error:
+            # The first sentence; the next says where to ask for it.
+            reason = reason or str(error).splitlines()[0].partition(". ")[0]
             continue
+        check_cache(model, field)
+        if attention == runtime.attention:
+            return model
         raise ConfigError(
-            f"runtime.attention: '{runtime.attention}' cannot be used: {reason}; allowed: {other}"
+            f"runtime.attention: '{runtime.attention}' cannot be used: {reason}; allowed: "
+            f"{attention}"
         )
     raise ConfigError(
         f"{field}: a model of type {config.model_type} cannot be built: {reason}; allowed: a "
@@ -95,18 +92,19 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]
 
 
-def cache_argument(model: PreTrainedModel, field: str = "path") -> str:
-    """What the model calls its cache.
+def cache_argument(model: PreTrainedModel) -> str:
+    """What the model calls its cache."""
+    return RECURS if RECURS in inspect.signature(model.forward).parameters else ATTENDS
 
-    Raises ConfigError for a model that takes none, or keeps part of it inside the network.
-    """
+
+def check_cache(model: PreTrainedModel, field: str = "path") -> None:
+    """Raise ConfigError for a model that takes no cache, or keeps part of it inside the network."""
     taken = inspect.signature(model.forward).parameters
-    name = next((name for name in (ATTENDS, RECURS) if name in taken), None)
+    takes_one = cache_argument(model) in taken or "input_ids" not in taken  # passes all on
     inside = any(hasattr(module, "_setup_cache") for module in model.modules())
-    if name is None or inside:
+    if inside or not takes_one:
         raise ConfigError(
             f"{field}: {type(model).__name__} (model type {model.config.model_type}) does not keep "
             "all of its state in a cache that it is given, so rows cannot be picked from it in "
             "sampling; allowed: a model that does"
         )
-    return name
