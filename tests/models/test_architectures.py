@@ -35,7 +35,7 @@ SEEN_IN_SAMPLING = "bert-generation"
 NO_ADAPTERS = {"mamba", "mamba2", "falcon_mamba"}  # peft refuses their output layers
 NARROW_LOGITS = {"mamba", "mamba2", "falcon_mamba"}  # by their own code
 TRAINED = [kind for kind in ZOO if kind not in {*REFUSED, SEEN_IN_SAMPLING}]
-FAST = {"mixtral", "qwen3_next", "deepseek_v3", "mamba", "lfm2", "opt"}
+FAST = {"mixtral", "qwen3_next", "deepseek_v3", "mamba", "opt"}
 KINDS = [k if k in FAST else pytest.param(k, marks=pytest.mark.slow) for k in TRAINED]
 
 
