@@ -165,7 +165,9 @@ def test_weights_that_are_no_safetensors_are_refused(pickled, trap):
     policy, bomb, folder = pickled
     content = {"weight": bomb} if trap else policy.state_dict()
     torch.save(content, folder / "model/pytorch_model.bin")
-    with pytest.raises(ConfigError, match=r"could not be loaded: .*safetensors"):
+    with pytest.raises(
+        ConfigError, match=r"holds no model\.safetensors; allowed: .* as safetensors"
+    ):
         load_policy(folder / "model", Runtime())
     assert not (folder / "owned").exists()
 

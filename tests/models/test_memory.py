@@ -32,7 +32,7 @@ def test_parameter_count_is_exact(name):
     policy = build_policy(spec, chain_tokenizer(), seed=0)
     shape = memory.shape_of(name, spec)
     assert memory.parameter_count(shape) == parameter_count(policy)
-    assert memory.parameter_count(shape, critic=True) == parameter_count(Critic(policy.base_model))
+    assert memory.parameter_count(shape, critic=True) == parameter_count(Critic.from_policy(policy))
 
 
 # Totals of the published safetensors, as their model pages give them.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from real_data import byte_model
+from real_data import byte_model, byte_tokenizer
 from tokenizers_of_kinds import CHAT, DROPPING_CHAT, byte_pieces, save_model, unigram
 
 from vimpo.cli import main
@@ -111,6 +111,101 @@ def test_bad_input_is_one_error_before_any_compute(tmp_path, capsys, fault, comm
     (line,) = errors(capsys.readouterr().err)
     assert re.search(FAULTS[fault], line), line
     assert not computed(tmp_path)
+
+
+def configured(**changes):
+    """Change a folder's config.json."""
+
+    def write(folder):
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | changes), "utf-8")
+
+    return write
+
+
+def without_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def other_tokenizer(tokens, **special):
+    """Give the model a tokenizer with more tokens."""
+
+    def write(folder):
+        tokenizer = byte_tokenizer()
+        tokenizer.add_special_tokens(special)
+        tokenizer.add_tokens(tokens)
+        tokenizer.save_pretrained(folder)
+
+    return write
+
+
+def cut(name, size):
+    """Cut a file of a folder."""
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+# What is wrong with a model -> what does it, and the error of `check`.
+MODEL_FAULTS = {
+    "no tokenizer": (
+        without_tokenizer,
+        r"'.*' holds no tokenizer, such as tokenizer\.json; allow",
+    ),
+    "cut tokenizer": (
+        cut("tokenizer.json", 99),
+        r"'.*' could not be loaded: .*; allowed: a folder",
+    ),
+    "EOS beyond the embedding": (
+        other_tokenizer([], eos_token="<end>"),
+        r"the tokenizer gives token '<end>' the id 258, and the model's embedding has 258 rows; al",
+    ),
+    "token of every prompt beyond it": (
+        other_tokenizer(["What"]),
+        r"the tokenizer gives token 'What' the id 258, and the model's embedding has 258 rows; all",
+    ),
+    "small embedding": (
+        configured(vocab_size=200),
+        r"the tokenizer gives token '.*' the id 257, and the model's embedding has 200 rows; allow",
+    ),
+    "pointer": (
+        lambda folder: (folder / "model.safetensors").write_bytes(POINTER),
+        r"'.*/model\.safetensors' is a git-lfs pointer, not the weights; allowed: the file itself",
+    ),
+    "cut weights": (
+        cut("model.safetensors", -9),
+        r"'.*' is cut off or damaged \(.*\); allowed: a w",
+    ),
+    "cut configuration": (
+        cut("config.json", 9),
+        r"'.*' could not be loaded: .*; allowed: a folder",
+    ),
+    "encoder-decoder": (
+        configured(model_type="t5"),
+        r"'.*' is an encoder-decoder \(model type t5\); allowed: a causal language model",
+    ),
+    "quantised": (
+        configured(quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"the weights of '.*' are quantised \(gptq\), and cannot be trained; allowed: the model in",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", MODEL_FAULTS)
+def test_a_model_that_cannot_be_trained_is_one_error_of_check(tmp_path, capsys, fault):
+    file = study_file(tmp_path)
+    damage, message = MODEL_FAULTS[fault]
+    damage(tmp_path / "model")
+    assert main(["check", "--config", str(file)]) == 2
+    (line,) = errors(capsys.readouterr().err)
+    assert re.search(rf"^error: sizes\.bytes\.path: {message}", line), line
+
+
+def test_tokens_beyond_the_embedding_that_nothing_leads_to_are_no_fault(tmp_path):
+    # Such as those of images in the text model of a family.
+    file = study_file(tmp_path)
+    other_tokenizer(["<image>"])(tmp_path / "model")
+    assert main(["check", "--config", str(file)]) == 0
 
 
 def test_good_input_passes_and_a_finished_run_looks_at_it_no_more(tmp_path, capsys):

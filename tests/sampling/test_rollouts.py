@@ -107,16 +107,17 @@ def test_a_prompt_is_answered_the_same_alone_and_among_longer_ones(policy, longe
 
 def test_dropping_finished_rows_changes_nothing(policy, monkeypatch):
     dropped = []
-    select = rollout.DynamicCache.batch_select_indices
+    select = rollout.DynamicCache.reorder_cache
     monkeypatch.setattr(
         rollout.DynamicCache,
-        "batch_select_indices",
+        "reorder_cache",
         lambda self, keep: (dropped.append(len(keep)), select(self, keep))[1],
     )
     found = []
     for share in (2.0, 0.0, 0.3):  # never, at every step, sometimes
         monkeypatch.setattr(rollout, "DROP_SHARE", share)
-        found.append((draw(policy, seed=3), dropped.copy()))
+        # The first call repeats each prompt for its group.
+        found.append((draw(policy, seed=3), dropped[1:]))
         dropped.clear()
     (kept, none), (always, many), (some, few) = found
     assert none == []
@@ -173,16 +174,12 @@ def test_each_prompt_has_its_own_limit_and_the_luck_that_it_has_without(policy, 
 def test_a_row_at_its_limit_takes_no_further_positions(policy, monkeypatch, share):
     monkeypatch.setattr(rollout, "DROP_SHARE", share)
     seen = []
-
-    class Watched:
-        device, config = policy.device, policy.config
-
-        def __call__(self, **inputs):
-            seen.append(int(inputs["position_ids"].max()))
-            return policy(**inputs)
-
+    hook = policy.register_forward_pre_hook(
+        lambda _, args, inputs: seen.append(int(inputs["position_ids"].max())), with_kwargs=True
+    )
     # The longest prompt has room for one token; nothing ends by itself.
-    draw(Watched(), limits=[12, 1, 12, 12], ends=(-1,))
+    draw(policy, limits=[12, 1, 12, 12], ends=(-1,))
+    hook.remove()
     assert len(seen) == WIDTH
     assert max(seen) == len(PROMPTS[3]) + WIDTH - 2
 

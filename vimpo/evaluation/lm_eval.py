@@ -109,7 +109,10 @@ def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
 
     trust = study.runtime.trust_remote_code
     set_up_torch(study.runtime)
-    policy, tokenizer = load_policy(folder, study.runtime), load_tokenizer(folder, trust)
+    # A run that failed has its scores too, whatever its weights.
+    of_a_run = (folder.parent / "manifest.json").is_file()
+    policy = load_policy(folder, study.runtime, finite=not of_a_run)
+    tokenizer = load_tokenizer(folder, trust)
     _replace_generation_config(policy, tokenizer)
     return PolicyLM(
         pretrained=policy,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vimpo.config import ConfigError, Runtime
 from vimpo.models.networks import decoder_layers
+from vimpo.models.weights import saved_buffers
 
 SAME = 0.02  # largest relative difference between a split network and the whole one, in bfloat16
 
@@ -211,9 +212,10 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def named_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Whole parameters by name, one at a time; every process must consume all of them."""
+    """Whole weights by name, one at a time; every process must consume all of them."""
     for name, parameter in module.named_parameters():
         yield name, full(parameter.detach())
+    yield from saved_buffers(module).items()
 
 
 def part_like(whole: Tensor, tensor: Tensor) -> Tensor:

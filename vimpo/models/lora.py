@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vimpo.config import ConfigError, Lora
+from vimpo.models.weights import saved_buffers
 
 
 def add_adapters(model: PreTrainedModel, config: Lora, seed: int) -> None:
@@ -61,19 +62,24 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
 
 
 def merged_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters with adapters merged, under their names without adapters."""
-    layers = _layers(module)
+    """Weights with adapters merged, under their names without adapters."""
+    # A layer of peft adapts one parameter; layers of one module, such as experts, are nested.
+    adapters = {
+        f"{plain_name(owner)}.{getattr(layer, 'parameter_name', 'weight')}": layer
+        for owner, layer in _layers(module).items()
+    }
     tensors = {}
     for name, parameter in module.named_parameters():
-        owner, _, rest = name.partition(".base_layer.")
         if ".lora_" in name:
             continue
-        if owner not in layers:
-            tensors[name] = parameter.detach()
-        elif rest == "weight":
-            change = layers[owner].get_delta_weight("default")
-            merged = parameter.detach().float() + change.detach().float()
-            tensors[f"{owner}.weight"] = merged.to(parameter.dtype)
-        else:
-            tensors[f"{owner}.{rest}"] = parameter.detach()
-    return tensors
+        plain, value = plain_name(name), parameter.detach()
+        if plain in adapters:
+            change = adapters[plain].get_delta_weight("default").detach()
+            value = (value.float() + change.float()).to(parameter.dtype)
+        tensors[plain] = value
+    return tensors | {plain_name(name): t for name, t in saved_buffers(module).items()}
+
+
+def plain_name(name: str) -> str:
+    """The name that a module or parameter has without adapters."""
+    return name.replace(".base_layer", "")

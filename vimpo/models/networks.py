@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
@@ -36,14 +38,27 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
+from vimpo.errors import DamagedError
 from vimpo.models.ends import declare_ends
+from vimpo.models.kinds import check_attention, check_kind
 from vimpo.models.lora import merged_tensors
+from vimpo.models.weights import check_files, check_loaded
 from vimpo.tasks.chain import ALPHABET
 
 MAX_POSITIONS = 1024  # of the ladder's models; far above any chain
 # Initial weights have standard deviation 0.64 / sqrt(hidden): the usual 0.02 at a width of 1024.
 # With a fixed 0.02 the narrow models need about twice the pretraining steps.
 INITIAL_SCALE = 0.64
+# What transformers raises for files that are not what they should be.
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 def chain_tokenizer() -> PreTrainedTokenizerFast:
@@ -91,6 +106,12 @@ def load_tokenizer(
     it lacks a pad or EOS token.
     """
     tokenizer = _load(AutoTokenizer, path, field, trust_remote_code=trust_remote_code)
+    # Without its files, transformers makes one of special tokens alone, which reads no text.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ConfigError(
+            f"{field}: '{path}' holds no tokenizer, such as tokenizer.json; allowed: a folder "
+            "written by save_pretrained of model and tokenizer, or a hub name"
+        )
     for name in ("eos_token", "pad_token"):
         if getattr(tokenizer, name) is None:
             raise ConfigError(
@@ -102,38 +123,50 @@ def load_tokenizer(
 
 
 def load_model_config(
-    path: str, trust_remote_code: bool = False, field: str = "path"
+    path: str | Path, trust_remote_code: bool = False, field: str = "path"
 ) -> PreTrainedConfig:
-    """The configuration of a model, without its weights. Raises ConfigError if there is none."""
-    return _load(AutoConfig, path, field, trust_remote_code=trust_remote_code)
+    """The configuration of a model, without its weights.
+
+    Raises ConfigError if there is none, or if it is no causal LM as this suite trains them.
+    """
+    config = _load(AutoConfig, path, field, trust_remote_code=trust_remote_code)
+    check_kind(config, str(path), field)
+    return config
 
 
-def load_policy(path: str | Path, runtime: Runtime) -> PreTrainedModel:
+def load_policy(path: str | Path, runtime: Runtime, *, finite: bool = True) -> PreTrainedModel:
     """Load a causal LM by folder or hub name, dropout off: what is sampled is what is trained.
 
-    Raises ConfigError if there is none, if its weights are not safetensors, if it needs its own
-    code and that is not trusted, and if the attention implementation is not available.
+    finite: refuse weights that are not; the model of a run that failed may hold some. Raises
+    ConfigError if there is no model, if it is of another kind, if its weights are not safetensors
+    or not complete, if it needs its own code and that is not trusted, and if the attention
+    implementation is not available.
     """
     if runtime.trust_remote_code:
         warnings.warn(
             f"runtime.trust_remote_code: Python code that comes with '{path}' runs unchecked",
             stacklevel=2,
         )
+    config = load_model_config(path, runtime.trust_remote_code)
+    if Path(path).expanduser().is_dir():
+        check_files(Path(path).expanduser())
     try:
-        model = _load(
+        model, info = _load(
             AutoModelForCausalLM,
             path,
             dtype=getattr(torch, runtime.dtype),
             attn_implementation=runtime.attention,
             trust_remote_code=runtime.trust_remote_code,
             use_safetensors=True,  # the other format is a pickle, which is a program
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
-    except ImportError as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(
-            f"runtime.attention: '{runtime.attention}' cannot be used: {first}; allowed: sdpa"
-        ) from None
-    return model.to(runtime.device)
+    except (ConfigError, ImportError):
+        check_attention(config, runtime)  # may know a better reason
+        raise
+    model = model.to(runtime.device)
+    check_loaded(model, info, path, finite=finite)
+    return model
 
 
 def _load(kind: Any, path: str | Path, field: str = "path", **settings: Any) -> Any:
@@ -141,9 +174,10 @@ def _load(kind: Any, path: str | Path, field: str = "path", **settings: Any) -> 
     check_model_path(str(path), field)
     try:
         return kind.from_pretrained(str(Path(path).expanduser()), **settings)
-    except (OSError, ValueError) as error:
+    except LOADING_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"{field}: '{path}' could not be loaded: {str(error).splitlines()[0]}; allowed: a "
+            f"{field}: '{path}' could not be loaded: {reason}; allowed: a "
             "folder written by save_pretrained, or a hub name that exists, with network or a "
             "filled cache"
         ) from None
@@ -173,17 +207,19 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
 class Critic(nn.Module):
     """PPO's critic: its own copy of the base network with a scalar head that starts at zero."""
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    def __init__(self, backbone: PreTrainedModel, width: int) -> None:
+        """width: of the states that the backbone returns."""
         super().__init__()
         self.backbone = backbone
-        width = backbone.config.get_text_config().hidden_size
         self.head = nn.Linear(width, 1, dtype=backbone.dtype, device=backbone.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     @classmethod
     def from_policy(cls, policy: PreTrainedModel) -> Critic:
-        return cls(copy.deepcopy(cast(PreTrainedModel, policy.base_model)))
+        # As wide as what the output layer reads: for OPT that may not be the hidden size.
+        width = policy.get_output_embeddings().weight.shape[1]
+        return cls(copy.deepcopy(cast(PreTrainedModel, policy.base_model)), int(width))
 
     def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
         """V(s) at the last positions. ids, attention_mask [B, L] -> [B, last], float32."""
@@ -199,9 +235,19 @@ class Critic(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, policy: PreTrainedModel) -> Critic:
-        """The saved critic of `policy`, whose network, and thus whose code, it shares."""
-        critic = cls.from_policy(policy)
-        critic.load_state_dict(load_file(folder / "critic.safetensors"))
+        """The saved critic of `policy`, whose network, and thus whose code, it shares.
+
+        Raises DamagedError if the file does not hold exactly its weights.
+        """
+        critic, file = cls.from_policy(policy), folder / "critic.safetensors"
+        try:
+            critic.load_state_dict(load_file(file))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise DamagedError(
+                f"critic: '{file}' does not hold the weights of a {type(policy).__name__}'s "
+                f"critic: {reason}; allowed: the file that training wrote"
+            ) from None
         return critic
 
 

@@ -33,14 +33,15 @@ WARNING = "warning: "
 def check_inputs(
     study: Study, sizes: Iterable[str] | None = None, say: Callable[[str], None] | None = None
 ) -> dict[str, Task]:
-    """Read all that the named sizes need: tokenizer, training data, benchmarks; not the weights.
+    """Read all that the named sizes need: tokenizer, training data, benchmarks, and no weights.
 
     Returns the datasets that were read, by size, so that training need not read them again. Raises
     ConfigError for what training or evaluation would refuse: a model or dataset that is not
-    available, a tokenizer without pad or EOS, a missing column, gold answers that cannot be read,
-    prompts that are too long or lack their problem; user-supplied files that hold no algorithm.
-    Sizes made from scratch read nothing and cost nothing. say: is told each model's ends of
-    responses and one of its prompts. Warnings go to stderr.
+    available, a model that cannot be trained (vimpo/models/fitness.py), a tokenizer without pad or
+    EOS, a missing column, gold answers that cannot be read, prompts that are too long or lack their
+    problem; user-supplied files that hold no algorithm. Sizes made from scratch read nothing and
+    cost nothing. say: is told each model's ends of responses and one of its prompts. Warnings go to
+    stderr.
     """
     if own := study.own_algorithms():
         from vimpo.training.algorithms import make_algorithm
@@ -86,6 +87,7 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
     """The dataset of a size, with everything else that the size needs checked; None for chains."""
     from vimpo.evaluation.lm_eval import check_length
     from vimpo.models.ends import declared_ends, generation_config
+    from vimpo.models.fitness import check_tokens, check_trainable
     from vimpo.models.networks import load_model_config, load_tokenizer
     from vimpo.tasks import prompt_room
     from vimpo.tasks.dataset import DatasetProblems
@@ -96,6 +98,7 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
     spec, field, trust = study.sizes[size], f"sizes.{size}.path", study.runtime.trust_remote_code
     config = load_model_config(path, trust, field)
     tokenizer = load_tokenizer(path, trust, field)
+    rows = check_trainable(spec, config, tokenizer, study.runtime, field)
     task = None
     if isinstance(study.task, DatasetTask):
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0
@@ -105,6 +108,8 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
             batch_size=max(study.train.prompts_per_step, demonstrations),
             room=prompt_room(config, study.train.max_response),
         )
+        (first,) = task.training_problems(0, 0, 1)  # shows the tokens of a chat template
+        check_tokens(tokenizer(first.prompt).input_ids, rows, tokenizer, field)
     # The parts of lm-eval's model that check_length needs, with lm-eval's own default.
     lm = SimpleNamespace(
         tokenizer=tokenizer, max_length=resolve_max_length(config, tokenizer, default=2048)

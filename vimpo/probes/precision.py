@@ -8,6 +8,9 @@ The same rollouts, on chains from short to long, are read at four precisions:
                               everything after it, in float32: what careful trainers do
     bfloat16                  weights, activations, log-softmax, log-ratio and KL in bfloat16
 
+What a model's own code rounds to float32 stays so at every precision: gated norms of recurrent
+layers, and the logits of Mamba.
+
 For a policy with more than :data:`DOUBLED` parameters float32 is the truth, because float64 takes 8
 bytes per parameter and GPUs are slow at it; the rows of float32 then have no value, and say so. One
 model at a time is on the device, and runtime.logit_chunk limits the logits.
@@ -24,6 +27,7 @@ and `all` for whole responses:
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -74,11 +78,18 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of the model in another precision."""
     model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]  # wrapped: mypy asks for self
     if dtype == torch.float64:
+        # The other ways of computing experts have no kernel for float64. Dense models ignore it.
+        model.set_experts_implementation("eager")
         for name, module in list(model.named_modules()):
-            if hasattr(module, "variance_epsilon"):
+            if hasattr(module, "variance_epsilon") and _reads_one_tensor(module):
                 parent, _, leaf = name.rpartition(".")
                 setattr(model.get_submodule(parent), leaf, Float64Norm(module))
     return model
+
+
+def _reads_one_tensor(norm: nn.Module) -> bool:
+    """False for the gated norms of recurrent layers, whose insides stay in float32."""
+    return len(inspect.signature(norm.forward).parameters) == 1
 
 
 @contextmanager

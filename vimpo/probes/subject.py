@@ -75,7 +75,7 @@ class Subject:
         config = study.cell_config(cell)
         runtime, train = config.runtime, config.train
         folder, base = study.run_folder(cell) / "model", study.base_folder(cell.size) / "model"
-        policy = load_policy(folder, runtime).eval().requires_grad_(False)
+        policy = load_policy(folder, runtime, finite=False).eval().requires_grad_(False)
         if runtime.logit_chunk:
             check_plain_head(policy)
         tokenizer = load_tokenizer(folder, runtime.trust_remote_code)

@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 from torch.nn.functional import pad as pad_last_dims
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Train
 from vimpo.models.ends import ends_of
+from vimpo.models.kinds import ATTENDS, cache_argument
 from vimpo.models.networks import positions
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
@@ -222,12 +223,18 @@ def _read_prompts(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions(mask),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{cache_argument(model): cache},
     ).logits[:, -1]
-    cache.batch_repeat_interleave(group_size)
+    _pick_rows(cache, torch.arange(len(ids), device=ids.device).repeat_interleave(group_size))
     return cache, logits.repeat_interleave(group_size, 0)
+
+
+def _pick_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep these rows, some perhaps several times."""
+    # The one way that caches of every kind have, states of recurrent layers too.
+    cache.reorder_cache(cast(LongTensor, rows))
 
 
 def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rollouts:
@@ -292,6 +299,7 @@ def sample(
     stops = torch.tensor(ends, device=device)
     rows = torch.arange(count, device=device)  # still being decoded
     attention = prompt_mask
+    name = cache_argument(model)
     for t in range(max_response):
         log_probs = (logits.float() / temperature).log_softmax(-1)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
@@ -303,15 +311,16 @@ def sample(
         if live.float().mean() <= 1 - DROP_SHARE:
             keep = live.nonzero().squeeze(1)
             rows, tokens, attention, live = rows[keep], tokens[keep], attention[keep], live[keep]
-            cache.batch_select_indices(keep)
+            _pick_rows(cache, keep)
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         logits = model(
             input_ids=tokens[:, None],
-            attention_mask=attention,
+            # States of a purely recurrent model hold no padding, and take no mask of what is past.
+            attention_mask=attention if name == ATTENDS else None,
             # Finished rows that were not dropped must not run past the model's last position.
             position_ids=(attention.sum(1, keepdim=True) - 1) * live[:, None],
-            past_key_values=cache,
             use_cache=True,
+            **{name: cache},
         ).logits[:, -1]
     drawn = {n: getattr(written, n)[:, : t + 1] for n in ("response_ids", "mask", "logp")}
     return replace(written, **drawn)

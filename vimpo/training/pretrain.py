@@ -22,6 +22,8 @@ from vimpo.models.networks import (
     save_policy,
 )
 from vimpo.models.optimizer import make_optimizer
+from vimpo.models.saved import check_saved
+from vimpo.sampling.gap import check_sampling
 from vimpo.sampling.rollouts import left_pad
 from vimpo.tasks import Task, make_task
 from vimpo.tasks.prompts import encode, encode_text
@@ -46,12 +48,13 @@ class Pretrainer:
     ) -> None:
         """Build or load the model; read: its task, if it was already made.
 
-        Raises ConfigError if the path holds no model.
+        Raises ConfigError if the path holds no model, or one that samples other than it scores.
         """
-        self.spec, self.pretrain = model, pretrain
+        self.spec, self.pretrain, self.runtime = model, pretrain, runtime
         if model.path:
             self.tokenizer = load_tokenizer(model.path, runtime.trust_remote_code)
             self.policy = load_policy(model.path, runtime)
+            check_sampling(self.policy, self.tokenizer, model.path)
         else:
             self.tokenizer = chain_tokenizer()
             policy = build_policy(model, self.tokenizer, pretrain.seed)
@@ -122,6 +125,7 @@ class Pretrainer:
 
     def save(self, folder: Path) -> None:
         save_policy(self.policy, self.tokenizer, folder)
+        check_saved(self.policy, folder, self.runtime)
 
     def provenance(self) -> dict:
         """What the manifest records about the training data."""

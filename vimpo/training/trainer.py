@@ -29,6 +29,7 @@ from vimpo.models.networks import (
     save_policy,
 )
 from vimpo.models.optimizer import make_optimizer
+from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
 from vimpo.sampling import make_sampler
@@ -399,8 +400,10 @@ class Trainer:
         critic = self._tensors(self.critic) if self.critic is not None else None
         if self.world.main:
             save_policy(self.policy, self.tokenizer, folder, policy)
+            again = check_saved(self.policy, folder, self.config.runtime, policy)
             if self.critic is not None:
                 self.critic.save(folder / "critic", critic)
+                Critic.load(folder / "critic", again)
 
     def _tensors(self, module: nn.Module) -> dict[str, Tensor] | None:
         """Weights to save, by name; None if they are simply the module's own."""
