@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def ids_of_all_stages(study, monkeypatch) -> dict[str, list[int]]:
         patched.setattr(Qwen3ForCausalLM, "generate", generate)
         # The suite's own tokenizer cannot write the words at which the benchmark stops.
         patched.setattr("lm_eval.models.huggingface.stop_sequences_criteria", lambda *_: None)
-        lm = evaluate.load_lm(model, study)
+        lm = evaluate.load_lm(Path(model), study)
         evaluate.run_benchmarks(lm, study, ["aime25"])
 
     subject = Subject(
@@ -209,7 +210,7 @@ def test_every_declared_end_stops_training_and_probes(two_ends, end):
 def test_every_declared_end_stops_an_evaluation(two_ends, end, monkeypatch):
     load = networks.load_policy
     monkeypatch.setattr(networks, "load_policy", lambda *a: answering(load(*a), end))
-    lm = evaluate.load_lm(two_ends.sizes["own"].path, two_ends)
+    lm = evaluate.load_lm(Path(two_ends.sizes["own"].path), two_ends)
     _, (log,) = evaluate.run_benchmarks(lm, two_ends, ["aime25"])
     assert log["responses"] == ["5"]
 
