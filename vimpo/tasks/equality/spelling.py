@@ -42,7 +42,8 @@ RULES = [(re.compile(pattern), new) for pattern, new in (
     (r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])|\\\|", "|"),
     (r"\\(?:cdotp|ast)(?![A-Za-z])", r"\\cdot "),
     (r"\\pmod\s*(?:\{([^{}]*)\}|(\w))|\(\s*\\?mod\s+(\w+)\s*\)", r"\\pmod{\1\2\3}"),
-    (r"\^\s*\{?\s*(?:\\circ|\\prime)\s*\}?(?=\s*\}?$|\s*[,)])|\\degree(?![A-Za-z])", ' "degree" '),
+    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", ' "degree" '),
+    (r"(?i)(?<![A-Za-z\\])([ap])\. ?m\.?(?![A-Za-z])", r"\1m "),
     (r"\\?%", ' "percent" '),
     (r"(?<!\\)\\(?=\d)", ""),
     (r"\^\s*\(([^()]*)\)", r"^{\1}"),
@@ -62,6 +63,7 @@ RANGE = re.compile(
     r"[A-Za-z](?:\s*,\s*[A-Za-z])*\s*"
     r'(?:\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*|(?:"[a-z]+"\s*)+)?(?=,|$)'
 )
+TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 SHORT = re.compile(r"(\\sqrt)\s*(\w)|(\\frac)\s*(?:(\{[^{}]*\})|(\w))\s*(?:(\{)|(\w))")
 THOUSANDS = re.compile(r"(?<![\d,.(\[])(?<!\\\{)(\d{1,3}(?:,\d{3})+)(?![\d,]*\d)")
 RUN = re.compile(
@@ -77,6 +79,8 @@ FUNCTIONS = frozenset(
 def spelled(text: str) -> str:
     """The one spelling of an answer; empty if it says nothing."""
     text = _unicode(text)
+    if TRIGONOMETRY.search(text):  # the reader takes 30^\circ for 30
+        text = re.sub(r"([\d.]+)\s*\^\s*\{?\s*\\circ\s*\}?", r"(\\frac{\1\\pi}{180})", text)
     for pattern, new in RULES:
         text = pattern.sub(new, text)
     text = _dollars(text)
@@ -141,12 +145,8 @@ def _words_of(match: re.Match) -> str:
             return f" {content} "
         if content.strip() in FUNCTIONS:
             return rf"\{content.strip()} "
-    found = r"(\"[^\"]*\"|\\[A-Za-z]+|[A-Za-z]\.[A-Za-z]\.)|((?:[^\W\d_]|['-](?=[^\W\d_]))+)"
-    return " " + re.sub(found, lambda m: _clock(m[1]) if m[1] else f'"{m[2]}"', content) + " "
-
-
-def _clock(text: str) -> str:
-    return f'"{text.replace(".", "")}"' if "." in text else text
+    found = r"(\"[^\"]*\"|\\[A-Za-z]+)|((?:[^\W\d_]|['-](?=[^\W\d_]))+)"
+    return " " + re.sub(found, lambda m: m[1] or f'"{m[2]}"', content) + " "
 
 
 def _braced(match: re.Match) -> str:
