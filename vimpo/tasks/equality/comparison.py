@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from vimpo.tasks.equality import symbolic
 from vimpo.tasks.equality.exact import number, places, rounds_to
-from vimpo.tasks.equality.parts import Group, group, items, split, unwrapped
+from vimpo.tasks.equality.parts import COMMAS, Group, group, items, split, unwrapped
 from vimpo.tasks.equality.quantities import Quantity, compatible, quantity
 from vimpo.tasks.equality.relations import LESS, Piece, named, pieces, relation, renamed
 from vimpo.tasks.equality.spelling import tokens
@@ -97,11 +97,9 @@ def _sequences(gold: str, answer: str, same: Same) -> bool | None:
         return _sets(ours, theirs, same)
     if ours.opened in ("(", "matrix") or theirs.opened in ("(", "matrix", "["):
         one, other = _values(ours), _values(theirs)
-        if ours[:2] != theirs[:2] and not one[1] ^ other[1]:
-            if "" not in (ours.opened, theirs.opened) or len(one[0]) < 3:
-                return False
-        return all(map(same, one[0], other[0]))
-    if ours.opened == "[":
+        alike = ours[:2] == theirs[:2] or one[1] != other[1]
+        return alike and all(map(same, one[0], other[0]))
+    if ours.opened == "[" or {'"and"', '"or"'} <= _conditions(gold) | _conditions(answer):
         return False
     one, other = _values(ours), _values(theirs)
     ordered = one[1] != other[1] or all(
@@ -147,6 +145,12 @@ def _signed(text: str) -> list[str]:
     if text.count(r"\pm") != 1:
         return [text]
     return [text.replace(r"\pm", "+").lstrip("+ "), text.replace(r"\pm", "-")]
+
+
+def _conditions(text: str) -> set[str]:
+    """What joins inequalities."""
+    parts, signs = split(text, COMMAS)
+    return set(signs) if any(set(relation(part)[1]) & LESS.keys() for part in parts) else set()
 
 
 def _is_relation(text: str) -> bool:
@@ -214,6 +218,8 @@ def _relations(gold: str, answer: str, same: Same) -> bool | None:
         return False
     if signs == marks and all(map(same, sides, others)):
         return True
+    if (name and symbolic.is_constant(values)) or pieces(gold):
+        return False  # the gold is solved for its variable, the answer is not
     if signs == marks and set(signs) <= {"=", r"\neq"}:
         if matched(sides, others, same):
             return True

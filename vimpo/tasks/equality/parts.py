@@ -19,8 +19,8 @@ OPEN = {
     r"\lceil": "",
 }
 CLOSE = frozenset([")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"])
-COMMAS = frozenset([",", ";", r"\\", '"and"', '"or"', '"And"', '"Or"', r"\lor", r"\vee", r"\land"])
-MATRIX = re.compile(r"\\begin\{([pbBvV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}")
+COMMAS = frozenset([",", ";", r"\\", '"and"', '"or"', '"And"', '"Or"'])
+MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}")
 
 
 class Group(NamedTuple):
@@ -53,12 +53,12 @@ def items(text: str) -> list[str]:
 
 
 def group(text: str) -> Group | None:
-    """The tuple, set or interval that a text as a whole is; a column or row vector is a tuple."""
+    """The tuple, set or interval that a text as a whole is; a column is a tuple."""
     if match := MATRIX.fullmatch(text):
         rows = [row for row in split(match[2], frozenset([r"\\"]))[0] if row]
         cells = [split(row, frozenset("&"))[0] for row in rows]
-        if len(cells) == 1 or all(len(row) == 1 for row in cells):
-            return Group("(", ")", [cell for row in cells for cell in row])
+        if all(len(row) == 1 for row in cells):
+            return Group("(", ")", [row[0] for row in cells])
         return Group("matrix", "", [f"({','.join(row)})" for row in cells])
     found = [token for token in TOKEN.findall(text) if not token.isspace()]
     if len(found) < 2 or found[0] not in OPEN or found[-1] not in CLOSE:

@@ -45,7 +45,7 @@ def quantity(text: str) -> Quantity | None:
         power = int(match[3] or 1) * (-1 if match[1] else 1)
         last.insert(0, (match[2] if len(match[2]) < 3 else match[2].lower(), power))
         text = text[: match.start()]
-    core = re.sub(r"^\\approx ?", "", text.strip())
+    core = re.sub(r"^(?:\\approx|[:=]) ?", "", text.strip())
     factor = Fraction(1)
     while first and (first[0] in FILLERS or first[0] in SIGNS):
         factor *= SIGNS.get(first.pop(0), 1)
@@ -59,9 +59,14 @@ def quantity(text: str) -> Quantity | None:
         factor *= MULTIPLES[last.pop(0)[0]]
     percent = bool(last) and last[-1][0] == "percent"
     words = [(word, 1) for word in first] + (last[:-1] if percent else last)
-    if '"' in core or not set(first) <= CURRENCIES or CHANGING & {word for word, _ in words}:
+    if '"' in core or not set(first) <= CURRENCIES or any(map(_changes, words)):
         return None
     return Quantity(core, factor, *unit_of(words), percent)
+
+
+def _changes(word: tuple[str, int]) -> bool:
+    """Does a word after a number make it another one: `3 squared`, `5 sixths`, `44 BC`?"""
+    return word[0].lower() in CHANGING or (word[0].endswith("ths") and word[0] not in UNITS)
 
 
 def compatible(one: dict[str, int], other: dict[str, int]) -> bool:

@@ -16,7 +16,7 @@ GREEK = r"\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|p
 VARIABLE = re.compile(rf"(?:[A-Za-z]|{GREEK}) ?(?:_ ?(?:\w|\{{[^{{}}]*\}}))?")
 # A name: x, a_{n}, f(x), f^{-1}(2), AB, |AB|, (x, y), `area`, m∠ABC
 NAME = re.compile(
-    rf"(?:m ?)?\|?(?:{VARIABLE.pattern}|[A-Z]{{2,4}}|(?:\"[^\"]*\"[ ()A-Z]*)+)\|?'*"
+    rf"(?:m ?)?(?:{VARIABLE.pattern}|\|?[A-Z]{{2,4}}\|?|(?:\"[^\"]*\"[ ()A-Z]*)+)'*"
     r"(?: ?\^ ?\{ ?-1 ?\})?(?: ?\( ?-?[\w\\, {}]{0,20}\))?"
     r"|\((?:[A-Za-z]|\\[a-z]+|_|\d|[, {}])+\)"
 )

@@ -59,12 +59,14 @@ GEOMETRY = re.compile(
 )
 # What a variable ranges over says nothing of the value.
 RANGE = re.compile(
-    r',?\s*(?:"(?:for|where|with|such)"|\\forall)\s*(?:"[a-z]+"\s*)*'
+    r',?\s*(?:"(?:for|where)"|\\forall)\s*(?:"(?:all|any|every|each|some|integers?|real|numbers?)"\s*)*'
     r"[A-Za-z](?:\s*,\s*[A-Za-z])*\s*"
-    r'(?:\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*|(?:"[a-z]+"\s*)+)?(?=,|$)'
+    r'(?:\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*|(?:"(?:is|an|any|integer|real|number)"\s*)+)?(?=,|$)'
 )
 TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-SHORT = re.compile(r"(\\sqrt)\s*(\w)|(\\frac)\s*(?:(\{[^{}]*\})|(\w))\s*(?:(\{)|(\w))")
+ROOT = re.compile(r"\\sqrt\s*(\w)")
+FRACTION = re.compile(r"\\frac\s*(?:(\{(?:[^{}]|\{[^{}]*\})*\})|(\w))\s*(?:(\{)|(\w))")
+METRES = re.compile(r'(?<=\d) ([mgshL])(?=(?: ?/ ?"?[a-z]+"?)?(?: ?\^ ?\{? ?[23] ?\}?)?$)')
 THOUSANDS = re.compile(r"(?<![\d,.(\[])(?<!\\\{)(\d{1,3}(?:,\d{3})+)(?![\d,]*\d)")
 RUN = re.compile(
     r'(?<![\\A-Za-z"])(?:[A-Za-z]{3,}(?:[\'-][A-Za-z]{3,})+|[A-Za-z]{2,})(?![A-Za-z"])'
@@ -89,8 +91,7 @@ def spelled(text: str) -> str:
         if not found:
             break
     text = GEOMETRY.sub(r'"\1\2"', text)
-    for _ in range(2):
-        text = SHORT.sub(_braced, text)
+    text = FRACTION.sub(_braced, ROOT.sub(r"\\sqrt{\1}", text))
     text = THOUSANDS.sub(lambda m: m[1].replace(",", ""), text)
     letters = re.fullmatch(r"[A-Za-z\s.,;:'\"()-]*", text) is not None
     parts = re.split(r'("[^"]*")', text)
@@ -98,6 +99,8 @@ def spelled(text: str) -> str:
     parts[::2] = [RUN.sub(lambda m: _word(m, letters, crowded), part) for part in parts[::2]]
     text = re.sub(r"\s+", " ", "".join(parts)).strip()
     text = re.sub('"infinitely" +"many"', r"\\infty ", text)
+    text = re.sub(r'(" ?/ ?)([smh])(?= ?\^|$)', r'\1"\2"', METRES.sub(r' "\1"', text))
+    text = re.sub(r"\\sqrt *\(([^()]*)\)", r"\\sqrt{\1}", re.sub("^= *", "", text))
     text = RANGE.sub("", text)
     return re.sub(r"(?<!\\)[\s.,;:]+$", "", text)
 
@@ -112,6 +115,7 @@ def tokens(text: str) -> list[str]:
 
 def _unicode(text: str) -> str:
     """Without invisible characters, and LaTeX for symbols, powers, fractions and Greek letters."""
+    text = re.sub(r"(?<=\w)\*\*(?=[\w({])", "^", text)
     text = re.sub("[⁰¹²³⁴-⁻ⁿ]+", lambda m: f"^{{{m[0].translate(RAISED)}}}", text)
     text = re.sub("[₀-₉]+", lambda m: f"_{{{m[0].translate(LOWERED)}}}", text)
     written = []
@@ -127,7 +131,7 @@ def _unicode(text: str) -> str:
             letter = name.split()[-1].lower()
             plain = rf"\{letter if 'SMALL' in name else letter.capitalize()} "
         written.append("".join(SYMBOLS.get(c, c) for c in plain))
-    return re.sub(r"\\sqrt +\(([^()]*)\)", r"\\sqrt{\1}", "".join(written))
+    return "".join(written)
 
 
 def _dollars(text: str) -> str:
@@ -150,10 +154,8 @@ def _words_of(match: re.Match) -> str:
 
 
 def _braced(match: re.Match) -> str:
-    r"""`\sqrt2` -> `\sqrt{2}`, `\frac12` -> `\frac{1}{2}`."""
-    if match[1]:
-        return rf"\sqrt{{{match[2]}}}"
-    return rf"\frac{match[4] or '{' + match[5] + '}'}" + (match[6] or "{" + match[7] + "}")
+    r"""`\frac12` -> `\frac{1}{2}`."""
+    return rf"\frac{match[1] or '{' + match[2] + '}'}" + (match[3] or "{" + match[4] + "}")
 
 
 def _word(match: re.Match, letters: bool, crowded: bool) -> str:
@@ -165,7 +167,7 @@ def _word(match: re.Match, letters: bool, crowded: bool) -> str:
     if run in FUNCTIONS:
         return rf"\{run} "
     if letters:
-        word = len(run) > 2 or run != lower
+        word = len(run) > 2 or run != lower or lower in KNOWN_WORDS
     elif lower in KNOWN_WORDS:
         word = len(run) > 1 and (len(run) > 2 or before.endswith((" ", *"0123456789})")))
     elif re.search(r"[\d_^{}]$", before):

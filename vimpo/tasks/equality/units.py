@@ -39,6 +39,7 @@ NUMBERS = {word: n for n, word in enumerate(f"{_ONES} fifteen sixteen seventeen 
 NUMBERS |= {"nineteen": 19} | {word: 10 * n for n, word in enumerate(_TENS.split(), 2)}
 MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 MULTIPLES |= {"trillion": 10**12, "dozen": 12}
+MULTIPLES |= {f"{word}s": size for word, size in MULTIPLES.items()} | {"tens": 10}
 SIGNS = {"negative": -1, "minus": -1, "positive": 1, "plus": 1}
 # Words before or after a number that change nothing.
 FILLERS = frozenset("approximately about roughly around exactly the answer is a an of only".split())
@@ -47,7 +48,8 @@ CHANGING = frozenset(
     "not or and less more fewer greater least most than squared cubed factorial over times plus minus "
     "half third quarter double twice divided multiplied without except no by to from mod modulo root "
     "if when where otherwise remainder north south east west up down left right am pm bc ad "
-    "bce ce percent".split()
+    "bce ce percent below above under before after wrong false incorrect never none nothing halves "
+    "thirds quarters".split()
 ) | MULTIPLES.keys()  # fmt: skip
 KNOWN_WORDS = (
     UNITS.keys() | NUMBERS.keys() | MULTIPLES.keys() | SIGNS.keys() | FILLERS | CHANGING
