@@ -19,10 +19,11 @@ import re
 
 from vimpo.tasks.equality import comparison, symbolic
 from vimpo.tasks.equality.exact import number
-from vimpo.tasks.equality.parts import group, items, unwrapped
+from vimpo.tasks.equality.parts import group, items, split, unwrapped
 from vimpo.tasks.equality.quantities import quantity
-from vimpo.tasks.equality.relations import relation
+from vimpo.tasks.equality.relations import BUILDER, NAME, REALS, RELATIONS, UNION
 from vimpo.tasks.equality.spelling import spelled
+from vimpo.tasks.equality.units import KNOWN_WORDS
 
 MOST_WORDS = 3  # of a gold answer that is not prose: `2 stuffed goats`
 
@@ -35,23 +36,30 @@ def is_equivalent(gold: str, answer: str) -> bool:
 def is_readable(gold: str) -> bool:
     """Can this gold answer be judged: is it an expression, not prose or a fragment?"""
     text = spelled(gold)
-    words = [word for word in re.findall(r'"([^"]*)"', text) if len(word) > 2]
-    return bool(text) and len(words) <= MOST_WORDS and _readable(unwrapped(text))
+    words = [w for w in re.findall(r'"([^"]*)"', text) if len(w) > 2 and w not in KNOWN_WORDS]
+    return comparison.is_empty_set(text) or (
+        any(c.isalnum() for c in text) and len(words) <= MOST_WORDS and _readable(unwrapped(text))
+    )
 
 
 def _readable(text: str, depth: int = 0) -> bool:
     """Is a text words, a number, a quantity or an expression, or are all of its parts?"""
-    if depth > comparison.DEEPEST:
+    if depth > comparison.DEEPEST or not text:
         return False
-    if number(text) is not None or comparison.WORDS.fullmatch(text):
+    if number(text) is not None or any(
+        pattern.fullmatch(text)
+        for pattern in (comparison.WORDS, comparison.BASED, NAME, BUILDER, REALS)
+    ):
         return True
     whole = group(text)
     parts = whole.items if whole else items(text)
-    if len(parts) == 1:
-        parts = relation(text)[0]
-    if len(parts) > 1:
+    for separators in (UNION, RELATIONS, frozenset(":")):
+        if len(parts) < 2 and not whole:
+            parts = split(text, separators)[0]
+    if len(parts) > 1 or (whole and parts):
         return all(_readable(part, depth + 1) for part in parts)
     if '"' in text:
         measured = quantity(text)
-        return measured is not None and _readable(measured.core, depth + 1)
-    return symbolic.read(text) is not None
+        core = measured.core if measured else re.sub(r'"[^"]*"', "", text).strip()
+        return _readable(core, depth + 1)
+    return symbolic.read(text.replace(r"\pm", "+")) is not None

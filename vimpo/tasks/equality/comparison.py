@@ -49,7 +49,7 @@ Same = Callable[[str, str], bool]
 def _rounded(gold: str, answer: str) -> bool:
     """Is the answer exact, and does it round to a decimal gold of two places or more?"""
     count, value = places(gold), number(gold)
-    if count is None or count < 2 or value is None or "." in answer:
+    if count is None or count < 2 or not value or "." in answer:
         return False
     exact: Fraction | Decimal | None = number(answer)
     if exact is None and (found := symbolic.decimal(answer)) is not None:
@@ -105,25 +105,27 @@ def _sequences(gold: str, answer: str, same: Same) -> bool | None:
     ordered = one[1] != other[1] or all(
         WORDS.fullmatch(i) or LABEL.fullmatch(i) for i in ours.items
     )
-    if ordered and not r"\{" in (ours.opened, theirs.opened):
+    if ordered and r"\{" not in (ours.opened, theirs.opened):
         return all(map(same, one[0], other[0]))
     return matched(ours.items, theirs.items, same)
 
 
 def _sets(ours: Group, theirs: Group, same: Same) -> bool:
     """A set may name a member twice."""
-    if ours.opened not in ("", r"\{") or theirs.opened not in ("", r"\{"):
-        return False
-    if r"\{" not in (ours.opened, theirs.opened) or not ours.items or not theirs.items:
+    if not ours.opened == theirs.opened == r"\{" or not ours.items or not theirs.items:
         return False
     return all(any(same(g, a) for a in theirs.items) for g in ours.items) and all(
         any(same(g, a) for g in ours.items) for a in theirs.items
     )
 
 
+def is_empty_set(text: str) -> bool:
+    return text.replace(" ", "") in (r"\emptyset", "{}", r"\{\}")
+
+
 def _sequence(text: str) -> Group | None:
     """A tuple, set or interval, or a bare list of two or more; `\\pm` is a list of two."""
-    if text.replace(" ", "") in (r"\emptyset", "{}", r"\{\}"):
+    if is_empty_set(text):
         return Group(r"\{", r"\}", [])
     whole = group(text)
     if whole and (len(whole.items) > 1 or whole.opened == r"\{" or whole.opened == "matrix"):
@@ -300,6 +302,7 @@ def _ratios(gold: str, answer: str, same: Same) -> bool | None:
     if len(ours) != len(theirs) or all(re.fullmatch(r"\d\d", p[-1]) for p in (ours, theirs)):
         return False
     one, other = [number(unwrapped(p)) for p in ours], [number(unwrapped(p)) for p in theirs]
-    if None in one or None in other or not other[0] or not one[0]:
+    known, given = [v for v in one if v], [v for v in other if v]
+    if len(known) < len(ours) or len(given) < len(theirs):
         return all(map(same, ours, theirs))
-    return [v / one[0] for v in one] == [v / other[0] for v in other]
+    return [v / known[0] for v in known] == [v / given[0] for v in given]

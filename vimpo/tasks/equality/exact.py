@@ -20,7 +20,7 @@ MIXED = re.compile(rf"({INTEGER}) ?(?:(\\frac ?\{{ ?\d+ ?\}} ?\{{ ?\d+ ?\}})| (\
 
 
 def number(text: str) -> Fraction | None:
-    """The value of an integer, decimal, fraction, mixed number, 3e8 or 0.(3); None if it is none."""
+    """The value of a decimal, fraction, mixed number, 3e8 or 0.(3); None if it is no number."""
     text = text.strip()
     sign = -1 if text.startswith("-") else 1
     bare = text[1:].strip() if text[:1] in ("-", "+") else text

@@ -66,7 +66,10 @@ def quantity(text: str) -> Quantity | None:
 
 def _changes(word: tuple[str, int]) -> bool:
     """Does a word after a number make it another one: `3 squared`, `5 sixths`, `44 BC`?"""
-    return word[0].lower() in CHANGING or (word[0].endswith("ths") and word[0] not in UNITS)
+    name = word[0]
+    if name in UNITS:
+        return False
+    return name.lower() in CHANGING or name.endswith("ths") or (len(name) == 1 and name.islower())
 
 
 def compatible(one: dict[str, int], other: dict[str, int]) -> bool:

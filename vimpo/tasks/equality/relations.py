@@ -3,6 +3,7 @@ r"""Equations, inequalities and intervals, taken apart."""
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 from vimpo.tasks.equality.exact import number
@@ -22,6 +23,7 @@ NAME = re.compile(
 )
 CALL = re.compile(r"([A-Za-z]) ?\( ?([a-z]) ?\)")
 BUILDER = re.compile(r"\\\{ ?\(? ?([A-Za-z]) ?\)? ?(?:\\in ?\\mathbb ?\{? ?R ?\}? ?)?[|:](.*)\\\}")
+REALS = re.compile(r"\\mathbb ?\{? ?[RZNQC] ?\}?|\\emptyset")
 UNION = frozenset([r"\cup", '"or"', r"\lor", r"\vee"])
 
 
@@ -67,7 +69,7 @@ def renamed(call: str, body: str, other: str) -> str | None:
 
 
 def pieces(text: str) -> tuple[str, list[Piece]] | None:
-    """Variable ("" if it has none) and intervals of a set of real numbers; None if it is no such."""
+    """Variable ("" if it has none) and intervals of a set of reals; None if it is no such."""
     if match := BUILDER.fullmatch(text):
         return pieces(match[2].strip())
     sides, signs = split(text, frozenset([r"\in"]))
@@ -92,10 +94,12 @@ def _intervals(text: str) -> tuple[str, list[Piece]] | None:
     if match := re.fullmatch(
         r"\\mathbb\{?R\}?(?:\\setminus|\\backslash|-|\\)(\\\{.*\\\})", compact
     ):
-        return "", _without(group(match[1]).items)
+        points = group(match[1])
+        return ("", _without(points.items)) if points else None
     whole = group(text)
     if whole and len(whole.items) == 2 and whole.opened in "([" and whole.closed in ")]":
-        return "", [_piece(whole.opened == "[", *whole.items, whole.closed == "]")]
+        start, end = whole.items
+        return "", [_piece(whole.opened == "[", start, end, whole.closed == "]")]
     sides, signs = relation(text)
     if signs == [r"\neq"] and VARIABLE.fullmatch(sides[0]):
         return sides[0], _without(sides[1:])
@@ -117,8 +121,7 @@ def _piece(from_low: bool, low: str, high: str, to_high: bool) -> Piece:
 
 def _without(points: list[str]) -> list[Piece]:
     """The real numbers but for some points, which are put in order if they are plain numbers."""
-    values = [number(point) for point in points]
-    if None not in values:
-        points = [p for _, p in sorted(zip(values, points, strict=True))]  # type: ignore[type-var]
+    if None not in map(number, points):
+        points = sorted(points, key=lambda point: number(point) or 0)
     ends = [r"-\infty", *points, r"\infty"]
-    return [Piece(False, a, b, False) for a, b in zip(ends, ends[1:], strict=False)]
+    return [Piece(False, low, high, False) for low, high in pairwise(ends)]

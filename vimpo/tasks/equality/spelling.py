@@ -16,7 +16,8 @@ SYMBOLS = {
     "÷": r"\div ", "∞": r"\infty ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
     "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ", "∅": r"\emptyset ", "±": r"\pm ",
     "∠": r"\angle ", "△": r"\triangle ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "≡": r"\equiv ",
-    "⁄": "/", "。": ".", "、": ",", "…": r"\ldots ", '"': "", "\x00": "", "∣": "|", "∖": r"\setminus ",
+    "⁄": "/", "。": ".", "、": ",", "…": r"\ldots ", '"': "", "\x00": "", "∣": "|",
+    "∖": r"\setminus ",
     "€": ' "euro" ', "£": ' "pound" ', "¥": ' "yen" ', "¢": ' "cent" ', "√": r"\sqrt ",
 }  # fmt: skip
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -47,7 +48,8 @@ RULES = [(re.compile(pattern), new) for pattern, new in (
     (r"\\?%", ' "percent" '),
     (r"(?<!\\)\\(?=\d)", ""),
     (r"\^\s*\(([^()]*)\)", r"^{\1}"),
-    (r"(?<=\d)(?:\s*\^?\s*\{?\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?|(?:st|nd|rd|th)(?![A-Za-z]))", " "),
+    (r"(?<=\d)(?:\s*\^?\s*\{?\s*\\(?:text|mathrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?"
+     r"|(?:st|nd|rd|th)(?![A-Za-z]))", " "),
 )]  # fmt: skip
 TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|boldsymbol|bm|operatorname"
@@ -72,10 +74,11 @@ RUN = re.compile(
     r'(?<![\\A-Za-z"])(?:[A-Za-z]{3,}(?:[\'-][A-Za-z]{3,})+|[A-Za-z]{2,})(?![A-Za-z"])'
 )
 OPERATOR = re.compile(r"[+*^_=<>|/]|\\[a-z]{2,}|\d[a-z]")
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp max min gcd lcm det "
-    "lim pi theta alpha beta gamma lambda omega phi sqrt infty".split()
-)
+_FUNCTIONS = """
+sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp max min gcd lcm det lim
+pi theta alpha beta gamma lambda omega phi sqrt infty
+"""
+FUNCTIONS = frozenset(_FUNCTIONS.split())
 
 
 def spelled(text: str) -> str:
@@ -136,7 +139,8 @@ def _unicode(text: str) -> str:
 
 def _dollars(text: str) -> str:
     """Pairs of dollars delimit mathematics; one alone is money."""
-    return text.replace("$", ' "dollar" ') if text.count("$") == 1 else text.replace("$", " ")
+    new = ' "dollar" ' if text.count("$") == 1 and re.search(r"\$\s*\d|\d\s*\$", text) else " "
+    return text.replace("$", new)
 
 
 def _words_of(match: re.Match) -> str:

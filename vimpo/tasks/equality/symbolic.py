@@ -21,9 +21,11 @@ from vimpo.tasks.equality.exact import number
 NUMERAL = re.compile(r"\s*[+-]?(\d+|\d*\.\d+|\d+\.\d*)\s*")
 # What has no value, or one that the reader would drop.
 OPAQUE = re.compile(
-    r'"|\\(?:ldots|equiv|pmod|pm|mp|approx|parallel|perp|implies|to|Rightarrow|rightarrow|angle|triangle'
-    r"|text|cases|forall|exists|cong|sim|neg|overline|bar|dot|prime|mathbb|begin\{cases)(?![a-z])|[=<>'?:;&#@`]"
-    r"|\\leq|\\geq|\\neq|\\in(?![a-z])|\d_"
+    r'"|\\(?:ldots|equiv|pmod|pm|mp|approx|parallel|perp|implies|to|Rightarrow|rightarrow|angle'
+    r"|triangle|text|cases|forall|exists|cong|sim|neg|overline|bar|dot|prime|mathbb|begin\{cases)"
+    r"(?![a-z])|[=<>'?:;&#@`]"
+    r"|\\leq|\\geq|\\neq|\\in(?![a-z])|\d_|\^ ?\{? ?T(?![A-Za-z])"
+    r"|\\(?:phantom|x?cancel|sout|not|bmod|transpose)(?![a-z])"
 )
 LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{7,}")
 NORMAL = NormalizationConfig(boxed="none")
@@ -79,8 +81,8 @@ def is_constant(texts: list[str]) -> bool:
 
 def proportional(one: tuple[str, str], other: tuple[str, str], positive: bool = False) -> bool:
     """Do two equations, each of two sides, differ by a constant factor? Neither may be empty."""
-    sides = [read(text) for text in (*one, *other)]
-    if any(side is None for side in sides):
+    sides = [side for text in (*one, *other) if (side := read(text)) is not None]
+    if len(sides) < 4:
         return False
     first, second = sides[0] - sides[1], sides[2] - sides[3]
     if first.free_symbols != second.free_symbols or not first.free_symbols:
@@ -116,11 +118,12 @@ def _equal(left: sympy.Expr, right: sympy.Expr) -> bool:
     symbols = left.free_symbols | right.free_symbols
     if not symbols:
         return _close_at(left, right, DIGITS) and _close_at(left, right, MORE_DIGITS)
-    real, unreal = [], []
+    real: list[bool] = []
+    unreal: list[bool] = []
     for values in _points(symbols):
-        pair = [_value(side.subs(values), DIGITS) for side in (left, right)]
-        if None not in pair:
-            (real if all(v.is_real for v in pair) else unreal).append(_close(*pair))
+        one, other = (_value(side.subs(values), DIGITS) for side in (left, right))
+        if one is not None and other is not None:
+            (real if one.is_real and other.is_real else unreal).append(_close(one, other))
     return all(real) if len(real) > 1 else len(unreal) > 1 and all(unreal + real)
 
 

@@ -42,15 +42,17 @@ MULTIPLES |= {"trillion": 10**12, "dozen": 12}
 MULTIPLES |= {f"{word}s": size for word, size in MULTIPLES.items()} | {"tens": 10}
 SIGNS = {"negative": -1, "minus": -1, "positive": 1, "plus": 1}
 # Words before or after a number that change nothing.
-FILLERS = frozenset("approximately about roughly around exactly the answer is a an of only".split())
+_FILLERS = "approximately about roughly around exactly the answer is a an of only"
 # Words after a number that are no unit of it.
-CHANGING = frozenset(
-    "not or and less more fewer greater least most than squared cubed factorial over times plus minus "
-    "half third quarter double twice divided multiplied without except no by to from mod modulo root "
-    "if when where otherwise remainder north south east west up down left right am pm bc ad "
-    "bce ce percent below above under before after wrong false incorrect never none nothing halves "
-    "thirds quarters".split()
-) | MULTIPLES.keys()  # fmt: skip
+_CHANGING = """
+not or and less more fewer greater least most than squared cubed factorial over times plus minus
+half third quarter halves thirds quarters double twice divided multiplied without except no by
+to from mod modulo root if when where otherwise remainder north south east west up down left
+right am pm bc ad bce ce percent below above under before after wrong false incorrect never none
+nothing loss debt
+"""
+FILLERS = frozenset(_FILLERS.split())
+CHANGING = frozenset(_CHANGING.split()) | MULTIPLES.keys()
 KNOWN_WORDS = (
     UNITS.keys() | NUMBERS.keys() | MULTIPLES.keys() | SIGNS.keys() | FILLERS | CHANGING
 ) - {"s", "m", "g", "h", "l", "L", "in", "a"}
@@ -74,7 +76,7 @@ def unit_of(words: list[tuple[str, int]]) -> tuple[Fraction, dict[str, int]]:
 
     `square` and `cubic` raise the next word, `per` divides by it.
     """
-    size, powers = Fraction(1), {}
+    size, powers = Fraction(1), dict[str, int]()
     raised, sign = 1, 1
     for word, power in words:
         if word in ("square", "sq", "cubic"):
