@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from real_data import FILES, real_file
 
-from vimpo.tasks.equality import is_equivalent
+from vimpo.tasks.answers import answers
+from vimpo.tasks.equality import is_equivalent, is_readable
 
 with (Path(__file__).parent / "equivalence.tsv").open(encoding="utf-8") as table:
     CASES = list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -22,3 +26,41 @@ def test_right_answers_are_accepted_and_wrong_ones_refused(kind):
         if is_equivalent(case["gold"], case["answer"]) != (case["right"] == "yes")
     ]
     assert not misjudged
+
+
+def is_right(gold, response):
+    return any(is_equivalent(gold, answer) for answer in answers(response, boxed_only=False))
+
+
+def test_shared_cases_are_judged_as_labelled():
+    """The hostile cases: few wrong answers accepted, few right ones refused, in both halves."""
+    rows = [json.loads(line) for line in real_file("verifier_triples.jsonl").open(encoding="utf-8")]
+    for half in (rows[::2], rows[1::2]):
+        counts = Counter((row["expected"], is_right(row["gold"], row["response"])) for row in half)
+        right = counts[True, True] + counts[True, False]
+        wrong = counts[False, True] + counts[False, False]
+        assert counts[False, True] <= 0.03 * wrong
+        assert counts[True, False] <= 0.1 * right
+
+
+GOLDS = {
+    "math500": "answer",
+    "aime24": "Answer",
+    "aime25": "answer",
+    "amc23": "answer",
+    "olympiadbench": "final_answer",
+}
+
+
+@pytest.mark.parametrize("benchmark", GOLDS)
+def test_every_gold_of_a_benchmark_accepts_itself_and_not_its_neighbour(benchmark):
+    rows = [json.loads(line) for line in real_file(FILES[benchmark]).open(encoding="utf-8")]
+    found = [row[GOLDS[benchmark]] for row in rows]
+    golds = [str(gold[0] if isinstance(gold, list) else gold) for gold in found]
+    assert [gold for gold in golds if not is_equivalent(gold, gold)] == []
+    # three golds of OlympiadBench are prose or fragments
+    assert sum(not is_readable(gold) for gold in golds) <= (
+        3 if benchmark == "olympiadbench" else 0
+    )
+    integers = [gold for gold in golds if gold.isdigit()]
+    assert not any(is_equivalent(gold, f"{gold}1") for gold in integers)
