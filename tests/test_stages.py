@@ -209,7 +209,7 @@ def test_every_declared_end_stops_training_and_probes(two_ends, end):
 
 def test_every_declared_end_stops_an_evaluation(two_ends, end, monkeypatch):
     load = networks.load_policy
-    monkeypatch.setattr(networks, "load_policy", lambda *a: answering(load(*a), end))
+    monkeypatch.setattr(networks, "load_policy", lambda *a, **k: answering(load(*a, **k), end))
     lm = evaluate.load_lm(Path(two_ends.sizes["own"].path), two_ends)
     _, (log,) = evaluate.run_benchmarks(lm, two_ends, ["aime25"])
     assert log["responses"] == ["5"]

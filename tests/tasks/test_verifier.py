@@ -14,7 +14,7 @@ from real_data import real_file
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks import pool as pool_module
 from vimpo.tasks import verifier as module
-from vimpo.tasks.equivalence import is_equivalent, is_readable
+from vimpo.tasks.equality import is_equivalent, is_readable
 from vimpo.tasks.pool import GuardedPool
 from vimpo.tasks.verifier import Verifier, obvious
 
@@ -95,22 +95,24 @@ def test_gold_answers_that_cannot_be_judged_are_known():
 
 def test_nothing_is_evaluated(tmp_path):
     """Neither our sources nor the text of an answer reaches `eval`."""
-    for name in ("answers", "equivalence", "pool", "verifier", "verifier_worker"):
-        text = Path(module.__file__).with_name(f"{name}.py").read_text()
+    folder = Path(module.__file__).parent
+    names = ("answers", "pool", "verifier", "verifier_worker")
+    for file in (*(folder / f"{name}.py" for name in names), *(folder / "equality").glob("*.py")):
+        text = file.read_text()
         assert "eval(" not in text
         assert "exec(" not in text
         assert "ExprExtraction" not in text
     witness = tmp_path / "witness"
     script = f"""
 import builtins
-from vimpo.tasks import equivalence
+from vimpo.tasks import equality
 def refuse(*args, **kwargs):
     raise SystemExit("eval was called")
-equivalence.is_equivalent("1", "2")
+equality.is_equivalent("1", "2")
 builtins.eval = refuse
-assert equivalence.is_equivalent("3.5", "7/2")
+assert equality.is_equivalent("3.5", "7/2")
 for answer in ("1+1", "2**8", "(3)", "__import__('os')", "open({str(witness)!r}, 'w')", "1/3"):
-    equivalence.is_equivalent("17/3", answer)
+    equality.is_equivalent("17/3", answer)
 print("none")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

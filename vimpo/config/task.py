@@ -232,7 +232,7 @@ class VerifierLimits(Strict):
 
 
 class DatasetTask(Strict):
-    r"""Real problems: prompts that ask for a `\boxed{}` answer, judged by math-verify."""
+    r"""Real problems: prompts that ask for a `\boxed{}` answer, judged by the verifier."""
 
     kind: Literal["dataset"]
     datasets: list[DataSource] = Field(min_length=1, description="joined; equal ones count once")

@@ -13,6 +13,9 @@ LONGEST_STATEMENT = 300  # characters from "the answer is" to the end
 BOXES_TRIED = 20  # boxes looked at, from the end, unclosed ones included
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+BARE = re.compile(
+    r"\\(?:boxed|fbox)(?![A-Za-z])\s*((?:\\[A-Za-z]+(?:\{[^{}\n]{0,100}\})*|[^\s{}$\\])+)"
+)
 STATEMENT = re.compile(
     r"(?:final answer|answer)(?:\s+is)?\s*:?\s*(?:is\b)?\s*|^\s*A\s*:\s*|####\s*",
     re.IGNORECASE | re.MULTILINE,
@@ -64,8 +67,9 @@ def _boxes(response: str, most: int) -> list[str]:
 def _braced(text: str, start: int) -> tuple[str | None, int]:
     """Content of the box at `start`, and its end; None if it does not close soon enough."""
     match = BOX.match(text, start)
-    if not match:
-        return None, start
+    if not match:  # `\boxed 5`
+        bare = BARE.match(text, start, start + LONGEST_ANSWER)
+        return (bare[1].rstrip(".,;:"), bare.end()) if bare else (None, start)
     depth = 1
     for i in range(match.end(), min(len(text), match.end() + LONGEST_ANSWER)):
         if text[i] in "{}" and text[i - 1] != "\\":

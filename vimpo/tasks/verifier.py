@@ -1,7 +1,7 @@
 """Answer verifier: does a response give the gold answer?
 
-Answers are extracted by :mod:`vimpo.tasks.answers`. Equivalence is math-verify's
-(:mod:`vimpo.tasks.equivalence`), in guarded worker processes (:mod:`vimpo.tasks.pool`), because
+Answers are extracted by :mod:`vimpo.tasks.answers`. They are compared by
+:mod:`vimpo.tasks.equality`, in guarded worker processes (:mod:`vimpo.tasks.pool`), because
 sympy may need unlimited time and memory. Verdicts are cached by (gold, answer).
 """
 

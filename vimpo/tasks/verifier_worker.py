@@ -22,11 +22,11 @@ from pathlib import Path
 def main(descriptor: int, seconds: float, memory_mb: int) -> None:
     """Answer requests `[judge, arguments...]` with true or false until the parent hangs up."""
     connection = Connection(descriptor)
-    from vimpo.tasks import equivalence
+    from vimpo.tasks import equality
 
     judges: dict[str, Callable[..., bool]] = {
-        "is_equivalent": equivalence.is_equivalent,
-        "is_readable": equivalence.is_readable,
+        "is_equivalent": equality.is_equivalent,
+        "is_readable": equality.is_readable,
         "stock_score": stock_score,
     }
     _limit_memory(memory_mb)
