@@ -42,7 +42,7 @@ def read_manifest(folder: Path, digest: str, name: str) -> dict:
     Raises IncompleteError, or ConfigError for a run of another configuration.
     """
     check_run(folder, "manifest.json")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found = manifest["digest"]
     if found != digest:
         raise ConfigError(
@@ -76,7 +76,7 @@ def read_scores(folder: Path, study: Study) -> list[dict]:
     """
     path = folder / "eval.json"
     check_stage(path, folder / "samples.jsonl.gz")
-    results = json.loads(path.read_text())["results"]
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
     found = {(r["benchmark"], r["metric"]): r for r in results}
     wanted = list(itertools.product(study.task.benchmarks, metrics_of(study)))
     if absent := [f"{b} {m}" for b, m in wanted if (b, m) not in found]:

@@ -60,7 +60,7 @@ def check_before_jobs(study: Study, config: Path) -> None:
     if (from_scratch and not study.own_algorithms()) or _began(study):
         return
     command = [sys.executable, "-m", "vimpo", "check", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode:
         lines = done.stderr.splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

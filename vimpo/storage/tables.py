@@ -144,7 +144,7 @@ def _other_sections(study: Study, provenance: pd.DataFrame, config: Path | None)
     """Sections of the study that differ from those that the tables were made from."""
     texts = [study.model_dump(mode="json")]
     if config is not None:
-        texts.append(yaml.safe_load(Path(config).read_text()) or {})
+        texts.append(yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {})
     known = [section_digests(text) for text in texts]
     recorded = provenance.set_index("item")["value"]
     recorded = recorded[recorded.index.str.startswith(SECTION)]
