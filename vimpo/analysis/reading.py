@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from vimpo.analysis.summaries import metrics_of
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.storage.integrity import SUMS, beside, fault_of, make_again, read_sums
+from vimpo.storage.tables import NUMBERS, read_csv
 
 
 class IncompleteError(Exception):
@@ -61,10 +62,10 @@ def read_outcome(manifest: dict) -> dict:
     return {"outcome": found["kind"], "step": found["step"], "reason": found["reason"]}
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """A table of a run. Raises IncompleteError if it is missing or not what was written."""
+def read_series(path: Path) -> pd.DataFrame:
+    """Numbers of a run by step. Raises IncompleteError if it is missing or not what was written."""
     check_run(path.parent, path.name)
-    return pd.read_csv(path)
+    return read_csv(path, numbers=None)
 
 
 def read_scores(folder: Path, study: Study) -> list[dict]:
@@ -129,4 +130,4 @@ def read_measured_cost(study: Study, size: str) -> list[dict]:
     """Rows of the side-by-side cost measurement (vimpo/probes/cost.py), or IncompleteError."""
     path = study.cost_file(size)
     check_stage(path)
-    return pd.read_csv(path).to_dict("records")
+    return read_csv(path, NUMBERS).to_dict("records")
