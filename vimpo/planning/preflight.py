@@ -7,6 +7,7 @@ cache, where later jobs find them with or without a network.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -61,8 +62,11 @@ def check_before_jobs(study: Study, config: Path) -> None:
         return
     command = [sys.executable, "-m", "vimpo", "check", "--config", str(config)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    lines = done.stderr.splitlines()
+    for line in lines:
+        if line.startswith("warning: "):
+            print(line, file=sys.stderr)
     if done.returncode:
-        lines = done.stderr.splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raise ConfigError("\n".join(errors or lines))
 
@@ -124,11 +128,14 @@ FOUNDATION = ("task", "sizes", "pretrain", "train", "runtime")
 
 
 def check_results_folder(study: Study) -> None:
-    """Refuse a results folder that another study made. Raises ConfigError, writes nothing.
+    """Refuse a results folder that cannot be written, or that another study made.
+
+    Raises ConfigError, writes nothing.
 
     New cells, algorithms and evaluation settings may be added to a folder. What all its cells share
     may not change, because the old cells would silently be replaced.
     """
+    _check_writable(study.folder)
     recorded_path = study.folder / "config.yaml"
     if not recorded_path.is_file():
         return
@@ -149,4 +156,20 @@ def check_results_folder(study: Study) -> None:
             f"results: '{study.folder}' was made by another configuration "
             f"({'; '.join(differences)}); allowed: the recorded values, another `study` name, or a "
             "folder that you removed"
+        )
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise ConfigError unless the folder, or the first above it that exists, can be written."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    fault = None
+    if not there.exists():
+        fault = "is a link to nothing"
+    elif not there.is_dir():
+        fault = "is not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        fault = "is a folder that you may not write to"
+    if fault:
+        raise ConfigError(
+            f"results: '{there}' {fault}; allowed: a folder that can be written, or made"
         )

@@ -20,7 +20,16 @@ def as_chat(question: str, tokenizer: PreTrainedTokenizerBase, system: str | Non
     """`question` as a user's message that the assistant is about to answer."""
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": question})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates are programs, which fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"task.chat_template: the tokenizer's chat template fails ({reason:.200}); allowed: "
+            "false, or a model whose template takes these messages"
+            + " (task.system: null leaves out the system's)"
+            * (system is not None)
+        ) from None
     return text  # type: ignore[return-value]  # no overload says: a text unless tokenized
 
 
