@@ -75,11 +75,17 @@ def study_schema() -> dict:
 
 
 def setting_differences(old: Any, new: Any, place: str) -> list[str]:
-    """One line per value that differs, by its place in nested mappings."""
+    """One line per value that differs, by its place in nested mappings and lists."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for key in dict.fromkeys([*old, *new])
             for line in setting_differences(old.get(key), new.get(key), f"{place}.{key}")
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line
+            for i, pair in enumerate(zip(old, new, strict=True))
+            for line in setting_differences(*pair, f"{place}[{i}]")
         ]
     return [] if old == new else [f"{place}: {old} there, {new} here"]

@@ -90,8 +90,8 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _grid_is_known(self) -> Study:
-        known = (self.algorithms, self.sizes, self.task.benchmarks)
-        for (field, name), names in zip(RESERVED.items(), known, strict=True):
+        named = (self.algorithms, self.sizes, self.task.benchmarks)
+        for (field, name), names in zip(RESERVED.items(), named, strict=True):
             if name in names:
                 raise ValueError(
                     f"{field}: '{name}' has a meaning of its own in tables; allowed: another name"

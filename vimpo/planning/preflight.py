@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest, load_study
 from vimpo.config.algorithms import read_own_file
+from vimpo.config.contents import check_content
 from vimpo.config.load import setting_differences
 from vimpo.config.models import NO_RESULT
 from vimpo.config.training import PLACEMENT
@@ -115,12 +116,26 @@ def check_before_running(study: Study) -> None:
     for objective in study.own_algorithms().values():
         read_own_file(objective.objective, objective.sha256)
     check_sources(study.task)
+    _check_contents(study)
     for path in study.sweeps:
         if not local_path(path, "sweeps")[1]:
             raise ConfigError(f"sweeps: '{path}' is not a file; allowed: a table made by `sweep`")
     if study.continues is not None:
         check_continued(study)
     check_results_folder(study)
+
+
+def _check_contents(study: Study) -> None:
+    """Raise ConfigError if local data or a model is not what the study was resolved with."""
+    for size in study.used_sizes():
+        spec = study.sizes[size]
+        check_content(f"sizes.{size}.path", spec.path, spec.sha256)
+    if isinstance(study.task, DatasetTask):
+        for i, source in enumerate(study.task.datasets):
+            check_content(f"task.datasets[{i}].path", source.path, source.sha256)
+    for name, benchmark in study.task.benchmarks.items():
+        if isinstance(benchmark, RealBenchmark):
+            check_content(f"task.benchmarks.{name}.path", benchmark.path, benchmark.sha256)
 
 
 # Changing one of these makes new cells incomparable with those a folder already holds.
