@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from vimpo.config import ConfigError, Study, digest
+from vimpo.config.load import read_file
 from vimpo.config.study import RESERVED
 from vimpo.errors import DamagedError
 from vimpo.storage.columns import COLUMNS, OUTCOMES
@@ -158,7 +158,7 @@ def _other_sections(study: Study, provenance: pd.DataFrame, config: Path | None)
     """Sections of the study that differ from those that the tables were made from."""
     texts = [study.model_dump(mode="json")]
     if config is not None:
-        texts.append(yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {})
+        texts.append(read_file(Path(config)) or {})
     known = [section_digests(text) for text in texts]
     recorded = provenance.set_index("item")["value"]
     recorded = recorded[recorded.index.str.startswith(SECTION)]

@@ -29,7 +29,7 @@ rule aggregate:
         study=merged_study,
         taken_over=TAKEN_OVER.digest,
     shell:
-        "python -m vimpo aggregate --config {params.study} > {log} 2>&1"
+        "{PYTHON} -m vimpo aggregate --config {params.study} > {log} 2>&1"
 
 
 localrules:

@@ -21,7 +21,7 @@ rule evaluate_base:
         study=merged_study,
         digest=STUDY.evaluation_digest(),
     shell:
-        "python -m vimpo evaluate --config {params.study} --base --size {wildcards.size}"
+        "{PYTHON} -m vimpo evaluate --config {params.study} --base --size {wildcards.size}"
         " > {log} 2>&1"
 
 
@@ -47,5 +47,5 @@ rule evaluate:
         study=merged_study,
         digest=STUDY.evaluation_digest(),
     shell:
-        "python -m vimpo evaluate --config {params.study} --algorithm {wildcards.algorithm}"
+        "{PYTHON} -m vimpo evaluate --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"

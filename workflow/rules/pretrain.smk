@@ -22,5 +22,5 @@ rule pretrain:
         study=merged_study,
         digest=base_digest,
     shell:
-        "python -m vimpo pretrain --checked --config {params.study} --size {wildcards.size}"
+        "{PYTHON} -m vimpo pretrain --checked --config {params.study} --size {wildcards.size}"
         " > {log} 2>&1"

@@ -26,7 +26,7 @@ rule probe:
         study=merged_study,
         digest=probe_digest,
     shell:
-        "python -m vimpo probe --config {params.study} --algorithm {wildcards.algorithm}"
+        "{PYTHON} -m vimpo probe --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
 
 
@@ -49,4 +49,4 @@ rule cost:
         study=merged_study,
         digest=cost_digest,
     shell:
-        "python -m vimpo cost --config {params.study} --size {wildcards.size} > {log} 2>&1"
+        "{PYTHON} -m vimpo cost --config {params.study} --size {wildcards.size} > {log} 2>&1"

@@ -31,7 +31,7 @@ rule draw:
     params:
         study=merged_study,
     shell:
-        "python -m vimpo plot --config {params.study} > {log} 2>&1"
+        "{PYTHON} -m vimpo plot --config {params.study} > {log} 2>&1"
 
 
 rule report:
@@ -54,7 +54,7 @@ rule report:
     params:
         study=merged_study,
     shell:
-        "python -m vimpo report --config {params.study} > {log} 2>&1"
+        "{PYTHON} -m vimpo report --config {params.study} > {log} 2>&1"
 
 
 # Figures and reports of all committed studies, and the README's generated sections, from their tables
@@ -75,7 +75,7 @@ rule figures:
         mem_mb=1000,
         runtime=20,
     shell:
-        "python -m vimpo figures > {log} 2>&1 || (cat {log} >&2; exit 1)"
+        "{PYTHON} -m vimpo figures > {log} 2>&1 || (cat {log} >&2; exit 1)"
 
 
 localrules:

@@ -22,7 +22,7 @@ rule reproduce:
         mem_mb=2000,
         runtime=30,
     shell:
-        "python -m vimpo reproduce tests/reference > {log} 2>&1"
+        "{PYTHON} -m vimpo reproduce tests/reference > {log} 2>&1"
         " && cat {log} || (cat {log} >&2; exit 1)"
 
 

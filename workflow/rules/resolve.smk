@@ -17,7 +17,7 @@ rule resolve:
         study=merged_study,
         digest=digest(STUDY),
     shell:
-        "python -m vimpo resolve --config {params.study} --output {output} > {log} 2>&1"
+        "{PYTHON} -m vimpo resolve --config {params.study} --output {output} > {log} 2>&1"
 
 
 localrules:

@@ -20,7 +20,7 @@ rule sweep:
     params:
         study=merged_study,
     shell:
-        "python -m vimpo sweep --config {params.study} > {log} 2>&1"
+        "{PYTHON} -m vimpo sweep --config {params.study} > {log} 2>&1"
 
 
 localrules:

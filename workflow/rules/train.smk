@@ -27,6 +27,6 @@ rule train:
         digest=cell_digest,
         launch=launcher(STUDY),
     shell:
-        "{params.launch}python -m vimpo train --checked --config {params.study}"
+        "{params.launch}{PYTHON} -m vimpo train --checked --config {params.study}"
         " --algorithm {wildcards.algorithm} --size {wildcards.size}"
         " --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
