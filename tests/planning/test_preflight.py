@@ -111,15 +111,18 @@ def test_bad_input_is_one_error_before_any_compute(tmp_path, capsys, fault, comm
     assert not computed(tmp_path)
 
 
-def test_good_input_passes_and_a_finished_run_looks_at_it_no_more(tmp_path, capsys):
+def test_good_input_passes_and_a_finished_run_belongs_to_it(tmp_path, capsys):
     file = study_file(tmp_path)
     arguments = ["train", "--config", str(file), "--algorithm", "grpo", "--size", "bytes"]
     assert main(["check", "--config", str(file)]) == 0
     assert not computed(tmp_path)
     assert main([*arguments, "--quiet"]) == 0
-    (tmp_path / "train.jsonl").write_text(json.dumps({"problem": "?", "answer": PROSE}))
     assert main(arguments) == 0
     assert not errors(capsys.readouterr().err)
+    (tmp_path / "train.jsonl").write_text(json.dumps({"problem": "?", "answer": PROSE}))
+    assert main(arguments) == 2
+    (line,) = errors(capsys.readouterr().err)
+    assert "was made by another configuration" in line
 
 
 @pytest.mark.parametrize("command", ["train", "pretrain"])
