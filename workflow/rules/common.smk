@@ -75,8 +75,8 @@ wildcard_constraints:
 
 
 # A changed parameter reruns its job and no other: each digest covers exactly what the result depends
-# on, so a new beta trains only VIMPO's cells. The study's path must not rerun anything; Snakemake
-# does not compare parameters that are derived from `threads`.
+# on, so a new beta trains only VIMPO's cells. The paths of the study and of the interpreter must not
+# rerun anything; Snakemake does not compare parameters that are derived from `threads`.
 
 
 def known(function):
@@ -88,6 +88,11 @@ def known(function):
 @known
 def merged_study(wildcards, threads):
     return str(MERGED)
+
+
+@known
+def interpreter(wildcards, threads):
+    return PYTHON
 
 
 @known
