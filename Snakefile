@@ -10,8 +10,9 @@ min_version("9.27")
 
 if not config:
 
-    # Only where no other study is named: Snakemake would merge the two.
-    configfile: "workflow/config/quick.yaml"
+    # Only where no other study is named: Snakemake would merge the two. Found beside this file, wherever
+    # Snakemake is started.
+    configfile: f"{workflow.basedir}/workflow/config/quick.yaml"
 
 
 include: "workflow/rules/common.smk"
@@ -53,4 +54,4 @@ onsuccess:
 onerror:
     # What is complete is still worth reading: the cells that are missing are named in it.
     if TAKEN_OVER.cells or any(Path(path, "manifest.json").exists() for path in RUNS):
-        shell("python -m vimpo summarize --config {MERGED} || true")
+        shell("{PYTHON} -m vimpo summarize --config {MERGED} || true")

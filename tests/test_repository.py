@@ -1,5 +1,6 @@
 """Files that must agree with each other."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -52,6 +53,33 @@ def test_the_conda_environment_installs_the_lock_file():
     )
     floor = project()["requires-python"].removeprefix(">=")
     assert tuple(map(int, python[7:].split("."))) >= tuple(map(int, floor.split(".")))
+
+
+def without_encoding(source):
+    """Line and name of each call that reads or writes text in the encoding of the locale."""
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        owner = getattr(getattr(call.func, "value", None), "id", "")
+        mode = [ast.unparse(a) for a in call.args][isinstance(call.func, ast.Name) :][:1]
+        given = {keyword.arg for keyword in call.keywords}
+        as_text = name in ("read_text", "write_text", "NamedTemporaryFile")
+        as_text |= name == "open" and owner != "os" and "b" not in str(mode)
+        as_text |= name in ("run", "Popen", "check_output") and "text" in given
+        if as_text and "encoding" not in given:
+            yield f"line {call.lineno}: {name}"
+
+
+def test_text_is_read_and_written_as_utf8_whatever_the_locale():
+    files = [*(ROOT / "vimpo").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    found = {str(f.relative_to(ROOT)): list(without_encoding(f.read_text())) for f in files}
+    assert len(found) > 80
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    assert list(
+        without_encoding("path.open()\nsubprocess.run([], text=True)\nopen('f', 'rb')")
+    ) == [
+        "line 1: open",
+        "line 2: run",
+    ]
 
 
 def test_the_schema_is_generated():

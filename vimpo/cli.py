@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -101,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     # Hub libraries ask the network about local files too, unless told not to.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if isinstance(sys.stdout, TextIOWrapper):  # a locale may lack the dash of a table
+        sys.stdout.reconfigure(errors="backslashreplace")
     command = get_command(app)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:

@@ -7,14 +7,22 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import PARAMETERS, seal_again, small_study, write_probes, write_results
+from fake_results import (
+    PARAMETERS,
+    seal_again,
+    small_study,
+    write_figures,
+    write_probes,
+    write_results,
+)
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.intervals import mean_interval
 from vimpo.config import Cell, ConfigError, load_study
+from vimpo.report.page import write_report
 from vimpo.storage.codes import Reason, Why
 from vimpo.storage.columns import COLUMNS, PUBLISHED_TABLES
-from vimpo.storage.tables import read_table, read_tables
+from vimpo.storage.tables import check_tables, read_table, read_tables
 
 LOST = Cell("vimpo", "xs", "0.25", 2)
 
@@ -73,6 +81,33 @@ def edit(path, change):
     change(data)
     path.write_text(json.dumps(data))
     seal_again(path.parent)
+
+
+def test_names_that_pandas_would_take_for_numbers_or_for_nothing(tmp_path, monkeypatch):
+    names, sizes = ["NA", "None", "02"], ["nan", "1"]
+    benchmarks = ["NaN", "3", "1e5", "true"]
+    ladder = {size: {"pretrain_steps": 1} for size in sizes}
+    for size in sizes:
+        monkeypatch.setitem(PARAMETERS, size, 1000 * (1 + sizes.index(size)))
+    study = small_study(
+        tmp_path,
+        algorithms={name: {"objective": "grpo"} for name in names},
+        sizes=ladder,
+        task={"benchmarks": {name: {"operators": 3} for name in benchmarks}},
+        grid=[{"algorithms": ["vimpo", *names], "sizes": sizes, "noise": [0], "seeds": [1]}],
+    )
+    write_results(study)
+    tables = tables_of(study)
+    assert tables["missing"].empty
+    for name in ("accuracy", "curves_summary", "measured_summary", "measured_cost", "probes"):
+        assert set(tables[name]["size"]) - {"all"} == set(sizes)
+        assert set(tables[name]["algorithm"]) - {"base"} == {"vimpo", *names}
+    assert set(tables["accuracy"]["benchmark"]) == set(benchmarks)
+    check_tables(study, tables)
+    figures = write_figures(tmp_path / "figures")
+    page = tmp_path / "report.html"
+    write_report(study, study.folder / "tables", figures, page)
+    assert "02" in page.read_text(encoding="utf-8")
 
 
 def test_the_own_score_of_a_stock_task_is_a_metric_beside_ours_and_in_no_summary(study, tables):

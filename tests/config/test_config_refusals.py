@@ -9,6 +9,14 @@ from vimpo.config import Cell, ConfigError, Study, load_study
 # (what is written, what the message must name: field, value, allowed range)
 BAD = {
     "algorithm": ({"grid": {"algorithms": ["trpo"]}}, "algorithms", "'trpo'", "vimpo_value_only"),
+    **{
+        f"reserved name in {field}": (changes, field, f"'{name}'", "allowed: another name")
+        for field, name, changes in (
+            ("algorithms", "base", {"algorithms": {"base": {"objective": "grpo"}}}),
+            ("sizes", "all", {"sizes": {"all": {"pretrain_steps": 1}}}),
+            ("task.benchmarks", "mean", {"task": {"benchmarks": {"mean": {"operators": 2}}}}),
+        )
+    },
     "size": ({"grid": {"sizes": ["huge"]}}, "sizes", "'huge'", "xs, s, m, l, xl"),
     "benchmark key": (
         {"task": {"benchmarks": {"easy": {"operators": 2, "shots": 4}}}},

@@ -208,15 +208,18 @@ def test_tokens_beyond_the_embedding_that_nothing_leads_to_are_no_fault(tmp_path
     assert main(["check", "--config", str(file)]) == 0
 
 
-def test_good_input_passes_and_a_finished_run_looks_at_it_no_more(tmp_path, capsys):
+def test_good_input_passes_and_a_finished_run_belongs_to_it(tmp_path, capsys):
     file = study_file(tmp_path)
     arguments = ["train", "--config", str(file), "--algorithm", "grpo", "--size", "bytes"]
     assert main(["check", "--config", str(file)]) == 0
     assert not computed(tmp_path)
     assert main([*arguments, "--quiet"]) == 0
-    (tmp_path / "train.jsonl").write_text(json.dumps({"problem": "?", "answer": PROSE}))
     assert main(arguments) == 0
     assert not errors(capsys.readouterr().err)
+    (tmp_path / "train.jsonl").write_text(json.dumps({"problem": "?", "answer": PROSE}))
+    assert main(arguments) == 2
+    (line,) = errors(capsys.readouterr().err)
+    assert "was made by another configuration" in line
 
 
 # --- What `check` shows --------------------------------------------------------------------------

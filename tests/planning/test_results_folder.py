@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from vimpo.config import LADDER, ConfigError, Study, dump_yaml, load_study
-from vimpo.planning.preflight import check_results_folder
+from vimpo.planning.preflight import check_before_running, check_results_folder
 
 
 @pytest.fixture
@@ -67,3 +69,18 @@ def test_a_results_folder_of_another_configuration_is_refused_and_untouched(
 )
 def test_what_may_join_a_results_folder(recorded, change):
     check_results_folder(recorded(**change))
+
+
+@pytest.mark.parametrize("below", ["", "mine", "mine/deeper"])
+def test_results_that_cannot_be_written_are_one_error(tmp_path, monkeypatch, below):
+    def refused(results, message):
+        study = load_study({"results": str(results / below) if below else str(results)})
+        with pytest.raises(ConfigError, match=rf"^results: '.*' {message}; allowed: a folder that"):
+            check_before_running(study)
+
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file", "is not a folder")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    refused(tmp_path / "dangling", "is a link to nothing")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    refused(tmp_path, "is a folder that you may not write to")

@@ -109,7 +109,8 @@ def test_equal_problems_are_one_and_long_prompts_are_left_out(tmp_path):
     rows = [*ROWS, ROWS[3], {"problem": "x" * 400, "answer": "1"}]
     task = make_task(task_of(jsonl(tmp_path, rows), max_prompt=200), byte_tokenizer())
     assert task.counts == {
-        "rows": 22, "repeated": 1, "too_long": 1, "unreadable": 0, "problems": 20,
+        "rows": 22, "repeated": 1, "conflicting": 0, "too_long": 1, "unreadable": 0,
+        "problems": 20,
     }  # fmt: skip
 
 

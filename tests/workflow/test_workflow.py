@@ -83,6 +83,23 @@ def test_the_quick_study_is_the_default_and_has_24_cells(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_default_study_is_found_from_elsewhere_and_runs_in_this_interpreter(tmp_path):
+    (tmp_path / "empty").mkdir()
+    path = {"PATH": f"{tmp_path / 'empty'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    result = run(tmp_path, "-n", "-p", "--nolock", cwd=tmp_path, env=os.environ | path)
+    counts, _ = planned(result)
+    assert counts["train"] == 24
+    assert "results/quick/report.html" in result.stdout + result.stderr
+    commands = [
+        line.strip()
+        for line in (result.stdout + result.stderr).splitlines()
+        if " -m vimpo " in line
+    ]
+    assert len(commands) > 50
+    found = {command.split(" -m ")[0].removeprefix("Shell command: ") for command in commands}
+    assert found == {sys.executable}
+
+
 def test_a_finished_study_holds_its_report_tables_and_figures(tiny_workflow):
     folder = tiny_workflow / "results/tiny"
     report = (folder / "report.html").read_text()
@@ -154,9 +171,17 @@ def test_a_wrong_grid_is_one_clear_error_before_anything_runs(tmp_path, change, 
     assert not (folder / "results").exists()
 
 
-def test_a_key_that_is_given_twice_is_refused_before_snakemake_merges_it(tmp_path):
-    path = tmp_path / "twice.yaml"
-    path.write_text("study: twice\ntrain: {steps: 3, steps: 4}\n")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("twice.yaml", "study: twice\ntrain: {steps: 3, steps: 4}\n"),
+        ("twice.json", '{"study": "twice",\t"train": {"steps": 3, "steps": 4}}'),
+        ("twice.conf", '{"study": "twice", "train": {"steps": 3, "steps": 4}}'),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_before_snakemake_merges_it(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
     result = run(tmp_path, "--cores", "1", "--configfile", path)
     assert result.returncode != 0
     assert "'steps'" in result.stderr + result.stdout

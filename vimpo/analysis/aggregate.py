@@ -18,12 +18,12 @@ from vimpo.analysis.comparisons import compare_accuracy
 from vimpo.analysis.reading import (
     IncompleteError,
     is_finite,
-    read_csv,
     read_manifest,
     read_measured_cost,
     read_outcome,
     read_probes,
     read_scores,
+    read_series,
 )
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import (
@@ -105,7 +105,7 @@ class Collection:
         taken = self.taken.manifests.get(cell.name)
         try:
             manifest = taken or read_manifest(folder, self.study.cell_digest(cell), cell.name)
-            metrics = None if taken else read_csv(folder / "metrics.csv")
+            metrics = None if taken else read_series(folder / "metrics.csv")
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
             return
@@ -212,7 +212,7 @@ class Collection:
         if folder is None:
             return {}
         try:
-            timing = read_csv(folder / "timing.csv")
+            timing = read_series(folder / "timing.csv")
         except IncompleteError as reason:
             name = Cell(key["algorithm"], key["size"], key["noise"], key["seed"]).name
             self.missing(name, "timing", reason)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from vimpo.analysis.summaries import metrics_of
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.storage.integrity import SUMS, beside, fault_of, make_again, read_sums
+from vimpo.storage.tables import NUMBERS, read_csv
 
 
 class IncompleteError(Exception):
@@ -42,7 +43,7 @@ def read_manifest(folder: Path, digest: str, name: str) -> dict:
     Raises IncompleteError, or ConfigError for a run of another configuration.
     """
     check_run(folder, "manifest.json")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found = manifest["digest"]
     if found != digest:
         raise ConfigError(
@@ -61,10 +62,10 @@ def read_outcome(manifest: dict) -> dict:
     return {"outcome": found["kind"], "step": found["step"], "reason": found["reason"]}
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """A table of a run. Raises IncompleteError if it is missing or not what was written."""
+def read_series(path: Path) -> pd.DataFrame:
+    """Numbers of a run by step. Raises IncompleteError if it is missing or not what was written."""
     check_run(path.parent, path.name)
-    return pd.read_csv(path)
+    return read_csv(path, numbers=None)
 
 
 def read_scores(folder: Path, study: Study) -> list[dict]:
@@ -76,7 +77,7 @@ def read_scores(folder: Path, study: Study) -> list[dict]:
     """
     path = folder / "eval.json"
     check_stage(path, folder / "samples.jsonl.gz")
-    results = json.loads(path.read_text())["results"]
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
     found = {(r["benchmark"], r["metric"]): r for r in results}
     wanted = list(itertools.product(study.task.benchmarks, metrics_of(study)))
     if absent := [f"{b} {m}" for b, m in wanted if (b, m) not in found]:
@@ -129,4 +130,4 @@ def read_measured_cost(study: Study, size: str) -> list[dict]:
     """Rows of the side-by-side cost measurement (vimpo/probes/cost.py), or IncompleteError."""
     path = study.cost_file(size)
     check_stage(path)
-    return pd.read_csv(path).to_dict("records")
+    return read_csv(path, NUMBERS).to_dict("records")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vimpo.config.study import Study
-from vimpo.config.types import explain
+from vimpo.config.types import explain, once_each
 from vimpo.errors import ConfigError
 
 
@@ -26,7 +27,7 @@ def load_study(source: str | Path | dict | None = None) -> Study:
         path = Path(source)
         if not path.is_file():
             raise ConfigError(f"config: '{path}' is not a file; allowed: a YAML file of a study")
-        data = read_yaml(path) or {}
+        data = read_file(path) or {}
     if not isinstance(data, dict):
         raise ConfigError(f"config: {data!r} is not a mapping of fields")
     try:
@@ -54,6 +55,19 @@ class _OneOfEachKey(yaml.SafeLoader):
         return node
 
 
+def read_file(path: Path) -> Any:
+    """The content of a YAML or JSON file. Raises ConfigError if it is invalid or repeats a key."""
+    return _read_json(path) if path.suffix == ".json" else read_yaml(path)
+
+
+def _read_json(path: Path) -> Any:
+    """JSON is not quite YAML, which takes no tabs and reads 1e-3 as a text."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once_each)
+    except (ValueError, RecursionError, OSError) as error:
+        raise ConfigError(f"config: '{path}' is not valid JSON: {error}") from None
+
+
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises ConfigError if it is invalid or repeats a key."""
     try:
@@ -75,11 +89,17 @@ def study_schema() -> dict:
 
 
 def setting_differences(old: Any, new: Any, place: str) -> list[str]:
-    """One line per value that differs, by its place in nested mappings."""
+    """One line per value that differs, by its place in nested mappings and lists."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for key in dict.fromkeys([*old, *new])
             for line in setting_differences(old.get(key), new.get(key), f"{place}.{key}")
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line
+            for i, pair in enumerate(zip(old, new, strict=True))
+            for line in setting_differences(*pair, f"{place}[{i}]")
         ]
     return [] if old == new else [f"{place}: {old} there, {new} here"]

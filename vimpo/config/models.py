@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from vimpo.config.contents import ContentDigest
 from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
 NO_RESULT = {"memory_mb"}  # fields of a size that do not affect results
@@ -23,6 +24,7 @@ class ModelSpec(Strict):
     """One rung of the size ladder: a Qwen3 made from scratch, or any Hugging Face causal LM."""
 
     path: str | None = Field(None, description="hub name or local folder; replaces the shape below")
+    sha256: ContentDigest = None
     hidden: Count = 64
     layers: Count = 2
     heads: Count = 2

@@ -26,6 +26,9 @@ from vimpo.config.training import Runtime, Train, check_together
 from vimpo.config.types import LONGEST_NAME, Name, Strict, digest, explain, require
 from vimpo.errors import ConfigError
 
+# What tables call the base policies, the mean over sizes and the mean over benchmarks.
+RESERVED = {"algorithms": "base", "sizes": "all", "task.benchmarks": "mean"}
+
 
 class Study(Strict):
     """A whole study: what is trained, on which task, and how it is judged."""
@@ -87,6 +90,12 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _grid_is_known(self) -> Study:
+        named = (self.algorithms, self.sizes, self.task.benchmarks)
+        for (field, name), names in zip(RESERVED.items(), named, strict=True):
+            if name in names:
+                raise ValueError(
+                    f"{field}: '{name}' has a meaning of its own in tables; allowed: another name"
+                )
         for i, block in enumerate(self.grid):
             for field, known in (("algorithms", self.algorithms), ("sizes", self.sizes)):
                 for name in getattr(block, field):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from vimpo.config.benchmarks import BENCHMARKS, Published, with_stock_style
+from vimpo.config.contents import ContentDigest
 from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
 BOXED_PROMPT = (
@@ -66,6 +67,7 @@ class RealBenchmark(Strict):
     path: str | None = Field(
         None, description="local Parquet or JSONL file, or hub name; default: its own hub name"
     )
+    sha256: ContentDigest = None
     split: str | None = Field(None, description="split on the hub; default: its own")
     samples: Count | None = Field(
         None,
@@ -185,6 +187,7 @@ class DataSource(Strict):
     """Problems with answers, from the hub or from a file."""
 
     path: str = Field(min_length=1, description="hub name, or local .jsonl or .parquet file")
+    sha256: ContentDigest = None
     subset: str | None = Field(None, description="configuration of a hub dataset, such as `main`")
     split: str = Field("train", description="split of a hub dataset")
     file: str | None = Field(

@@ -64,6 +64,16 @@ def local_path(path: str, field: str) -> tuple[Path, bool]:
         ) from None
 
 
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON (`object_pairs_hook`). Raises ValueError for a repeated key."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{key[:80]!r} is repeated; allowed: each key once")
+    return found
+
+
 def digest(value: Any) -> str:
     """Short, stable hash of models and plain data."""
 

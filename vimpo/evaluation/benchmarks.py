@@ -20,6 +20,7 @@ from vimpo.config import ConfigError, RealBenchmark, Study
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import held_out_problems, is_right
+from vimpo.tasks.golds import accepted, as_text, fault_of, no_text
 from vimpo.tasks.prompts import Prompter, unmarked
 from vimpo.tasks.sources import column, local_file, read_rows
 from vimpo.tasks.verifier import shared_verifier
@@ -192,29 +193,51 @@ class RealTask(BenchmarkTask):
                     f"{self.field}.limit: {self.spec.limit} is more than the {len(raw)} problems "
                     f"of the source; allowed: 1 to {len(raw)}"
                 )
-            names = self.spec.columns
-            self._rows = [
-                {name: column(row, name, field, source) for name in names}
+            found = [
+                {name: column(row, name, field, source) for name in self.spec.columns}
                 for row in raw[: self.spec.limit]
             ]
+            # All as text: lm-eval's data sets take one type per column.
+            rows = [{name: as_text(value) for name, value in row.items()} for row in found]
+            self._check(found, rows)
+            self._rows = rows
         return self._rows
 
+    def _check(self, found: list[dict], rows: list[dict]) -> None:
+        """Raise ConfigError for a problem without text, and for a gold that cannot be judged.
+
+        found: cells as the source has them; rows: the same as text.
+        """
+        question, answer = self.published.question, self.published.answer
+        golds = [self.gold(row) for row in rows]
+        right = accepted(golds, self.verifier)
+        for i, (cells, row, gold) in enumerate(zip(found, rows, golds, strict=True)):
+            if no_text(cells[question]) or not row[question].strip():
+                raise ConfigError(
+                    f"{self.field}: column '{question}' holds no text in row {i + 1}; allowed: a "
+                    "source of problems"
+                )
+            fault = fault_of(cells[answer] if gold == row[answer] else gold)
+            # Some published answers are prose, of which only the same text is right.
+            if fault or not right[i]:
+                raise ConfigError(
+                    f"{self.field}: the gold answer {gold[:80]!r} of row {i + 1} "
+                    f"{fault or 'is not accepted as its own answer'}; allowed: a source whose "
+                    "answers can be judged"
+                )
+
     def gold(self, doc: dict) -> str:
-        """The gold answer of a problem, as text."""
+        """The gold answer of a problem."""
         row, answer = self.published, doc[self.published.answer]
         if row.stock_solution and self.stock_metric:
-            return last_boxed(doc[row.stock_solution]) or str(answer)
+            return last_boxed(doc[row.stock_solution]) or answer
         if row.answer_mark:
-            return str(answer).rpartition(row.answer_mark)[2].strip().replace(",", "")
-        if isinstance(answer, list):
-            answer = ", ".join(map(str, answer))
-        if isinstance(answer, float) and answer.is_integer():
-            answer = int(answer)
-        return str(answer)
+            return answer.rpartition(row.answer_mark)[2].strip().replace(",", "")
+        return answer
 
     def asked(self) -> list[dict]:
-        question, as_text = self.published.question, self.prompter.as_text
-        return [row | {question: as_text(row[question])} for row in self.rows()]
+        question = self.published.question
+        return [row | {question: self.prompter.as_text(row[question])} for row in self.rows()]
 
     def describe(self, doc: dict) -> tuple[str, str]:
         return unmarked(doc[self.published.question]), self.gold(doc)

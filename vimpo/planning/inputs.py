@@ -31,7 +31,7 @@ class Device:
 
 def load_device(study: Study) -> Device:
     """The device that the study is planned for. Raises ConfigError for an unknown one."""
-    with DEVICES.open() as file:
+    with DEVICES.open(encoding="utf-8") as file:
         rows = {row["device"]: row for row in csv.DictReader(file)}
     cpu = study.runtime.device == "cpu"
     name = study.plan.device or ("cpu-core" if cpu else "h100")
@@ -74,7 +74,7 @@ def shape_of(name: str, spec: ModelSpec) -> Shape | None:
 
 def _shape_of_folder(name: str, path: Path) -> Shape | None:
     """Read from a Hugging Face config.json; None if it lacks a number that a decoder has."""
-    c = json.loads(path.read_text())
+    c = json.loads(path.read_text(encoding="utf-8"))
     try:
         heads = c["num_attention_heads"]
         return Shape(

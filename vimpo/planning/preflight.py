@@ -7,6 +7,7 @@ cache, where later jobs find them with or without a network.
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest, load_study
 from vimpo.config.algorithms import read_own_file
+from vimpo.config.contents import check_content
 from vimpo.config.load import setting_differences
 from vimpo.config.models import NO_RESULT
 from vimpo.config.training import PLACEMENT
@@ -67,9 +69,12 @@ def check_before_jobs(study: Study, config: Path) -> None:
     if (from_scratch and not study.own_algorithms()) or _began(study):
         return
     command = [sys.executable, "-m", "vimpo", "check", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    lines = done.stderr.splitlines()
+    for line in lines:
+        if line.startswith("warning: "):
+            print(line, file=sys.stderr)
     if done.returncode:
-        lines = done.stderr.splitlines()
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raise ConfigError("\n".join(errors or lines))
     for line in done.stderr.splitlines():
@@ -133,6 +138,7 @@ def check_before_running(study: Study) -> None:
     for objective in study.own_algorithms().values():
         read_own_file(objective.objective, objective.sha256)
     check_sources(study.task)
+    _check_contents(study)
     for path in study.sweeps:
         if not local_path(path, "sweeps")[1]:
             raise ConfigError(f"sweeps: '{path}' is not a file; allowed: a table made by `sweep`")
@@ -141,16 +147,32 @@ def check_before_running(study: Study) -> None:
     check_results_folder(study)
 
 
+def _check_contents(study: Study) -> None:
+    """Raise ConfigError if local data or a model is not what the study was resolved with."""
+    for size in study.used_sizes():
+        spec = study.sizes[size]
+        check_content(f"sizes.{size}.path", spec.path, spec.sha256)
+    if isinstance(study.task, DatasetTask):
+        for i, source in enumerate(study.task.datasets):
+            check_content(f"task.datasets[{i}].path", source.path, source.sha256)
+    for name, benchmark in study.task.benchmarks.items():
+        if isinstance(benchmark, RealBenchmark):
+            check_content(f"task.benchmarks.{name}.path", benchmark.path, benchmark.sha256)
+
+
 # Changing one of these makes new cells incomparable with those a folder already holds.
 FOUNDATION = ("task", "sizes", "pretrain", "train", "runtime")
 
 
 def check_results_folder(study: Study) -> None:
-    """Refuse a results folder that another study made. Raises ConfigError, writes nothing.
+    """Refuse a results folder that cannot be written, or that another study made.
+
+    Raises ConfigError, writes nothing.
 
     New cells, algorithms and evaluation settings may be added to a folder. What all its cells share
     may not change, because the old cells would silently be replaced.
     """
+    _check_writable(study.folder)
     recorded_path = study.folder / "config.yaml"
     if not recorded_path.is_file():
         return
@@ -171,4 +193,20 @@ def check_results_folder(study: Study) -> None:
             f"results: '{study.folder}' was made by another configuration "
             f"({'; '.join(differences)}); allowed: the recorded values, another `study` name, or a "
             "folder that you removed"
+        )
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise ConfigError unless the folder, or the first above it that exists, can be written."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    fault = None
+    if not there.exists():
+        fault = "is a link to nothing"
+    elif not there.is_dir():
+        fault = "is not a folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        fault = "is a folder that you may not write to"
+    if fault:
+        raise ConfigError(
+            f"results: '{there}' {fault}; allowed: a folder that can be written, or made"
         )

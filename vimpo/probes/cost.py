@@ -164,14 +164,15 @@ def _in_fresh_process(study: Study, algorithm: str, size: str, steps: int) -> di
     order = json.dumps(content | {"steps": steps})
     if study.runtime.processes == 1:
         command = [sys.executable, "-m", MODULE]
-        done = subprocess.run(command, input=order, capture_output=True, text=True)
+        done = subprocess.run(command, input=order, capture_output=True, encoding="utf-8")
     else:
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # stdin cannot serve several
+        # stdin cannot serve several
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as file:
             file.write(order)
             file.flush()
             command = launch_command(study.runtime, [file.name], module=MODULE)
             environment = launch_environment(study.runtime)
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode:
         words = last_words(done.stderr)
         raise RuntimeError(f"cost of {algorithm} at {size} could not be measured:\n{words}")
@@ -223,7 +224,7 @@ def main() -> None:
     The order comes on stdin, or for several processes from the file named by the first argument;
     the result goes to stdout, once.
     """
-    text = Path(sys.argv[1]).read_text() if sys.argv[1:] else sys.stdin.read()
+    text = Path(sys.argv[1]).read_text(encoding="utf-8") if sys.argv[1:] else sys.stdin.read()
     order = json.loads(text)
     found = measure_cost(load_study(order.pop("study")), **order)
     if is_first_process():

@@ -90,7 +90,11 @@ def _wrap(line: str) -> str:
 
 def write_readme(studies: Sequence[Path], root: Path) -> list[Path]:
     """Write the sections of the pages in `root`; returns the pages that are there."""
-    pages = {path: path.read_text() for name in PAGES if (path := Path(root) / name).is_file()}
+    pages = {
+        path: path.read_text(encoding="utf-8")
+        for name in PAGES
+        if (path := Path(root) / name).is_file()
+    }
     for path, text in rewritten(pages, studies).items():
         if text != pages[path]:
             write_atomic(path, text)

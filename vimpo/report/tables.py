@@ -17,7 +17,7 @@ from vimpo.analysis.scores import NAMES
 from vimpo.config import LADDER, DatasetTask, Noise, Study
 from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.storage.codes import Reason
-from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
+from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, read_csv
 from vimpo.text import short
 
 
@@ -249,7 +249,7 @@ def _cost_entry(row: pd.Series | None, factor: float, digits: str) -> Entry:
 
 def paper_results(path: Path, summary: pd.DataFrame, looks: dict[str, Style]) -> Table:
     """The paper's results, next to ours for the same algorithm and noise."""
-    paper = pd.read_csv(path, dtype=str, keep_default_na=False)
+    paper = read_csv(path)
     ours = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
     several = ALL_SIZES in set(ours["size"])
     size = ALL_SIZES if several else next(iter(ours["size"]), "")
@@ -282,7 +282,7 @@ def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
     """Differences of set-up, one row per setting; ours is read from the configuration."""
     rows = [
         [Entry(r["setting"]), Entry(r["paper"]), _ours(study, r["ours"], looks)]
-        for _, r in pd.read_csv(path, dtype=str).iterrows()
+        for _, r in read_csv(path).iterrows()
     ]
     return Table(["setting", "paper", "this study"], rows)
 

@@ -40,7 +40,7 @@ def check_manifests(folder: Path) -> None:
 def read_manifests(folder: Path) -> dict[str, dict]:
     """What :func:`write_manifests` wrote, by name of run. Raises DamagedError."""
     check_manifests(folder)
-    manifests = map(json.loads, (folder / FILE).read_text().splitlines())
+    manifests = map(json.loads, (folder / FILE).read_text(encoding="utf-8").splitlines())
     return {manifest.pop("run"): manifest for manifest in manifests}
 
 

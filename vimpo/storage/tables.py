@@ -13,17 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from vimpo.config import ConfigError, Study, digest
+from vimpo.config.load import read_file
+from vimpo.config.study import RESERVED
 from vimpo.errors import DamagedError
 from vimpo.storage.columns import COLUMNS, OUTCOMES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.integrity import check
 
-BASE = "base"  # in column `algorithm`: the policy that all runs of a size start from
-MEAN = "mean"  # in column `benchmark`: the mean over all benchmarks of the study
-ALL_SIZES = "all"  # in column `size`: the mean over all sizes of the study, each with equal weight
+# In column `algorithm`: the policy that all runs of a size start from.
+BASE = RESERVED["algorithms"]
+# In column `benchmark`: the mean over all benchmarks of the study.
+MEAN = RESERVED["task.benchmarks"]
+# In column `size`: the mean over all sizes of the study, each with equal weight.
+ALL_SIZES = RESERVED["sizes"]
 WHOLE = "all"  # in column `position`: the whole response
 
 NUMBERS = {
@@ -53,6 +57,18 @@ def write_tables(folder: Path, tables: dict[str, list[dict]]) -> None:
         write_table(Path(folder) / f"{name}.csv", tables[name])
 
 
+def read_csv(path: Path, numbers: Iterable[str] | None = ()) -> pd.DataFrame:
+    """Rows of a CSV file; every one that the suite reads is read here.
+
+    numbers: the columns that are not text, None for all; an empty field there is NaN. pandas would
+    guess, and take the names `NA`, `None` and `nan` for nothing, and `1` and `02` for numbers.
+    """
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column in frame.columns.intersection(list(frame.columns if numbers is None else numbers)):
+        frame[column] = np.array([float(x or "nan") for x in frame[column]], float)
+    return frame
+
+
 def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Read tables that were written together, and `provenance`.
 
@@ -73,16 +89,14 @@ def read_table(folder: Path, name: str, file: str = "") -> pd.DataFrame:
     path = Path(folder) / (file or f"{name}.csv")
     if not path.is_file():
         raise ConfigError(f"tables: '{path}' is not a file; {AGAIN}")
+    # versions and commits are values too, but not numbers
+    numbers = NUMBERS - {"value"} if name == "provenance" else NUMBERS
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = read_csv(path, numbers)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DamagedError(f"tables: '{path}' is damaged: {error}; {AGAIN}") from None
     if absent := [c for c in COLUMNS[name] if c not in frame.columns]:
         raise ConfigError(f"tables: '{path}' has no column {', '.join(absent)}; {AGAIN}")
-    # versions and commits are values too, but not numbers
-    numbers = NUMBERS - {"value"} if name == "provenance" else NUMBERS
-    for column in numbers.intersection(frame.columns):
-        frame[column] = np.array([float(x or "nan") for x in frame[column]], float)
     return frame
 
 
@@ -144,7 +158,7 @@ def _other_sections(study: Study, provenance: pd.DataFrame, config: Path | None)
     """Sections of the study that differ from those that the tables were made from."""
     texts = [study.model_dump(mode="json")]
     if config is not None:
-        texts.append(yaml.safe_load(Path(config).read_text()) or {})
+        texts.append(read_file(Path(config)) or {})
     known = [section_digests(text) for text in texts]
     recorded = provenance.set_index("item")["value"]
     recorded = recorded[recorded.index.str.startswith(SECTION)]

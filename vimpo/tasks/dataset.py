@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vimpo.config.task import DatasetTask, DataSource
 from vimpo.errors import ConfigError
 from vimpo.storage.files import sha256
 from vimpo.tasks.chats import Turn, read_chat, read_turn, until_question
+from vimpo.tasks.golds import accepted, as_text, fault_of, no_text
 from vimpo.tasks.noise import uniform
 from vimpo.tasks.prompts import Prompter, encode
 from vimpo.tasks.sources import column, local_file, read_rows
@@ -52,6 +54,7 @@ class Row:
     solution: str | None
     place: str
     turns: tuple[Turn, ...] = ()
+    fault: str | None = None  # why the answer is no gold
 
     @property
     def id(self) -> str:
@@ -88,11 +91,16 @@ class DatasetProblems:
                 f"the model's positions; allowed: 1 to {room}"
             )
         rows = [row for i, source in enumerate(config.datasets) for row in _rows(source, i)]
-        distinct = {row.id: row for row in reversed(rows)}
-        self.counts = {"rows": len(rows), "repeated": len(rows) - len(distinct)}
+        self.counts = {"rows": len(rows), "unreadable": 0}
+        given = self._with_gold(rows, [row.fault is None for row in rows])
+        distinct = {row.id: row for row in reversed(given)}
+        self.counts["repeated"] = len(given) - len(distinct)
+        self.counts["conflicting"] = self._conflicting(given, distinct)
         prompts = {row.id: prompter(row.problem, row.turns) for row in distinct.values()}
         short = self._short_enough(list(distinct.values()), prompts, tokenizer)
-        readable = self._readable(short)
+        golds = [row.answer for row in short]
+        verdicts = zip(self.verifier.readable(golds), accepted(golds, self.verifier), strict=True)
+        readable = self._with_gold(short, [all(pair) for pair in verdicts])
         self.problems = {
             row.id: DatasetProblem(row.id, prompts[row.id], row.answer, row.solution, row.problem)
             for row in readable
@@ -108,6 +116,9 @@ class DatasetProblems:
     def _short_enough(
         self, rows: list[Row], prompts: dict[str, str], tokenizer: PreTrainedTokenizerBase
     ) -> list[Row]:
+        self.counts["too_long"] = 0
+        if not rows:
+            return []
         limit = self.config.max_prompt
         lengths = [len(ids) for ids in encode(tokenizer, [prompts[row.id] for row in rows])]
         short = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
@@ -121,16 +132,32 @@ class DatasetProblems:
             )
         return short
 
-    def _readable(self, rows: list[Row]) -> list[Row]:
-        verdicts = self.verifier.readable([row.answer for row in rows])
+    def _conflicting(self, rows: list[Row], kept: dict[str, Row]) -> int:
+        """How many problems have several golds that differ in value; says so."""
+        others = [row for row in rows if row.answer != kept[row.id].answer]
+        alike = self.verifier.equivalent([(kept[row.id].answer, row.answer) for row in others])
+        found = {row.id: row for row, same in zip(others, alike, strict=True) if not same}
+        for row in list(found.values())[:1]:
+            first = kept[row.id]
+            print(
+                f"warning: task.datasets: {len(found)} problems have different answers, such as "
+                f"{first.answer[:SHOWN]!r} in {first.place} and {row.answer[:SHOWN]!r} in "
+                f"{row.place}; the first is used",
+                file=sys.stderr,
+            )
+        return len(found)
+
+    def _with_gold(self, rows: list[Row], verdicts: list[bool]) -> list[Row]:
+        """The rows whose gold answer can be judged; the others are refused, or dropped."""
         faulty = [row for row, verdict in zip(rows, verdicts, strict=True) if not verdict]
-        self.counts["unreadable"] = len(faulty)
+        self.counts["unreadable"] += len(faulty)
         if faulty and self.config.unreadable_answers == "refuse":
             row = faulty[0]
             raise ConfigError(
                 f"task.datasets: {len(faulty)} gold answers cannot be read as mathematics, such as "
-                f"{row.answer[:SHOWN]!r} in {row.place}; allowed: an answer_pattern that finds the "
-                "answer, another answer column, or task.unreadable_answers: drop"
+                f"{row.answer[:SHOWN]!r} in {row.place}{f', which {row.fault}' * bool(row.fault)}; "
+                "allowed: an answer_pattern that finds the answer, another answer column, or "
+                "task.unreadable_answers: drop"
             )
         return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict]
 
@@ -186,23 +213,27 @@ def _rows(source: DataSource, index: int) -> list[Row]:
             column(row, source.problem, f"{field}.problem", source.path),
             f"{field}.problem: column '{source.problem}' of {place}",
         )
-        answer = _text(column(row, source.answer, f"{field}.answer", source.path))
+        given = _answer(column(row, source.answer, f"{field}.answer", source.path))
+        answer, fault = as_text(given), fault_of(given)
         solution = None
         if source.solution:
-            solution = _text(column(row, source.solution, f"{field}.solution", source.path))
-        if source.answer_pattern and (match := re.search(source.answer_pattern, answer)):
-            answer = match[1].strip()
-        elif source.answer_pattern:
-            raise ConfigError(
-                f"{field}.answer_pattern: {source.answer_pattern!r} is not in the answer of "
-                f"{place} ({answer[:SHOWN]!r}); allowed: a pattern that matches every answer"
-            )
+            worked = column(row, source.solution, f"{field}.solution", source.path)
+            solution = as_text(_answer(worked))
+        if source.answer_pattern and fault is None:
+            match = re.search(source.answer_pattern, answer)
+            if match is None:
+                raise ConfigError(
+                    f"{field}.answer_pattern: {source.answer_pattern!r} is not in the answer of "
+                    f"{place} ({answer[:SHOWN]!r}); allowed: a pattern that matches every answer"
+                )
+            answer = (match[1] or "").strip()
+            fault = fault_of(answer)
         if not problem.strip():
             raise ConfigError(
-                f"{field}.problem: column '{source.problem}' is empty in {place}; allowed: a "
+                f"{field}.problem: column '{source.problem}' holds no text in {place}; allowed: a "
                 "column of problem texts"
             )
-        found.append(Row(problem, answer, solution, place, turns))
+        found.append(Row(problem, answer, solution, place, turns, fault))
     return found
 
 
@@ -210,20 +241,15 @@ def _question(value: object, where: str) -> tuple[tuple[Turn, ...], str]:
     """A cell's problem, and what a chat says before it; what it says after it is an answer."""
     chat = read_chat(value, where)
     if chat is None:
-        return (), _text(value)
+        return (), "" if no_text(value) else as_text(value)
     *before, (_, problem) = until_question(chat, where)
     return tuple(before), problem
 
 
-def _text(value: object) -> str:
-    """A cell as text: 27.0 as `27`, a list as its elements, a chat as its last message."""
-    if isinstance(value, list):
-        if value and isinstance(value[-1], dict) and "content" in value[-1]:
-            return read_turn(value[-1], "an answer")[1]
-        return ", ".join(map(_text, value))
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if value is None else str(value)
+def _answer(value: Any) -> Any:
+    """A chat's last message; any other cell as it is."""
+    chat = isinstance(value, list) and value and isinstance(value[-1], dict)
+    return read_turn(value[-1], "an answer")[1] if chat and "content" in value[-1] else value
 
 
 def _describe(source: DataSource, index: int) -> dict:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vimpo.config.task import DatasetTask, DataSource, RealBenchmark, TaskConfig
-from vimpo.config.types import local_path
+from vimpo.config.types import local_path, once_each
 from vimpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -65,27 +68,48 @@ def _file_rows(path: Path, field: str) -> Iterator[dict]:
 
         try:
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-        except (ArrowException, OSError) as error:
+                yield from _shortest_floats(batch).to_pylist()
+        except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
             raise ConfigError(f"{field}: '{path}' is not a Parquet file: {error}") from None
         return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{field}: line {number} of '{path}' is not JSON ({error}); allowed: one "
-                    "object per line"
-                ) from None
-            if not isinstance(row, dict):
-                raise ConfigError(
-                    f"{field}: line {number} of '{path}' is not an object; allowed: one object per "
-                    "line"
-                )
-            yield row
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _object(line, f"{field}: line {number} of '{path}'")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{field}: '{path}' is not UTF-8 text ({error.reason} {error.object[error.start]:#04x}"
+            "); allowed: one JSON object per line, in UTF-8 and not compressed"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{field}: '{path}' cannot be read ({error.strerror}); allowed: a file that can be read"
+        ) from None
+
+
+def _object(line: str, place: str) -> dict:
+    """A line of a JSONL file. Raises ConfigError for anything but one object, each key once."""
+    try:
+        row = json.loads(line, object_pairs_hook=once_each)
+        if "\\u" in line:  # half of a character, as \ud83d alone, is valid JSON and no text
+            json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{place} is not JSON ({error}); allowed: one object per line") from None
+    if not isinstance(row, dict):
+        raise ConfigError(f"{place} is not an object; allowed: one object per line")
+    return row
+
+
+def _shortest_floats(batch: RecordBatch) -> RecordBatch:
+    """A float32 of 0.1 as 0.1 and not as 0.10000000149011612."""
+    import pyarrow as pa
+
+    columns = [
+        column.cast(pa.string()).cast(pa.float64()) if column.type == pa.float32() else column
+        for column in batch.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def _hub_rows(

@@ -96,7 +96,7 @@ def load_checkpoint(
             continue
         with safe_open(path, framework="pt") as tensors:
             _restore(tensors, modules, optimizers)
-        record = json.loads(record_path.read_text())
+        record = json.loads(record_path.read_text(encoding="utf-8"))
         return record["step"], record["state"]
     return None
 

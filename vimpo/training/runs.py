@@ -139,7 +139,7 @@ def is_complete(folder: Path, digest: str) -> bool:
     if not (path.is_file() and sums.is_file()):
         return False
     check("results", path, make_again(folder), sums)
-    found = json.loads(path.read_text())["digest"]
+    found = json.loads(path.read_text(encoding="utf-8"))["digest"]
     if found != digest:
         raise ConfigError(
             f"results: '{folder}' was made by another configuration (digest {found} there, "

@@ -26,10 +26,11 @@ rule aggregate:
         mem_mb=1000,
         runtime=20,
     params:
+        python=interpreter,
         study=merged_study,
         taken_over=TAKEN_OVER.digest,
     shell:
-        "python -m vimpo aggregate --config {params.study} > {log} 2>&1"
+        "{params.python} -m vimpo aggregate --config {params.study} > {log} 2>&1"
 
 
 localrules:

@@ -3,6 +3,8 @@
 import gc
 import inspect
 import re
+import shlex
+import sys
 from pathlib import Path
 
 from snakemake.common import overwrite_function_params
@@ -11,7 +13,7 @@ from snakemake.logging import logger
 
 from vimpo import forkserver
 from vimpo.config import ConfigError, digest, dump_yaml, load_study
-from vimpo.config.load import read_yaml
+from vimpo.config.load import read_file
 from vimpo.planning.jobs import job_request, launcher
 from vimpo.planning.preflight import check_before_jobs, check_before_running
 from vimpo.planning.progress import Progress
@@ -24,13 +26,17 @@ gc.disable()
 
 try:
     for path in map(Path, workflow.configfiles):
-        if path.suffix in (".yaml", ".yml"):
-            read_yaml(path)  # refuses repeated keys, which Snakemake's own reader does not
+        read_file(path)  # refuses repeated keys, which Snakemake's own reader does not
     STUDY = load_study(dict(config))
     check_before_running(STUDY)
     TAKEN_OVER = taken_over(STUDY)
 except ConfigError as error:
     raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
+
+# Jobs run in the interpreter that runs Snakemake, which need not be the `python` of the PATH; in a
+# rule's own environment (`--sdm conda`), in that one's.
+own_environment = workflow.deployment_settings.deployment_method
+PYTHON = "python" if own_environment else shlex.quote(sys.executable)
 
 FOLDER = str(STUDY.folder)
 # Snakemake may have merged the study from several files and options, so jobs read it from here. Named
@@ -70,8 +76,8 @@ wildcard_constraints:
 
 
 # A changed parameter reruns its job and no other: each digest covers exactly what the result depends
-# on, so a new beta trains only VIMPO's cells. The study's path must not rerun anything; Snakemake
-# does not compare parameters that are derived from `threads`.
+# on, so a new beta trains only VIMPO's cells. The paths of the study and of the interpreter must not
+# rerun anything; Snakemake does not compare parameters that are derived from `threads`.
 
 
 def known(function):
@@ -83,6 +89,11 @@ def known(function):
 @known
 def merged_study(wildcards, threads):
     return str(MERGED)
+
+
+@known
+def interpreter(wildcards, threads):
+    return PYTHON
 
 
 @known

@@ -18,10 +18,11 @@ rule evaluate_base:
     resources:
         **asks("evaluate"),
     params:
+        python=interpreter,
         study=merged_study,
         digest=STUDY.evaluation_digest(),
     shell:
-        "python -m vimpo evaluate --config {params.study} --base --size {wildcards.size}"
+        "{params.python} -m vimpo evaluate --config {params.study} --base --size {wildcards.size}"
         " > {log} 2>&1"
 
 
@@ -44,8 +45,9 @@ rule evaluate:
     resources:
         **asks("evaluate"),
     params:
+        python=interpreter,
         study=merged_study,
         digest=STUDY.evaluation_digest(),
     shell:
-        "python -m vimpo evaluate --config {params.study} --algorithm {wildcards.algorithm}"
+        "{params.python} -m vimpo evaluate --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"

@@ -19,8 +19,9 @@ rule pretrain:
     resources:
         **asks("pretrain"),
     params:
+        python=interpreter,
         study=merged_study,
         digest=base_digest,
     shell:
-        "python -m vimpo pretrain --checked --config {params.study} --size {wildcards.size}"
+        "{params.python} -m vimpo pretrain --checked --config {params.study} --size {wildcards.size}"
         " > {log} 2>&1"

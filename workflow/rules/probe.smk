@@ -23,10 +23,11 @@ rule probe:
     resources:
         **asks("probe"),
     params:
+        python=interpreter,
         study=merged_study,
         digest=probe_digest,
     shell:
-        "python -m vimpo probe --config {params.study} --algorithm {wildcards.algorithm}"
+        "{params.python} -m vimpo probe --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
 
 
@@ -46,7 +47,8 @@ rule cost:
     resources:
         **asks("cost"),
     params:
+        python=interpreter,
         study=merged_study,
         digest=cost_digest,
     shell:
-        "python -m vimpo cost --config {params.study} --size {wildcards.size} > {log} 2>&1"
+        "{params.python} -m vimpo cost --config {params.study} --size {wildcards.size} > {log} 2>&1"

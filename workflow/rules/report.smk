@@ -29,9 +29,10 @@ rule draw:
         mem_mb=1000,
         runtime=20,
     params:
+        python=interpreter,
         study=merged_study,
     shell:
-        "python -m vimpo plot --config {params.study} > {log} 2>&1"
+        "{params.python} -m vimpo plot --config {params.study} > {log} 2>&1"
 
 
 rule report:
@@ -52,9 +53,10 @@ rule report:
         mem_mb=1000,
         runtime=20,
     params:
+        python=interpreter,
         study=merged_study,
     shell:
-        "python -m vimpo report --config {params.study} > {log} 2>&1"
+        "{params.python} -m vimpo report --config {params.study} > {log} 2>&1"
 
 
 # Figures and reports of all committed studies, and the README's generated sections, from their tables
@@ -74,8 +76,10 @@ rule figures:
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        python=interpreter,
     shell:
-        "python -m vimpo figures > {log} 2>&1 || (cat {log} >&2; exit 1)"
+        "{params.python} -m vimpo figures > {log} 2>&1 || (cat {log} >&2; exit 1)"
 
 
 localrules:

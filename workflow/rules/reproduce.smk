@@ -21,8 +21,10 @@ rule reproduce:
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        python=interpreter,
     shell:
-        "python -m vimpo reproduce tests/reference > {log} 2>&1"
+        "{params.python} -m vimpo reproduce tests/reference > {log} 2>&1"
         " && cat {log} || (cat {log} >&2; exit 1)"
 
 

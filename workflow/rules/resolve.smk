@@ -14,10 +14,11 @@ rule resolve:
         mem_mb=400,
         runtime=5,
     params:
+        python=interpreter,
         study=merged_study,
         digest=digest(STUDY),
     shell:
-        "python -m vimpo resolve --config {params.study} --output {output} > {log} 2>&1"
+        "{params.python} -m vimpo resolve --config {params.study} --output {output} > {log} 2>&1"
 
 
 localrules:

@@ -18,9 +18,10 @@ rule sweep:
         mem_mb=1000,
         runtime=20,
     params:
+        python=interpreter,
         study=merged_study,
     shell:
-        "python -m vimpo sweep --config {params.study} > {log} 2>&1"
+        "{params.python} -m vimpo sweep --config {params.study} > {log} 2>&1"
 
 
 localrules:

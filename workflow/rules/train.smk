@@ -23,10 +23,11 @@ rule train:
     resources:
         **asks("train"),
     params:
+        python=interpreter,
         study=merged_study,
         digest=cell_digest,
         launch=launcher(STUDY),
     shell:
-        "{params.launch}python -m vimpo train --checked --config {params.study}"
+        "{params.launch}{params.python} -m vimpo train --checked --config {params.study}"
         " --algorithm {wildcards.algorithm} --size {wildcards.size}"
         " --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
