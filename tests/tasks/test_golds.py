@@ -46,7 +46,6 @@ def task_of(path, **fields):
         (Decimal("1.50"), "1.50"),
         (3, "3"),
         ([1.0, "x", 2e-7], "1, x, 0.0000002"),
-        ([{"role": "user", "content": "2+2?"}], "2+2?"),
         (None, ""),
     ],
 )
@@ -151,7 +150,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
 @pytest.mark.parametrize("value", [None, True, math.nan, {"a": 1}], ids=repr)
 def test_a_problem_without_text_is_refused(value, tmp_path):
     path = jsonl(tmp_path, [{"problem": value, "answer": "1"}])
-    with pytest.raises(ConfigError, match=r"problem: column 'problem' holds no text in row 1"):
+    with pytest.raises(ConfigError, match=r"problem: column 'problem' .*row 1 .*allowed"):
         make_task(task_of(path), byte_tokenizer())
 
 

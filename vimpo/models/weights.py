@@ -28,7 +28,7 @@ def weight_files(folder: Path, field: str = "path") -> list[Path]:
     if (folder / INDEX).is_file() and not (folder / WHOLE).is_file():
         try:
             names = sorted(
-                set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values())
+                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ConfigError(

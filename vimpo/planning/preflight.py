@@ -72,14 +72,11 @@ def check_before_jobs(study: Study, config: Path) -> None:
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     lines = done.stderr.splitlines()
     for line in lines:
-        if line.startswith("warning: "):
+        if line.startswith(WARNING):
             print(line, file=sys.stderr)
     if done.returncode:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         raise ConfigError("\n".join(errors or lines))
-    for line in done.stderr.splitlines():
-        if line.startswith(WARNING):
-            print(line, file=sys.stderr)
 
 
 def _began(study: Study) -> bool:

@@ -184,10 +184,10 @@ onstart:
                 check_cluster(STUDY, settings.status_command, wait)
             else:
                 check_one_machine(STUDY, workflow.executor_plugin.name == "local")
+            if workflow.executor_plugin.name == "local" and STUDY.runtime.device == "cpu":
+                forkserver.start()
             # Not a job: Snakemake does not compare parameters downstream of a job that is to run, so
             # a changed hyperparameter would go unnoticed.
             check_before_jobs(STUDY, MERGED)
-            if workflow.executor_plugin.name == "local" and STUDY.runtime.device == "cpu":
-                forkserver.start()
         except ConfigError as error:
             raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
