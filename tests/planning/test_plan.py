@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from real_data import byte_model
 
-from vimpo.config import ConfigError, load_study
-from vimpo.models.memory import parameter_count
+from vimpo.config import ConfigError, ModelSpec, load_study
+from vimpo.models.memory import active_count, parameter_count
 from vimpo.planning.inputs import benchmark_responses, load_device, shape_of
 from vimpo.planning.jobs import CELL, cell_request, job_request, launcher
 from vimpo.planning.plan import Planner, critic_passes, forward_flops, policy_passes
@@ -142,6 +143,91 @@ def test_published_and_local_shapes(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     spec = sizes["qwen3-0.6b"].model_copy(update={"path": str(tmp_path)})
     assert parameter_count(shape_of("local", spec)) == counts["qwen3-0.6b"]
+
+
+# Shapes of published models -> all of their parameters, and those that one token uses.
+PUBLISHED = {
+    "Pythia-6.9b: biases, no gate, another vocabulary": (
+        {
+            "model_type": "gpt_neox",
+            "hidden_size": 4096,
+            "intermediate_size": 16384,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "vocab_size": 50432,
+            "tie_word_embeddings": False,
+        },
+        (6_857_302_016, 6_857_302_016),
+    ),
+    "Qwen3-30B-A3B: 8 of 128 experts": (
+        {
+            "model_type": "qwen3_moe",
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "moe_intermediate_size": 768,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "num_hidden_layers": 48,
+            "vocab_size": 151936,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "tie_word_embeddings": False,
+        },
+        (30_532_122_624, 3_353_032_704),
+    ),
+    "Mixtral-8x7B: 2 of 8 experts": (
+        {
+            "model_type": "mixtral",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 32,
+            "vocab_size": 32000,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "tie_word_embeddings": False,
+        },
+        (46_702_792_704, 12_879_925_248),
+    ),
+}
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_local_models_are_counted_by_their_own_code_once(model, tmp_path, monkeypatch):
+    config, counts = PUBLISHED[model]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = shape_of("local", ModelSpec(path=str(tmp_path)))
+    assert (parameter_count(shape), active_count(shape)) == counts
+    with monkeypatch.context() as patched:
+        patched.setattr("vimpo.models.counting.count_parameters", None)
+        assert shape_of("local", ModelSpec(path=str(tmp_path))) == shape
+    assert forward_flops(shape, 0) == 2 * (counts[1] - config["vocab_size"] * config["hidden_size"])
+    without_output = counts[0] - (config["vocab_size"] - 1) * config["hidden_size"] + 1
+    assert parameter_count(shape, critic=True) == without_output
+
+
+def test_prompts_of_local_data_are_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = [{"problem": "x" * n, "answer": "1"} for n in (4, 5, 5, 16, 40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"kind": "dataset", "datasets": [{"path": str(tmp_path / "rows.jsonl")}]}
+    study = {
+        "task": task
+        | {"prompt": "{problem}", "max_prompt": 20, "benchmarks": {"aime": {"task": "aime25"}}},
+        "sizes": {"bytes": {"path": str(byte_model(tmp_path / "model"))}},
+        "train": {"max_response": 7},
+        "grid": {"sizes": ["bytes"]},
+    }
+    lengths = Planner(load_study(study)).lengths
+    # One token per byte; the prompt of 40 is left out of training.
+    assert (lengths.prompt, lengths.longest_prompt) == (8, 16)
+    monkeypatch.setattr("vimpo.planning.inputs._read_prompts", lambda *_: pytest.fail("again"))
+    assert Planner(load_study(study)).lengths == lengths
+    said = describe(load_study(study))
+    assert "prompts of 8 tokens (longest 16), responses of 7 (longest 7)" in said
 
 
 def test_a_model_of_unknown_shape_is_named_and_not_counted():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
+from vimpo.config.cache import remembered
 from vimpo.config.types import local_path
 from vimpo.errors import ConfigError
 
@@ -57,27 +56,16 @@ def _file_digest(file: Path) -> str:
     A workflow starts a process per job, and a model may take minutes to read. A change of content
     changes the time of the inode, even if sizes and modification times are made equal.
     """
+
+    def find() -> str:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+
     stat = file.stat()
-    kept = None
-    if stat.st_size >= CACHED_FROM and time.time() - stat.st_ctime > SETTLED:
-        key = [file.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        name = hashlib.sha256("\n".join(map(str, key)).encode()).hexdigest()
-        with suppress(RuntimeError):  # no home
-            kept = Path(home).expanduser() / "vimpo" / "sha256" / name
-    if kept:
-        with suppress(OSError):
-            if len(known := kept.read_text(encoding="ascii")) == 64:
-                return known
-    with file.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if kept:
-        with suppress(OSError):  # a read-only home only costs time
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            aside = kept.with_name(f"{name}.{os.getpid()}")
-            aside.write_text(found, encoding="ascii")
-            aside.replace(kept)
-    return found
+    if stat.st_size < CACHED_FROM or time.time() - stat.st_ctime <= SETTLED:
+        return find()
+    key = [file.resolve(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    return remembered("sha256", "\n".join(map(str, key)), find)
 
 
 def _filled_in(value: str | None, info: ValidationInfo) -> str | None:

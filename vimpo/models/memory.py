@@ -42,6 +42,9 @@ class Shape:
     tied: bool
     qk_norm: bool = True
     source: str = "vimpo.config.LADDER"
+    # Counted by the model's own code: all, and those that one token uses. None: the closed form.
+    parameters: int | None = None
+    active: int | None = None
 
 
 def _qwen3(name: str, hidden: int, layers: int, heads: int, intermediate: int, tied: bool) -> Shape:
@@ -123,13 +126,22 @@ def shape_of(name: str, spec: ModelSpec) -> Shape:
 def parameter_count(shape: Shape, critic: bool = False) -> int:
     """All parameters of a policy, or of a critic: no output matrix, a scalar head with a bias."""
     s = shape
+    output = 0 if s.tied else s.vocabulary * s.hidden
+    if s.parameters is not None:
+        return s.parameters - output + s.hidden + 1 if critic else s.parameters
     attention = s.hidden * s.head_dim * (2 * s.heads + 2 * s.kv_heads)
     norms = 2 * s.hidden + (2 * s.head_dim if s.qk_norm else 0)
     layer = attention + 3 * s.hidden * s.intermediate + norms
     backbone = s.vocabulary * s.hidden + s.layers * layer + s.hidden
     if critic:
         return backbone + s.hidden + 1
-    return backbone + (0 if s.tied else s.vocabulary * s.hidden)
+    return backbone + output
+
+
+def active_count(shape: Shape, critic: bool = False) -> int:
+    """Parameters that one token uses: not those of the experts that it is not sent to."""
+    idle = 0 if shape.parameters is None else shape.parameters - (shape.active or shape.parameters)
+    return parameter_count(shape, critic) - idle
 
 
 def layer_elements(shape: Shape) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from vimpo.config import ConfigError, ModelSpec, Study, require
+from vimpo.config import ConfigError, DatasetTask, ModelSpec, Study, require
+from vimpo.config.cache import remembered
 from vimpo.config.task import RealBenchmark
 from vimpo.models import memory
 from vimpo.models.memory import Shape
@@ -74,7 +77,9 @@ def shape_of(name: str, spec: ModelSpec) -> Shape | None:
 
 def _shape_of_folder(name: str, path: Path) -> Shape | None:
     """Read from a Hugging Face config.json; None if it lacks a number that a decoder has."""
-    c = json.loads(path.read_text(encoding="utf-8"))
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    c = whole | whole.get("text_config", {})
+    total, active = _counted(path) or (None, None)
     try:
         heads = c["num_attention_heads"]
         return Shape(
@@ -85,13 +90,68 @@ def _shape_of_folder(name: str, path: Path) -> Shape | None:
             heads=heads,
             kv_heads=c.get("num_key_value_heads") or heads,
             head_dim=c.get("head_dim") or c["hidden_size"] // heads,
-            intermediate=c["intermediate_size"],
+            # of all experts that a token is sent to
+            intermediate=(c.get("moe_intermediate_size") or c["intermediate_size"])
+            * (c.get("num_experts_per_tok") or 1),
             tied=c.get("tie_word_embeddings", True),
             qk_norm=c.get("model_type") == "qwen3",
             source=str(path),
+            parameters=total,
+            active=active,
         )
     except KeyError:
         return None
+
+
+def _counted(path: Path) -> tuple[int, int] | None:
+    """Parameters of a model by its config.json, counted once; None if it cannot be built here."""
+
+    def find() -> str:
+        try:
+            from vimpo.models.counting import count_parameters
+
+            return json.dumps(count_parameters(path.parent))
+        except Exception:  # without torch, or in whatever way the model's own code fails
+            return ""
+
+    total_active = remembered("parameters", path.read_text(encoding="utf-8"), find)
+    return tuple(json.loads(total_active)) if total_active else None
+
+
+PROMPTS_READ = 1000  # of each source
+
+
+def prompt_lengths(study: Study) -> tuple[int, int] | None:
+    """Tokens of a study's prompts: their mean and the longest; None unless all of it is local.
+
+    The largest of all sizes' tokenizers; prompts beyond task.max_prompt, which training leaves out,
+    do not count.
+    """
+    task = study.task
+    sizes = [study.sizes[size] for size in study.used_sizes()]
+    if not isinstance(task, DatasetTask) or not all(size.sha256 for size in sizes):
+        return None
+    if not all(source.sha256 for source in task.datasets):
+        return None
+    found = []
+    for spec in sizes:
+        key = json.dumps([task.model_dump(mode="json"), spec.sha256, PROMPTS_READ])
+        found.append(json.loads(remembered("prompts", key, partial(_read_prompts, task, spec))))
+    mean, longest = map(max, zip(*found, strict=True))
+    return (mean, longest) if longest else None
+
+
+def _read_prompts(task: DatasetTask, spec: ModelSpec) -> str:
+    from vimpo.models.networks import load_tokenizer
+    from vimpo.tasks.dataset import source_rows
+    from vimpo.tasks.prompts import Prompter, encode
+
+    tokenizer = load_tokenizer(str(spec.path))
+    prompter = Prompter(task, tokenizer)
+    rows = [r for i, d in enumerate(task.datasets) for r in source_rows(d, i)[:PROMPTS_READ]]
+    ids = encode(tokenizer, [prompter(row.problem, row.turns) for row in rows])
+    lengths = [n for n in map(len, ids) if n <= task.max_prompt] or [0]
+    return json.dumps([math.ceil(sum(lengths) / len(lengths)), max(lengths)])
 
 
 def benchmark_responses(study: Study) -> int:

@@ -24,7 +24,12 @@ from vimpo.config.jobs import Stage
 from vimpo.models import memory
 from vimpo.models.memory import Shape, Workload
 from vimpo.planning.beta import unusual_betas
-from vimpo.planning.inputs import benchmark_responses, load_device, shape_of
+from vimpo.planning.inputs import (
+    benchmark_responses,
+    load_device,
+    prompt_lengths,
+    shape_of,
+)
 from vimpo.planning.jobs import cell_request, job_request
 from vimpo.probes import sampled_together
 from vimpo.probes.cost import STEPS, WARM_UP
@@ -66,7 +71,7 @@ class Job:
 
 def forward_flops(shape: Shape, context: float, critic: bool = False) -> float:
     """FLOPs per token of a forward pass; context: mean number of tokens before it."""
-    weights = memory.parameter_count(shape, critic)
+    weights = memory.active_count(shape, critic)
     if critic or not shape.tied:
         weights -= shape.vocabulary * shape.hidden
     return 2 * weights + 4 * shape.layers * shape.heads * shape.head_dim * context
@@ -119,19 +124,21 @@ class Planner:
         return self._lengths(self.study.model_copy(update={"task": longer}))
 
     def _lengths(self, study: Study) -> Lengths:
-        """Chains count as their longest; for datasets, limits replace unset fields."""
-        plan, task = study.plan, study.task
+        """Chains count as their longest; prompts of hub data, and responses, as their limits."""
+        plan, task, longest = study.plan, study.task, 0
         if isinstance(task, ChainTask):
             work = memory.study_workload(study)
             prompt, response = work.prompt, work.response
         else:
             prompt, response = task.max_prompt, study.train.max_response
+            if measured := prompt_lengths(study):
+                prompt, longest = measured
         if plan.response_tokens is not None:
             response = study.train.max_response
         return Lengths(
             prompt=plan.prompt_tokens or prompt,
             response=min(plan.response_tokens or response, response),
-            longest_prompt=plan.longest_prompt or max(prompt, plan.prompt_tokens or 0),
+            longest_prompt=plan.longest_prompt or max(prompt, longest, plan.prompt_tokens or 0),
             longest_response=response,
         )
 

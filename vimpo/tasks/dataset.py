@@ -90,7 +90,7 @@ class DatasetProblems:
                 f"task.max_prompt: {config.max_prompt} leaves no room for train.max_response in "
                 f"the model's positions; allowed: 1 to {room}"
             )
-        rows = [row for i, source in enumerate(config.datasets) for row in _rows(source, i)]
+        rows = [row for i, source in enumerate(config.datasets) for row in source_rows(source, i)]
         self.counts = {"rows": len(rows), "unreadable": 0}
         given = self._with_gold(rows, [row.fault is None for row in rows])
         distinct = {row.id: row for row in reversed(given)}
@@ -196,7 +196,7 @@ class DatasetProblems:
         }
 
 
-def _rows(source: DataSource, index: int) -> list[Row]:
+def source_rows(source: DataSource, index: int) -> list[Row]:
     """The rows of one source as text. Raises ConfigError for one without problem or answer."""
     field = f"task.datasets[{index}]"
     raw = read_rows(
