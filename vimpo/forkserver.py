@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -163,7 +164,9 @@ def attend(client: socket.socket) -> list[str] | None:
         for number in client.recv(len(PASSED_ON)) or [signal.SIGKILL]:  # nothing: it was killed
             # as a terminal does, Ctrl-C reaches what the job has started, too
             (os.kill if number == signal.SIGTERM else os.killpg)(job, number)
-    client.sendall(EXIT_CODE.pack(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])))
+    code = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
+    with suppress(BrokenPipeError):  # the client was killed
+        client.sendall(EXIT_CODE.pack(code))
     return None
 
 

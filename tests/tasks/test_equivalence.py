@@ -31,17 +31,16 @@ def test_right_answers_are_accepted_and_wrong_ones_refused(kind):
 
 @pytest.mark.slow
 def test_shared_cases_are_judged_as_labelled():
-    """The hostile cases: few wrong answers accepted, few right ones refused, in both halves."""
+    """The hostile cases: few wrong answers accepted, few right ones refused."""
     rows = [json.loads(line) for line in real_file("verifier_triples.jsonl").open(encoding="utf-8")]
     verifier = Verifier(VerifierLimits(workers=2))
     golds, texts = ([row[key] for row in rows] for key in ("gold", "response"))
     marks = verifier.grade(golds, texts, boxed_only=False)
     verifier.close()
     pairs = [(row["expected"], mark) for row, mark in zip(rows, marks, strict=True)]
-    for half in (pairs[::2], pairs[1::2]):
-        counts = Counter(half)
-        assert counts[False, True] <= 0.03 * (counts[False, True] + counts[False, False])
-        assert counts[True, False] <= 0.10 * (counts[True, True] + counts[True, False])
+    counts = Counter(pairs)
+    assert counts[False, True] <= 0.02 * (counts[False, True] + counts[False, False])
+    assert counts[True, False] <= 0.05 * (counts[True, True] + counts[True, False])
 
 
 GOLDS = {

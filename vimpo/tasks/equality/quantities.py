@@ -59,7 +59,8 @@ def quantity(text: str) -> Quantity | None:
         factor *= MULTIPLES[last.pop(0)[0]]
     percent = bool(last) and last[-1][0] == "percent"
     words = [(word, 1) for word in first] + (last[:-1] if percent else last)
-    if '"' in core or not set(first) <= CURRENCIES or any(map(_changes, words)):
+    said = any(word == "is" for word, _ in last)  # `5 is too large` is a sentence about 5
+    if '"' in core or said or not set(first) <= CURRENCIES or any(map(_changes, words)):
         return None
     return Quantity(core, factor, *unit_of(words), percent)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from vimpo.tasks.equality.units import KNOWN_WORDS
+from vimpo.tasks.equality.units import KNOWN_WORDS, NUMBERS
 
 SYMBOLS = {
     "−": "-", "–": "-", "—": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "*": r"\cdot ",
@@ -27,6 +27,7 @@ RULES = [(re.compile(pattern), new) for pattern, new in (
     (r"\\[!]\s*", ""),
     (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~|\\\(|\\\)|(?<!\\)\\[\[\]]|[\r\n\t]", " "),
     (r"\{,\}", ","),
+    (r"\\(?:text)?color\s*\{[^{}]*\}", " "),
     (r"\\\$", ' "dollar" '),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\varnothing|\\empty(?![A-Za-z])", r"\\emptyset"),
@@ -65,6 +66,8 @@ RANGE = re.compile(
     r"[A-Za-z](?:\s*,\s*[A-Za-z])*\s*"
     r'(?:\\in\s*\\mathbb\s*\{?\s*[A-Z]\s*\}?(?:\s*[_^]\s*(?:\{[^{}]*\}|\S))*|(?:"(?:is|an|any|integer|real|number)"\s*)+)?(?=,|$)'
 )
+NAMED_BASE = re.compile(r'_ ?\{? ?"([a-z]+)" ?\}?')  # 101_{\text{two}}
+NAMES = re.compile(r"[A-Z](?: [A-Z])+")  # letters apart: no product, whose order would not matter
 TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 ROOT = re.compile(r"\\sqrt\s*(\w)")
 FRACTION = re.compile(r"\\frac\s*(?:(\{(?:[^{}]|\{[^{}]*\})*\})|(\w))\s*(?:(\{)|(\w))")
@@ -104,6 +107,9 @@ def spelled(text: str) -> str:
     text = re.sub('"infinitely" +"many"', r"\\infty ", text)
     text = re.sub(r'(" ?/ ?)([smh])(?= ?\^|$)', r'\1"\2"', METRES.sub(r' "\1"', text))
     text = re.sub(r"\\sqrt *\(([^()]*)\)", r"\\sqrt{\1}", re.sub("^= *", "", text))
+    text = NAMED_BASE.sub(lambda m: f"_{{{NUMBERS[m[1]]}}}" if m[1] in NUMBERS else m[0], text)
+    if NAMES.fullmatch(text):
+        text = re.sub(r"[A-Z]", r'"\g<0>"', text)
     text = RANGE.sub("", text)
     return re.sub(r"(?<!\\)[\s.,;:]+$", "", text)
 
@@ -126,7 +132,8 @@ def _unicode(text: str) -> str:
         name = unicodedata.name(character, "")
         if unicodedata.category(character) in ("Cf", "Mn"):
             continue
-        plain = unicodedata.normalize("NFKC", character)
+        # NFKC would make ℝ a letter like any other
+        plain = SYMBOLS.get(character) or unicodedata.normalize("NFKC", character)
         if name.startswith("VULGAR FRACTION") and "⁄" in plain:
             top, _, bottom = plain.partition("⁄")
             plain = rf"\frac{{{top}}}{{{bottom}}}"

@@ -49,7 +49,7 @@ not or and less more fewer greater least most than squared cubed factorial over 
 half third quarter halves thirds quarters double twice divided multiplied without except no by
 to from mod modulo root if when where otherwise remainder north south east west up down left
 right am pm bc ad bce ce percent below above under before after wrong false incorrect never none
-nothing loss debt
+nothing loss debt too are was were
 """
 FILLERS = frozenset(_FILLERS.split())
 CHANGING = frozenset(_CHANGING.split()) | MULTIPLES.keys()
