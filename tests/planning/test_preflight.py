@@ -390,6 +390,7 @@ def test_what_began_to_run_is_not_looked_at_again(tmp_path):
         check_before_jobs(other, file)
 
 
+@pytest.mark.slow
 @LOCAL
 def test_snakemake_says_that_gpus_are_missing_before_any_job(tmp_path):
     done = snakemake(study_file(tmp_path, "GPUs"))

@@ -108,6 +108,7 @@ def test_algorithms_take_turns_and_the_model_stands_beside(tiny_study, tmp_path,
     assert model["vimpo", "memory_reference_weights"] == model["ppo", "memory_policy_weights"]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_measures_and_a_failed_one_speaks(tiny_study, tmp_path):
     study = tiny_study()
     rows = compare_costs(study, "tiny", ["grpo"], tmp_path / "cost.csv", steps=1, rounds=1)

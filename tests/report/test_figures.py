@@ -45,7 +45,8 @@ def small(tmp_path_factory):
     return study.folder / "tables"
 
 
-@pytest.mark.parametrize("algorithm", [pytest.param("vimpo", marks=pytest.mark.slow), "grpo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["vimpo", "grpo"])
 def test_a_study_of_one_algorithm_is_drawn_though_nothing_is_compared(
     tmp_path, algorithm, unprinted
 ):

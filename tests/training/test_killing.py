@@ -200,6 +200,7 @@ def stop(run, number):
     return process, process.communicate(timeout=PATIENCE)[1]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_that_was_done(tiny_study, tmp_path):
     expected, run = quiet_and_killed(tiny_study, tmp_path, "vimpo", 80)
     process, error = stop(run, signal.SIGTERM)

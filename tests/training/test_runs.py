@@ -299,6 +299,7 @@ def test_the_base_learns_the_task(tiny_base):
     assert rates[-1] == pytest.approx(0.05 * 0.02, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_job_in_its_own_process_gives_the_bytes_of_this_one(tiny_study, tmp_path):
     import subprocess
     import sys
