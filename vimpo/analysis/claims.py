@@ -16,6 +16,8 @@ these. Group noise is used if the grid has it, else noise per rollout.
 C3 is tested by step time alone. Parameters and optimiser bytes follow from the design, and memory
 repeats between processes: a p value for either would be about nothing that varies.
 
+A study's own hypotheses (vimpo/analysis/hypotheses.py) join the same list.
+
 A new part is one more (Part, Found) in one of the lists below, about any algorithm. Its name is for
 good, its texts may be reworded, and its role says how report/findings.j2 puts it.
 """
@@ -23,11 +25,10 @@ good, its texts may be reworded, and its role says how report/findings.j2 puts i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
+from vimpo.analysis.hypotheses import Parts, hypothesis_parts
 from vimpo.analysis.inference import pooled_spread, share
 from vimpo.analysis.intervals import AT_MOST_ONE, FRACTION, not_available, not_finite
 from vimpo.analysis.scores import (
@@ -35,11 +36,13 @@ from vimpo.analysis.scores import (
     OURS,
     PLACE,
     RIVALS,
+    Summary,
     Tables,
     accuracies,
     along_noise,
     area,
     clean_keys,
+    failed_runs,
     lost,
     measured,
     noise_curves,
@@ -62,10 +65,7 @@ from vimpo.analysis.verdicts import (
 )
 from vimpo.config import Study
 from vimpo.storage.codes import Reason, Why
-from vimpo.storage.columns import OUTCOMES
 from vimpo.storage.tables import BASE
-
-Parts = list[tuple[Part, Found]]
 
 COLLAPSE = 0.5  # of the base policy's accuracy
 CLAIMS = {
@@ -148,8 +148,10 @@ def cost_parts(study: Study, tables: Tables) -> Parts:
 def noise_parts(study: Study, tables: Tables) -> Parts:
     """C4: accuracy lost; facts: area, spread and collapse."""
 
-    def gap(rival: str, summary: Callable[[np.ndarray, np.ndarray], float]) -> Found:
-        ours, theirs = (along_noise(study, tables, name, summary) for name in (OURS, rival))
+    def gap(rival: str, summary: Summary) -> Found:
+        ours, theirs = (
+            along_noise(study, accuracies(tables, name), name, summary) for name in (OURS, rival)
+        )
         keys = shared([list(noise_curves(study, name)) for name in (OURS, rival)])
         return difference(ours, theirs, keys, study.statistics.confidence)
 
@@ -194,7 +196,7 @@ def _spread(study: Study, scores: Scores, runs: list[Key]) -> Found:
 
 def _collapses(study: Study, tables: Tables, algorithm: str, runs: list[Key]) -> Found:
     """Of runs whose end is known. A failed run counts whatever its accuracy, or without one."""
-    scores, failed = accuracies(tables, algorithm), _failed(tables, algorithm)
+    scores, failed = accuracies(tables, algorithm), failed_runs(tables, algorithm)
     base = {key[0]: value for key, value in accuracies(tables, BASE).items()}
     known = [key for key in runs if key in scores and base.get(key[0])]
     ratios = {key: scores[key] / base[key[0]] for key in known if key not in failed}
@@ -204,12 +206,6 @@ def _collapses(study: Study, tables: Tables, algorithm: str, runs: list[Key]) ->
         low = [ratio < COLLAPSE for ratio in ratios.values()]
         found = share([True] * len(failed.intersection(runs)) + low, study.statistics.confidence)
     return Found(found, len(runs), 0)
-
-
-def _failed(tables: Tables, algorithm: str) -> set[Key]:
-    frame = tables.outcomes
-    rows = frame[(frame.algorithm == algorithm) & (frame.outcome != OUTCOMES[0])]
-    return set(zip(rows["size"], rows.noise, rows.seed, strict=True))
 
 
 def value_parts(study: Study, tables: Tables, params: Mapping[str, float]) -> Parts:
@@ -318,4 +314,5 @@ def claim_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> lis
         *value_parts(study, tables, known),
         *credit_parts(study, tables),
     ]
+    parts += hypothesis_parts(study, tables, known)
     return judge(parts, study.statistics.confidence, study.claims.power)

@@ -206,7 +206,7 @@ class Where(Strict):
 class Hypothesis(Strict):
     """One question to a study, decided by one number, its interval and a threshold."""
 
-    id: Name
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)
     question: str = Field(min_length=1, max_length=300, description="as the report prints it")
     measure: MeasureConfig
     contrast: Contrast
