@@ -26,7 +26,7 @@ from vimpo.analysis.verdicts import (
     slope,
 )
 from vimpo.config import Hypothesis, Study
-from vimpo.config.hypotheses import OF_COST
+from vimpo.config.hypotheses import OF_COST, StepsTo
 from vimpo.storage.codes import Reason, Why
 
 Parts = list[tuple[Part, Found]]
@@ -167,7 +167,7 @@ def _by_size(asked: Hypothesis, comparison: Comparison, part: Part) -> Parts:
 
 def _reached(asked: Hypothesis, comparison: Comparison, part: Part) -> Parts:
     """Share of the runs of each side that reached what was asked, where runs can miss it."""
-    if asked.measure.name != "steps_to":
+    if not isinstance(asked.measure, StepsTo):
         return []
     parts: Parts = []
     names = (asked.contrast.algorithm, asked.contrast.rival)

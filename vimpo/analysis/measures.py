@@ -9,7 +9,8 @@ goes on at its last value. `steps_to` is censored at the number of steps, so tha
 spent below the level; what is compared is its mean within the training budget.
 
 `headroom` of a group of seeds (one size, one noise level) is a ratio of means, R = mean g / mean h
-with g = A - floor and h = ceiling - floor of the same seed. A seed's number is R plus its influence,
+with g = A - floor and h = ceiling - floor of the same seed. The number of a seed is R plus its
+influence,
 
     R + (g_i - R h_i) / mean h
 
@@ -98,7 +99,7 @@ def accuracy_lost(study: Study, tables: Tables, asked: Hypothesis, algorithm: st
     return Scored(along_noise(study, found.scores, algorithm, lost), absent=found.absent)
 
 
-def cost(metric: str) -> Measure:
+def cost(metric: str) -> Scorer:
     """Of each round: a logarithm where two algorithms are compared, else the number itself."""
 
     def scores(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
@@ -156,6 +157,7 @@ def area(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Sco
 
 
 def steps_to(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+    assert isinstance(asked.measure, hypotheses.StepsTo)
     level, steps = asked.measure.accuracy, study.train.steps
     found = curves(tables, algorithm, LEARNING)
     scores = {k: first_step(curve, level, steps, window(study)) for k, curve in found.items()}
@@ -171,6 +173,7 @@ def kl(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Score
 
 
 def headroom(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+    assert isinstance(asked.measure, hypotheses.Headroom)
     low, high = asked.measure.floor, asked.measure.ceiling
     all_areas = [area(study, tables, asked, name) for name in (algorithm, low, high)]
     own, floor, ceiling = (found.scores for found in all_areas)
@@ -213,9 +216,11 @@ def probe(tables: Tables, algorithm: str, labels: tuple[str, str, str, str]) -> 
     return Scored(values, errors, reasons, absent=why)
 
 
-def value_probe(metric: str) -> Measure:
+def value_probe(metric: str) -> Scorer:
     def scores(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
-        predictor = asked.measure.predictor
+        measure = asked.measure
+        assert isinstance(measure, hypotheses.ExplainedVariance | hypotheses.RankCorrelation)
+        predictor: str = measure.predictor
         if predictor == "own":
             has_critic = study.algorithms[algorithm].objective == "ppo"
             predictor = "critic" if has_critic else "implied"
@@ -225,6 +230,7 @@ def value_probe(metric: str) -> Measure:
 
 
 def credit(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+    assert isinstance(asked.measure, hypotheses.CreditAUC)
     return probe(tables, algorithm, ("credit", asked.measure.signal, "step", "auc"))
 
 
@@ -252,7 +258,7 @@ def round_keys(study: Study, tables: Tables, asked: Hypothesis, *algorithms: str
 
 # --- Registry ------------------------------------------------------------------------------------
 
-Measure = Callable[[Study, Tables, Hypothesis, str], Scored]
+Scorer = Callable[[Study, Tables, Hypothesis, str], Scored]
 
 
 @dataclass(frozen=True)
@@ -262,7 +268,7 @@ class Entry:
     text: may name fields of the measure and of `where`. unit: how sentences print it.
     """
 
-    scores: Measure
+    scores: Scorer
     text: str
     unit: str = ""
     bounds: tuple[float, float] = UNBOUNDED
