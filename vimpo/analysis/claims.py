@@ -314,5 +314,6 @@ def claim_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> lis
         *value_parts(study, tables, known),
         *credit_parts(study, tables),
     ]
+    parts = [(part, found) for part, found in parts if part.claim in study.claims.tested]
     parts += hypothesis_parts(study, tables, known)
     return judge(parts, study.statistics.confidence, study.claims.power)

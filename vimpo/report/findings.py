@@ -39,7 +39,8 @@ def findings(claims: pd.DataFrame) -> list[dict]:
         own = [view for view in rows if view.claim == claim]
         if claim == "C5":
             own = [view for view in own if (view.role in OF_SIZE) == (name == "size")]
-        parts = [view for view in own if view.kind == TEST]
+        if not (parts := [view for view in own if view.kind == TEST]):
+            continue  # not tested by this study
         found.append(
             {
                 "name": name,

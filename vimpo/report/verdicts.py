@@ -21,7 +21,8 @@ def verdicts(claims: pd.DataFrame) -> list[dict]:
     tests = [view for view in views(claims) if view.kind == TEST]
     found = []
     for claim, title in (own_claims(tests) | CLAIMS).items():
-        parts = [part for part in tests if part.claim == claim]
+        if not (parts := [part for part in tests if part.claim == claim]):
+            continue  # not tested by this study
         verdict = overall(part.verdict for part in parts)
         found.append({"claim": claim, "title": title, "verdict": verdict, "parts": parts})
     return found
