@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.chdir(ROOT)  # its algorithm is a path of the repository
     root = tmp_path_factory.mktemp("asked")
-    study = load_study(yaml.safe_load(TUTORIAL) | {"results": str(root)})
+    quick = {"resamples": 200}  # of other tables
+    study = load_study(yaml.safe_load(TUTORIAL) | {"results": str(root), "statistics": quick})
     write_results(study)
     aggregate(study, study.folder / "tables")
     write_figures(study.folder / "figures")
