@@ -1,7 +1,8 @@
 """Hypotheses as data: measures against numbers computed by hand, or the reason for none."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,17 @@ from vimpo.analysis.claims import CLAIMS, claim_rows
 from vimpo.analysis.measures import MEASURES, area_under, first_step
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import labels
+from vimpo.analysis.verdicts import Role
 from vimpo.config import ConfigError, dump_yaml, load_study
 from vimpo.config import hypotheses as types
+from vimpo.config.judging import CLAIM_NAMES, Claims
+from vimpo.config.shipped import shipped_claims
+from vimpo.report.parts import SCALES
 from vimpo.storage.codes import Reason
 from vimpo.storage.columns import COLUMNS
+from vimpo.storage.tables import write_table
 
+PUBLISHED = Path(__file__).parents[2] / "results/published"
 NAN = float("nan")
 STEPS, SEEDS = 5, (1, 2, 3)
 OWN = {"objective": "grpo"}  # stands for any algorithm
@@ -73,7 +80,7 @@ def flat(levels, algorithm, size="xs", noise="0"):
 
 def test_every_measure_of_the_configuration_is_computed():
     assert set(MEASURES) == set(types.MEASURES.values())
-    assert len(types.MEASURES) == 11
+    assert len(types.MEASURES) == 12
 
 
 def test_the_area_is_that_of_trapezia_and_a_failed_run_keeps_its_end():
@@ -242,8 +249,8 @@ def probe_rows(study, numbers):
     ]
 
 
-def test_an_algorithms_own_value_is_its_critic_if_it_has_one():
-    measure = {"name": "explained_variance", "predictor": "own"}
+def test_an_implied_value_is_compared_with_a_critic():
+    measure = {"name": "explained_variance", "rival_predictor": "critic"}
     study = a_study(hypothesis(measure, minus="ppo"))
     numbers = {
         ("vimpo", "implied"): (0.4, 0.5, 0.6),
@@ -251,7 +258,9 @@ def test_an_algorithms_own_value_is_its_critic_if_it_has_one():
         ("ppo", "critic"): (0.3, 0.2, 0.1),
     }
     tables = tables_of(study, probes=probe_rows(study, numbers))
-    assert judged(study, tables).iloc[0].effect == pytest.approx(0.3)
+    row = judged(study, tables).iloc[0]
+    assert row.effect == pytest.approx(0.3)
+    assert "(implied minus critic value), VIMPO minus PPO" in row.metric
     lacking = {key: value for key, value in numbers.items() if key[1] != "critic"}
     row = judged(study, tables_of(study, probes=probe_rows(study, lacking))).iloc[0]
     assert (row.reason_code, row.reason) == (
@@ -336,6 +345,29 @@ def test_kl_that_an_algorithm_does_not_record_is_not_available():
     row = judged(study, tables).iloc[0]
     assert (row.reason_code, row.verdict) == (Reason.NOT_MEASURED, "inconclusive")
     assert row.reason == "the runs of grpo have no KL to the base policy"
+
+
+# --- the suite's own claims ----------------------------------------------------------------------
+
+
+def test_the_claims_that_come_with_the_suite_are_entries_of_the_same_kind():
+    claims = shipped_claims()
+    assert list(claims) == CLAIM_NAMES == list(CLAIMS)
+    entries = [entry for claim in claims.values() for entry in claim.parts]
+    assert all(isinstance(entry, types.Asked) for entry in entries)
+    assert {Role(entry.role) for entry in entries} <= set(SCALES)
+    limits = {name for entry in entries for name in (entry.plus, entry.less) if name}
+    assert limits == set(Claims.model_fields) - {"tested", "power"}
+
+
+def test_the_claims_of_a_published_study_are_made_again_digit_by_digit(tmp_path):
+    folder = PUBLISHED / "one_size"
+    names = [field.name for field in fields(Tables)]
+    tables = {name: pd.read_parquet(folder / f"cells/{name}.parquet") for name in names}
+    sizes = tables["accuracy"].groupby("size")["params"].first()
+    rows = claim_rows(load_study(folder / "config.yaml"), Tables(**tables), sizes.to_dict())
+    write_table(tmp_path / "claims.csv", rows)
+    assert (tmp_path / "claims.csv").read_text() == (folder / "tables/claims.csv").read_text()
 
 
 # --- configuration -------------------------------------------------------------------------------
@@ -428,9 +460,9 @@ def test_a_study_without_hypotheses_resolves_as_before_and_no_digest_knows_of_th
 
 
 def test_a_study_tests_the_claims_that_it_names():
-    study = load_study({"claims": {"tested": ["C3"]}})
+    study = load_study({"claims": {"tested": ["C6", "C3", "C6"]}})
     rows = judged(study, tables_of(study))
-    assert set(rows.claim) == {"C3"}
+    assert list(dict.fromkeys(rows.claim)) == ["C3", "C6"]
     everything = load_study({})
     assert set(judged(everything, tables_of(everything)).claim) == set(CLAIMS)
     with pytest.raises(ConfigError, match=r"claims\.tested\.0: 'C9' is not allowed; .*'C1'"):

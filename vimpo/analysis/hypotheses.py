@@ -16,6 +16,7 @@ from vimpo.analysis.intervals import not_available
 from vimpo.analysis.measures import MEASURES, Entry, Scored
 from vimpo.analysis.scores import NAMES, Tables
 from vimpo.analysis.verdicts import (
+    ABOVE,
     Counted,
     Found,
     Key,
@@ -26,7 +27,7 @@ from vimpo.analysis.verdicts import (
     slope,
 )
 from vimpo.config import Hypothesis, Study
-from vimpo.config.hypotheses import OF_COST, StepsTo
+from vimpo.config.hypotheses import OF_COST, Asked, StepsTo
 from vimpo.storage.codes import Reason, Why
 
 Parts = list[tuple[Part, Found]]
@@ -40,26 +41,33 @@ def hypothesis_parts(study: Study, tables: Tables, params: Mapping[str, float]) 
 def _parts(asked: Hypothesis, study: Study, tables: Tables, params: Mapping[str, float]) -> Parts:
     comparison = Comparison.of(asked, study, tables)
     part = _described(asked, comparison)
-    test = part.above(asked.threshold) if asked.side == "above" else part.below(asked.threshold)
+    test = tested(part, asked.threshold, comparison, params)
+    return [test, *_by_size(asked, comparison, part), *_reached(asked, comparison, part)]
+
+
+def tested(
+    part: Part, threshold: float, comparison: Comparison, params: Mapping[str, float]
+) -> tuple[Part, Found]:
+    """The part as a test of the comparison's number against the threshold."""
+    asked = comparison.asked
+    test = part.above(threshold) if asked.side == ABOVE else part.below(threshold)
     if asked.pooling == "slope":
-        found = comparison.slope(params)
-    else:
-        found = comparison.mean(comparison.keys)
-    return [(test, found), *_by_size(asked, comparison, part), *_reached(asked, comparison, part)]
+        return test, comparison.slope(params)
+    return test, comparison.mean(comparison.keys)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The numbers that a hypothesis compares. sides: of one algorithm, or of two."""
+    """The numbers that a hypothesis or a claim compares. sides: of one algorithm, or of two."""
 
     study: Study
-    asked: Hypothesis
+    asked: Asked
     entry: Entry
     sides: Sequence[Scored]
     keys: list[Key]
 
     @classmethod
-    def of(cls, asked: Hypothesis, study: Study, tables: Tables) -> Comparison:
+    def of(cls, asked: Asked, study: Study, tables: Tables) -> Comparison:
         entry, contrast = MEASURES[type(asked.measure)], asked.contrast
         names = [name for name in (contrast.algorithm, contrast.rival) if name]
         others = [name for _, name in asked.measure.others()]
@@ -130,6 +138,8 @@ def _described(asked: Hypothesis, comparison: Comparison) -> Part:
         "per tenfold of parameters" if asked.pooling == "slope" else "",
     ]
     fields = asked.measure.model_dump() | {"decoder": where.decoder}
+    if other := fields.get("rival_predictor"):
+        fields["predictor"] += f" minus {other}"
     on = f" on {where.benchmark}" if where.benchmark else ""
     what = comparison.entry.text.format(**fields, on=on, steps=comparison.study.train.steps)
     signed = bool(rival or contrast.minus) or asked.pooling == "slope"

@@ -37,6 +37,7 @@ from vimpo.analysis.intervals import (
     mean_interval,
 )
 from vimpo.analysis.scores import (
+    PLACE,
     Tables,
     along_noise,
     clean_keys,
@@ -51,7 +52,8 @@ from vimpo.analysis.scores import (
 )
 from vimpo.analysis.summaries import WINDOWS
 from vimpo.analysis.verdicts import Key, Scores
-from vimpo.config import Hypothesis, Study, hypotheses
+from vimpo.config import Study, hypotheses
+from vimpo.config.hypotheses import Asked
 from vimpo.storage.codes import NO_REASON, Reason, Why
 
 LEARNING, DISTANCE = "accuracy", "reference_kl"  # metrics of the curves
@@ -82,7 +84,7 @@ def absent(frame: pd.DataFrame, algorithm: str, what: str) -> Why:
 # --- Accuracy and cost ---------------------------------------------------------------------------
 
 
-def accuracy(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+def accuracy(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     """Mean over benchmarks, or of one of them."""
     frame, where = tables.accuracy, asked.where
     rows = frame[(frame.algorithm == algorithm) & (frame.metric == where.decoder)]
@@ -95,7 +97,7 @@ def accuracy(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) ->
     return Scored(over_benchmarks(rows), dict(errors.items()), absent=why)
 
 
-def accuracy_lost(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+def accuracy_lost(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     found = accuracy(study, tables, asked, algorithm)
     return Scored(along_noise(study, found.scores, algorithm, lost), absent=found.absent)
 
@@ -103,7 +105,7 @@ def accuracy_lost(study: Study, tables: Tables, asked: Hypothesis, algorithm: st
 def cost(metric: str) -> Scorer:
     """Of each round: a logarithm where two algorithms are compared, else the number itself."""
 
-    def scores(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+    def scores(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
         logs = measured(tables, algorithm, metric)
         values = logs if asked.is_ratio else {key: math.exp(x) for key, x in logs.items()}
         return Scored(values, absent=absent(tables.measured_cost, algorithm, metric))
@@ -151,13 +153,13 @@ def first_step(curve: pd.Series, level: float, steps: int, width: int) -> float:
     return float(reached[0]) if len(reached) else float(steps)
 
 
-def area(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+def area(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     found = curves(tables, algorithm, LEARNING)
     scores = {key: area_under(curve, study.train.steps) for key, curve in found.items()}
     return Scored(scores, absent=absent(tables.curves, algorithm, "learning curve"))
 
 
-def steps_to(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+def steps_to(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     assert isinstance(asked.measure, hypotheses.StepsTo)
     level, steps = asked.measure.accuracy, study.train.steps
     found = curves(tables, algorithm, LEARNING)
@@ -167,13 +169,13 @@ def steps_to(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) ->
     return Scored(scores, censored=missed, absent=why)
 
 
-def kl(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+def kl(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     found = curves(tables, algorithm, DISTANCE)
     last = {key: curve.iloc[-window(study) :].mean(skipna=False) for key, curve in found.items()}
     return Scored(last, absent=absent(tables.curves, algorithm, "KL to the base policy"))
 
 
-def headroom(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+def headroom(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     assert isinstance(asked.measure, hypotheses.Headroom)
     low, high = asked.measure.floor, asked.measure.ceiling
     all_areas = [area(study, tables, asked, name) for name in (algorithm, low, high)]
@@ -218,27 +220,40 @@ def probe(tables: Tables, algorithm: str, labels: tuple[str, str, str, str]) -> 
 
 
 def value_probe(metric: str) -> Scorer:
-    def scores(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+    def scores(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
         measure = asked.measure
         assert isinstance(measure, hypotheses.ExplainedVariance | hypotheses.RankCorrelation)
-        predictor: str = measure.predictor
-        if predictor == "own":
-            has_critic = study.algorithms[algorithm].objective == "ppo"
-            predictor = "critic" if has_critic else "implied"
+        predictor = measure.predictor
+        if algorithm == asked.contrast.rival:
+            predictor = measure.rival_predictor or predictor
         return probe(tables, algorithm, ("value", predictor, "change", metric))
 
     return scores
 
 
-def credit(study: Study, tables: Tables, asked: Hypothesis, algorithm: str) -> Scored:
+def credit(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     assert isinstance(asked.measure, hypotheses.CreditAUC)
     return probe(tables, algorithm, ("credit", asked.measure.signal, "step", "auc"))
+
+
+def credit_beyond_place(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
+    assert isinstance(asked.measure, hypotheses.CreditBeyondPlace)
+    signal, place = (
+        probe(tables, algorithm, ("credit", name, "step", "auc"))
+        for name in (asked.measure.signal, PLACE)
+    )
+    both = [key for key in signal.scores if key in place.scores]
+    gains = {k: signal.scores[k] - max(place.scores[k], 1 - place.scores[k]) for k in both}
+    # As if the two errors were independent: on the same rollouts that is too wide at worst.
+    errors = {key: math.hypot(signal.stderr[key], place.stderr[key]) for key in both}
+    why = signal.absent if signal.absent.code else place.absent
+    return Scored(gains, errors, signal.reasons, absent=why)
 
 
 # --- Which numbers the grid should have ----------------------------------------------------------
 
 
-def run_keys(study: Study, tables: Tables, asked: Hypothesis, *algorithms: str) -> list[Key]:
+def run_keys(study: Study, tables: Tables, asked: Asked, *algorithms: str) -> list[Key]:
     """Runs on clean rewards, or at one noise level, that all of these algorithms have."""
     if asked.where.noise is None:
         return clean_keys(study, *algorithms)
@@ -249,17 +264,17 @@ def run_keys(study: Study, tables: Tables, asked: Hypothesis, *algorithms: str) 
     return shared(runs, lambda key: key[1] == asked.where.noise.label)
 
 
-def curve_keys(study: Study, tables: Tables, asked: Hypothesis, *algorithms: str) -> list[Key]:
+def curve_keys(study: Study, tables: Tables, asked: Asked, *algorithms: str) -> list[Key]:
     return shared([list(noise_curves(study, name)) for name in algorithms])
 
 
-def round_keys(study: Study, tables: Tables, asked: Hypothesis, *algorithms: str) -> list[Key]:
+def round_keys(study: Study, tables: Tables, asked: Asked, *algorithms: str) -> list[Key]:
     return rounds(study, tables, *algorithms)
 
 
 # --- Registry ------------------------------------------------------------------------------------
 
-Scorer = Callable[[Study, Tables, Hypothesis, str], Scored]
+Scorer = Callable[[Study, Tables, Asked, str], Scored]
 
 
 @dataclass(frozen=True)
@@ -304,6 +319,12 @@ MEASURES: dict[type[hypotheses.Measure], Entry] = {
     ),
     hypotheses.CreditAUC: Entry(
         credit, "AUC of finding the first wrong step by {signal}", "", FRACTION
+    ),
+    hypotheses.CreditBeyondPlace: Entry(
+        credit_beyond_place,
+        "AUC of finding the first wrong step by {signal}, beyond that of the token's place",
+        "",
+        (-1.0, 1.0),
     ),
     hypotheses.KL: Entry(kl, "KL to the base policy at the end of training", "nats", POSITIVE),
     hypotheses.Headroom: Entry(headroom, "headroom captured between {floor} and {ceiling}"),

@@ -66,33 +66,43 @@ class Memory(Measure):
     name: Literal["memory"] = "memory"
 
 
-Predictor = Annotated[
-    Literal["implied", "critic", "own"],
-    Field(description="own: the critic of an algorithm that has one, else the implied value"),
-]
+Predictor = Literal["implied", "critic"]
 
 
-class ExplainedVariance(Measure):
+class OfValue(Strict):
+    """Which prediction of the change of value along a response is judged."""
+
+    predictor: Predictor = "implied"
+    rival_predictor: Predictor | None = Field(None, description="default: the same")
+
+
+class ExplainedVariance(OfValue, Measure):
     """Explained variance of the change of value along a response (as C5)."""
 
     name: Literal["explained_variance"] = "explained_variance"
-    predictor: Predictor = "implied"
 
 
-class RankCorrelation(Measure):
+class RankCorrelation(OfValue, Measure):
     """Rank correlation of a predicted change of value with the true one."""
 
     name: Literal["rank_correlation"] = "rank_correlation"
-    predictor: Predictor = "implied"
+
+
+Signal = Literal["implied_td", "implied_gae", "critic_td", "critic_gae", "group", "position"]
 
 
 class CreditAUC(Measure):
     """How often the first wrong step has a lower signal than another step (as C6)."""
 
     name: Literal["credit_auc"] = "credit_auc"
-    signal: Literal["implied_td", "implied_gae", "critic_td", "critic_gae", "group", "position"] = (
-        "implied_td"
-    )
+    signal: Signal = "implied_td"
+
+
+class CreditBeyondPlace(Measure):
+    """The same, less what the token's place alone scores, rising or falling (as C6)."""
+
+    name: Literal["credit_beyond_place"] = "credit_beyond_place"
+    signal: Signal = "implied_td"
 
 
 class KL(Measure):
@@ -128,6 +138,7 @@ AnyMeasure = (
     | ExplainedVariance
     | RankCorrelation
     | CreditAUC
+    | CreditBeyondPlace
     | KL
     | Headroom
 )
@@ -203,11 +214,9 @@ class Where(Strict):
     decoder: Literal["sampled", "greedy"] = "sampled"
 
 
-class Hypothesis(Strict):
-    """One question to a study, decided by one number, its interval and a threshold."""
+class Asked(Strict):
+    """What is measured, on whom, where, and how it is pooled: one number with an interval."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)
-    question: str = Field(min_length=1, max_length=300, description="as the report prints it")
     measure: MeasureConfig
     contrast: Contrast
     where: Where = Where()
@@ -217,11 +226,18 @@ class Hypothesis(Strict):
     axis: Literal["params"] = Field("params", description="of a slope: the number of parameters")
     by_size: bool = Field(False, description="also print the number at each size, without a test")
     side: Literal["above", "below"] = Field(description="of the threshold that would support it")
-    threshold: float = Field(allow_inf_nan=False)
 
     @property
     def is_ratio(self) -> bool:
         return self.measure.name in OF_COST and bool(self.contrast.rival)
+
+
+class Hypothesis(Asked):
+    """One question to a study, decided by one number, its interval and a threshold."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)
+    question: str = Field(min_length=1, max_length=300, description="as the report prints it")
+    threshold: float = Field(allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Hypothesis:
