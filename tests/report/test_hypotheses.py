@@ -9,11 +9,12 @@ import yaml
 from fake_results import write_figures, write_results
 
 from vimpo.analysis.aggregate import aggregate
-from vimpo.config import load_study
+from vimpo.config import ConfigError, load_study
 from vimpo.report.findings import findings
 from vimpo.report.page import template_environment, write_report
 from vimpo.report.readme import END, START, rewritten
-from vimpo.storage.tables import read_table
+from vimpo.storage.columns import PUBLISHED_TABLES
+from vimpo.storage.tables import check_tables, read_table, read_tables
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/hypotheses.md").read_text()
@@ -72,6 +73,19 @@ def test_the_readme_would_ask_in_the_same_words(folder, tmp_path, monkeypatch):
     made = " ".join(rewritten({page: text}, [study])[page].split())
     assert "| reaches Does RLOO reach GRPO's accuracy? | **supported** | -1.0 points (" in made
     assert "- *Does RLOO learn faster than VIMPO?* No." in made
+
+
+@pytest.mark.parametrize("changed", [[], None])
+def test_tables_that_answer_other_hypotheses_are_refused(folder, changed, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    asked = yaml.safe_load(TUTORIAL)
+    frames = read_tables(folder / "tables", PUBLISHED_TABLES)
+    if changed is None:  # tables that were made before there were any
+        known = frames["provenance"]
+        frames["provenance"] = known[known["item"] != "study.hypotheses"]
+    more = {"statistics": {"resamples": 200}} | ({} if changed is None else {"hypotheses": changed})
+    with pytest.raises(ConfigError, match="tables: hypotheses: other settings than those"):
+        check_tables(load_study(asked | more), frames)
 
 
 def said(rows):
