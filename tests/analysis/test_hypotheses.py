@@ -325,6 +325,19 @@ def test_a_nan_is_never_averaged_away_but_a_failed_runs_last_step_is_its_end():
     assert judged(study, failed).iloc[0].effect == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("runs", "code", "reason"),
+    [(3, Reason.NO_ORACLE, "no oracle"), (1, Reason.NOT_FINITE, "1 of 3 values are not finite")],
+)
+def test_a_probes_own_reason_is_given_if_all_runs_have_it(runs, code, reason):
+    study = a_study(hypothesis("explained_variance"), noise=[0])
+    rows = probe_rows(study, {("vimpo", "implied"): (0.4, 0.5, 0.6)})
+    for row in rows[:runs]:
+        row |= {"value": NAN, "reason_code": "no_oracle", "reason": "no oracle"}
+    row = judged(study, tables_of(study, probes=rows)).iloc[0]
+    assert (row.reason_code, row.reason) == (code, reason)
+
+
 def test_missing_runs_lower_n_and_a_size_without_any_is_said():
     study = a_study(hypothesis(minus="grpo"), sizes=["xs", "s"])
     curves = flat((0.5, 0.6, 0.7), "vimpo") | flat((0.4, 0.4, 0.4), "grpo")

@@ -111,10 +111,12 @@ class Comparison:
         if known and all(key in side.censored for side in self.sides for key in known):
             text = f"no run reached it in {self.study.train.steps} steps"
             return _without(found, Why(Reason.CENSORED, text))
+        if refused := [s.refused[k] for s in self.sides for k in known if k in s.refused]:
+            return _without(found, refused[0])
         if found.estimate.code == Reason.NOT_FINITE:
-            reasons = [s.reasons[k] for s in self.sides for k in known if k in s.reasons]
-            if len({why.code for why in reasons}) == 1:
-                return _without(found, reasons[0])
+            reasons = {k: s.reasons[k] for s in self.sides for k in known if k in s.reasons}
+            if len(reasons) == len(known) and len({why.code for why in reasons.values()}) == 1:
+                return _without(found, next(iter(reasons.values())))
         return found
 
 

@@ -63,13 +63,15 @@ LEARNING, DISTANCE = "accuracy", "reference_kl"  # metrics of the curves
 class Scored:
     """The numbers of an algorithm's runs.
 
-    stderr: over problems, which all runs share. reasons: why a run's number is NaN. censored: runs
-    that did not reach what was asked. absent: why there is no number at all.
+    stderr: over problems, which all runs share. reasons: why a run's number is NaN. refused: why a
+    group of runs has none, and so no mean over it has. censored: runs that did not reach what was
+    asked. absent: why there is no number at all.
     """
 
     scores: Scores
     stderr: Scores = field(default_factory=dict)
     reasons: Mapping[Key, Why] = field(default_factory=dict)
+    refused: Mapping[Key, Why] = field(default_factory=dict)
     censored: frozenset[Key] = frozenset()
     absent: Why = NO_REASON
 
@@ -185,7 +187,7 @@ def headroom(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scor
         if key in floor and key in ceiling:
             groups.setdefault(key[:2], []).append(key)
     scores: dict[Key, float] = {}
-    reasons: dict[Key, Why] = {}
+    refused: dict[Key, Why] = {}
     for (size, _), keys in groups.items():
         gain = np.array([own[key] - floor[key] for key in keys])
         room = np.array([ceiling[key] - floor[key] for key in keys])
@@ -202,9 +204,9 @@ def headroom(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scor
             text = f"no headroom: {high} does not clearly beat {low} at size {size} ({seen})"
             why = Why(Reason.NO_HEADROOM, text)
         scores |= dict.fromkeys(keys, math.nan)
-        reasons |= dict.fromkeys(keys, why)
+        refused |= dict.fromkeys(keys, why)
     whys = [found.absent for found in all_areas if not found.scores and found.absent.code]
-    return Scored(scores, reasons=reasons, absent=whys[0] if whys else NO_REASON)
+    return Scored(scores, refused=refused, absent=whys[0] if whys else NO_REASON)
 
 
 # --- Probes --------------------------------------------------------------------------------------
