@@ -10,9 +10,9 @@ import pytest
 from fake_results import PARAMETERS
 from scipy import stats as st
 
-from vimpo.analysis.claims import CLAIMS, SHAPES, area, claim_rows, lost
+from vimpo.analysis.claims import CLAIMS, SHAPES, claim_rows
 from vimpo.analysis.intervals import mean_interval
-from vimpo.analysis.scores import Tables
+from vimpo.analysis.scores import Tables, area, lost
 from vimpo.analysis.summaries import labels
 from vimpo.analysis.verdicts import (
     Counted,

@@ -69,7 +69,11 @@ def fake(tmp_path_factory):
     """One seed at one size, a run and a cost missing, probes with reasons in place of numbers."""
     sweeps = [str(PUBLISHED / "sweeps/tuning.csv")]
     grid = [{"sizes": ["xs"], "seeds": [1]}, {"sizes": ["s"], "seeds": [1, 2]}]
-    study = small_study(tmp_path_factory.mktemp("fake"), grid=grid, sweeps=sweeps)
+    asked = {"id": "own", "question": "Is it a fair question?", "side": "above", "threshold": 0.1}
+    asked |= {"measure": "area", "contrast": {"algorithm": "vimpo", "minus": "ppo"}}
+    known = {"contrast": {"algorithm": "vimpo"}, "id": "other", "by_size": True}
+    more = {"grid": grid, "sweeps": sweeps, "hypotheses": [asked, asked | known]}
+    study = small_study(tmp_path_factory.mktemp("fake"), **more)
     write_results(study)
     reasons = {(name, "auc"): NO_ORACLE for name in ("implied_td", "position")}
     reasons |= {("float32", "rms_drift"): IS_THE_TRUTH}

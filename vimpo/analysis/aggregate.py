@@ -67,8 +67,9 @@ class Collection:
         return pd.DataFrame(self.tables[name], columns=COLUMNS[name])
 
     def numbers(self) -> Tables:
-        """Scores of single runs, and measurements of cost."""
-        names = ("accuracy", "probes", "measured_cost", "outcomes")
+        """Scores of single runs, and measurements of cost; curves for hypotheses alone."""
+        names = ["accuracy", "probes", "measured_cost", "outcomes"]
+        names += ["curves"] * bool(self.study.hypotheses)
         return Tables(**{name: self.frame(name) for name in names})
 
     def provenance(self) -> list[dict]:

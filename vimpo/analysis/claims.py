@@ -1,4 +1,9 @@
-"""What the claims C1 to C6 compare: the parts of each, made from numbers of single runs.
+"""Rows of claims.csv: the claims C1 to C6, and a study's own hypotheses.
+
+What the claims test is data (vimpo/config/claims.yaml), computed as any hypothesis is. Here are the
+facts beside them, which have no threshold.
+
+C1, C2 compare accuracy on clean rewards: VIMPO is not behind by more than a margin.
 
 C4, «steadier under noisy rewards», is tested as accuracy lost per unit of noise: for each seed, the
 least-squares slope of its accuracies over all flip rates p of the grid below 1/2, sign reversed.
@@ -13,21 +18,25 @@ The same runs also give, as facts without a verdict,
 At p = 1/2 and above labels say nothing or the opposite: those runs are controls and enter none of
 these. Group noise is used if the grid has it, else noise per rollout.
 
+C5 tests the implied value, its change with size, and PPO's critic for comparison. C6 tests the
+implied td of single tokens against chance and against the token's place: GRPO's credit is constant
+within a response and scores one half, but a signal that merely rises or falls along the response
+does better, so td must beat that too.
+
 C3 is tested by step time alone. Parameters and optimiser bytes follow from the design, and memory
 repeats between processes: a p value for either would be about nothing that varies.
 
-A new part is one more (Part, Found) in one of the lists below, about any algorithm. Its name is for
+A new fact is one more (Part, Found) in one of the lists below, about any algorithm. Its name is for
 good, its texts may be reworded, and its role says how report/findings.j2 puts it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
+from vimpo.analysis.hypotheses import Comparison, Parts, hypothesis_parts, tested
 from vimpo.analysis.inference import pooled_spread, share
 from vimpo.analysis.intervals import AT_MOST_ONE, FRACTION, not_available, not_finite
 from vimpo.analysis.scores import (
@@ -35,12 +44,13 @@ from vimpo.analysis.scores import (
     OURS,
     PLACE,
     RIVALS,
+    Summary,
     Tables,
     accuracies,
     along_noise,
     area,
     clean_keys,
-    lost,
+    failed_runs,
     measured,
     noise_curves,
     noisy_runs,
@@ -58,24 +68,16 @@ from vimpo.analysis.verdicts import (
     difference,
     judge,
     mean,
-    slope,
 )
 from vimpo.config import Study
+from vimpo.config.judging import ClaimName
+from vimpo.config.shipped import shipped_claims
 from vimpo.storage.codes import Reason, Why
-from vimpo.storage.columns import OUTCOMES
 from vimpo.storage.tables import BASE
 
-Parts = list[tuple[Part, Found]]
-
 COLLAPSE = 0.5  # of the base policy's accuracy
-CLAIMS = {
-    "C1": "VIMPO reaches GRPO's accuracy",
-    "C2": "VIMPO reaches the accuracy of PPO with a critic",
-    "C3": "VIMPO is cheaper than PPO",
-    "C4": "VIMPO is steadier under noisy rewards",
-    "C5": "The implied value stays accurate as models grow",
-    "C6": "VIMPO's credit is finer than GRPO's",
-}
+SHIPPED = shipped_claims()
+CLAIMS: dict[str, str] = {name: claim.title for name, claim in SHIPPED.items()}
 DESIGN = Why(Reason.DESIGN, "it follows from the design: nothing varies")
 EXPLAINED = "explained_variance"
 CHANGE = "explained variance of the change of value along a response"
@@ -105,51 +107,59 @@ SIGNALS = {
 }
 
 
-def accuracy_parts(study: Study, tables: Tables) -> Parts:
-    """C1 and C2: VIMPO is not behind by more than the margin."""
-    parts = []
-    for claim, (rival, name) in zip(("C1", "C2"), RIVALS.items(), strict=True):
-        statement = f"VIMPO matches {name}"
-        metric = f"sampled accuracy, VIMPO minus {name}, clean rewards"
-        part = Part(claim, rival, Role.MATCH, statement, metric, Counted.PAIRS, OURS, rival)
-        ours, theirs = accuracies(tables, OURS), accuracies(tables, rival)
-        found = difference(
-            ours, theirs, clean_keys(study, OURS, rival), study.statistics.confidence
+def claim_tests(
+    claim: ClaimName, study: Study, tables: Tables, params: Mapping[str, float]
+) -> Parts:
+    """The tested parts of a claim, as vimpo/config/claims.yaml asks for them."""
+    parts: Parts = []
+    for asked in SHIPPED[claim].parts:
+        comparison = Comparison.of(asked, study, tables)
+        part = Part(
+            claim,
+            asked.part,
+            Role(asked.role),
+            asked.statement,
+            asked.metric,
+            comparison.counted,
+            asked.contrast.algorithm,
+            asked.contrast.rival,
+            unit="ratio" if asked.is_ratio else "",
         )
-        parts.append((part.above(0.0 - study.claims.accuracy_margin), found))
+        parts.append(tested(part, asked.target(study.claims), comparison, params))
     return parts
 
 
-def cost_parts(study: Study, tables: Tables) -> Parts:
-    """C3: step time against PPO; facts: memory, size, and step time against GRPO."""
+def cost_facts(study: Study, tables: Tables) -> Parts:
+    """C3: memory and size against PPO, and step time against GRPO."""
 
     def ratio(metric: str, rival: str = "ppo") -> Found:
         ours, theirs = (measured(tables, name, metric) for name in (OURS, rival))
         keys = rounds(study, tables, OURS, rival)
         return difference(ours, theirs, keys, study.statistics.confidence)
 
-    def part(name: str, role: Role, statement: str, what: str, rival: str = "ppo") -> Part:
+    def part(name: str, statement: str, what: str, rival: str = "ppo") -> Part:
         name, metric = f"{name}.{rival}", f"{what}, VIMPO over {NAMES[rival]}"
         whose = (Counted.ROUNDS, OURS, rival)
-        return Part("C3", name, role, statement, metric, *whose, unit="ratio")
+        return Part("C3", name, Role.COST, statement, metric, *whose, unit="ratio")
 
-    seconds = "seconds per step"
-    step = part("time", Role.CHEAPER, "a step is faster than PPO's", seconds)
-    parts = [(step.below(study.claims.time_ratio), ratio("step_total"))]
+    parts: Parts = []
     for name, (metric, text) in COSTS.items():
         found = ratio(metric)
         if name in OF_DESIGN and found.estimate.code == Reason.ALL_EQUAL:
             found = replace(found, estimate=replace(found.estimate, why=DESIGN))
-        parts.append((part(name, Role.COST, text, text), found))
-    against_grpo = part("time", Role.COST, seconds, seconds, "grpo")
+        parts.append((part(name, text, text), found))
+    seconds = "seconds per step"
+    against_grpo = part("time", seconds, seconds, "grpo")
     return [*parts, (against_grpo, ratio("step_total", "grpo"))]
 
 
-def noise_parts(study: Study, tables: Tables) -> Parts:
-    """C4: accuracy lost; facts: area, spread and collapse."""
+def noise_facts(study: Study, tables: Tables) -> Parts:
+    """C4: area, spread and collapse."""
 
-    def gap(rival: str, summary: Callable[[np.ndarray, np.ndarray], float]) -> Found:
-        ours, theirs = (along_noise(study, tables, name, summary) for name in (OURS, rival))
+    def gap(rival: str, summary: Summary) -> Found:
+        ours, theirs = (
+            along_noise(study, accuracies(tables, name), name, summary) for name in (OURS, rival)
+        )
         keys = shared([list(noise_curves(study, name)) for name in (OURS, rival)])
         return difference(ours, theirs, keys, study.statistics.confidence)
 
@@ -161,12 +171,8 @@ def noise_parts(study: Study, tables: Tables) -> Parts:
         whose = (Counted.RUNS, algorithm)
         return Part("C4", f"{role}.{algorithm}", role, statement, metric, *whose)
 
-    limit = 0.0 - study.claims.noise_margin
     runs = {name: keys for name in NAMES if (keys := noisy_runs(study, name))}
     parts: Parts = []
-    for rival, name in RIVALS.items():
-        texts = (f"VIMPO loses less to noise than {name}", "accuracy lost per unit of noise")
-        parts.append((against(rival, Role.LOST, *texts).below(limit), gap(rival, lost)))
     for rival in RIVALS:
         texts = ("area under the noise curve", "mean accuracy along the noise curve")
         parts.append((against(rival, Role.AREA, *texts), gap(rival, area)))
@@ -194,7 +200,7 @@ def _spread(study: Study, scores: Scores, runs: list[Key]) -> Found:
 
 def _collapses(study: Study, tables: Tables, algorithm: str, runs: list[Key]) -> Found:
     """Of runs whose end is known. A failed run counts whatever its accuracy, or without one."""
-    scores, failed = accuracies(tables, algorithm), _failed(tables, algorithm)
+    scores, failed = accuracies(tables, algorithm), failed_runs(tables, algorithm)
     base = {key[0]: value for key, value in accuracies(tables, BASE).items()}
     known = [key for key in runs if key in scores and base.get(key[0])]
     ratios = {key: scores[key] / base[key[0]] for key in known if key not in failed}
@@ -206,44 +212,19 @@ def _collapses(study: Study, tables: Tables, algorithm: str, runs: list[Key]) ->
     return Found(found, len(runs), 0)
 
 
-def _failed(tables: Tables, algorithm: str) -> set[Key]:
-    frame = tables.outcomes
-    rows = frame[(frame.algorithm == algorithm) & (frame.outcome != OUTCOMES[0])]
-    return set(zip(rows["size"], rows.noise, rows.seed, strict=True))
-
-
-def value_parts(study: Study, tables: Tables, params: Mapping[str, float]) -> Parts:
-    """C5: accuracy of the implied value, its change with size, and PPO's critic for comparison.
-
-    Facts: what is left once its scale is right, its order, and values in other policies.
-    """
-    c, s = study.claims, study.statistics
-    keys, pairs = clean_keys(study, OURS), clean_keys(study, OURS, "ppo")
-
-    def scores(
-        algorithm: str, predictor: str, column: str = "value", metric: str = EXPLAINED
-    ) -> Scores:
-        return probed(tables, algorithm, ("value", predictor, "change", metric), column)
+def value_facts(study: Study, tables: Tables) -> Parts:
+    """C5: what is left once its scale is right, its order, and values in other policies."""
 
     def averaged(algorithm: str, metric: str = EXPLAINED) -> Found:
-        columns = ("value", "stderr")
-        values, errors = (scores(algorithm, "implied", name, metric) for name in columns)
-        return mean(values, clean_keys(study, algorithm), s.confidence, errors, AT_MOST_ONE)
+        labels = ("value", "implied", "change", metric)
+        values, errors = (probed(tables, algorithm, labels, name) for name in ("value", "stderr"))
+        keys = clean_keys(study, algorithm)
+        return mean(values, keys, study.statistics.confidence, errors, AT_MOST_ONE)
 
     def part(name: str, role: Role, texts: tuple[str, str], algorithm: str = OURS) -> Part:
         return Part("C5", name, role, *texts, Counted.RUNS, algorithm)
 
-    accurate = part("accurate", Role.ACCURATE, ("the implied value is accurate", CHANGE))
-    texts = ("it stays accurate as models grow", f"{CHANGE}, per tenfold of parameters")
-    steady = part("slope", Role.SLOPE, texts)
-    texts = ("PPO's critic is no better", f"{CHANGE}, minus the critic's")
-    critic = replace(part("critic", Role.BEHIND_CRITIC, texts), counted=Counted.PAIRS, rival="ppo")
-    implied, of_critic = scores(OURS, "implied"), scores("ppo", "critic")
-    parts = [
-        (accurate.above(c.value_accuracy), averaged(OURS)),
-        (steady.above(c.value_slope), slope(implied, keys, params, s)),
-        (critic.above(0.0 - c.critic_margin), difference(implied, of_critic, pairs, s.confidence)),
-    ]
+    parts: Parts = []
     for name, (metric, text) in SHAPES.items():
         texts = (text, f"{text}, VIMPO's implied change of value")
         parts.append((part(name, Role.SHAPE, texts), averaged(OURS, metric)))
@@ -253,52 +234,19 @@ def value_parts(study: Study, tables: Tables, params: Mapping[str, float]) -> Pa
     return parts
 
 
-def credit_parts(study: Study, tables: Tables) -> Parts:
-    """C6: the implied td of single tokens, against chance and against the token's place.
-
-    GRPO's credit is constant within a response and scores one half. A signal that merely rises or
-    falls along the response does better, so td must beat that too. Facts: the sum of td that the
-    actor uses, and PPO's signals.
-    """
-    confidence = study.statistics.confidence
-
-    def signal(algorithm: str, name: str) -> tuple[Scores, Scores, Mapping[Key, Why]]:
+def credit_facts(study: Study, tables: Tables) -> Parts:
+    """C6: the sum of td that the actor uses, the token's place, and PPO's signals."""
+    confidence, parts = study.statistics.confidence, []
+    for name, (algorithm, text) in SIGNALS.items():
         labels = ("credit", name, "step", "auc")
         columns = ("value", "stderr", "reason_code", "reason")
-        values, errors, codes, texts = (probed(tables, algorithm, labels, c) for c in columns)
-        return values, errors, {key: Why(Reason(codes[key]), texts[key]) for key in codes}
-
-    def found(algorithm: str, name: str) -> Found:
-        scores, errors, reasons = signal(algorithm, name)
-        keys = clean_keys(study, algorithm)
-        return explained(mean(scores, keys, confidence, errors, FRACTION), scores, reasons)
-
-    def beyond_place() -> Found:
-        ours, error, reasons = signal(OURS, "implied_td")
-        place, place_error, _ = signal(OURS, PLACE)
-        both = [key for key in ours if key in place]
-        gains = {key: ours[key] - max(place[key], 1 - place[key]) for key in both}
-        # As if the two errors were independent: on the same rollouts that is too wide at worst.
-        errors = {key: math.hypot(error[key], place_error[key]) for key in both}
-        keys = clean_keys(study, OURS)
-        return explained(mean(gains, keys, confidence, errors, (-1.0, 1.0)), gains, reasons)
-
-    def part(name: str, role: Role, statement: str, whose: str, algorithm: str = OURS) -> Part:
-        metric = f"AUC of finding the first wrong step by {whose}"
-        return Part("C6", name, role, statement, metric, Counted.RUNS, algorithm)
-
-    chance, place = 0.5 + study.claims.credit_margin, 0.0 + study.claims.place_margin
-    finer = part("first_wrong", Role.CREDIT, "credit is finer than GRPO's", "VIMPO's td")
-    beyond = "VIMPO's td, minus that of the token's place"
-    further = part("place", Role.PLACE, "it says more than the token's place", beyond)
-    return [
-        (finer.above(chance), found(OURS, "implied_td")),
-        (further.above(place), beyond_place()),
-        *(
-            (part(f"signal.{name}", Role.SIGNAL, text, text, whose), found(whose, name))
-            for name, (whose, text) in SIGNALS.items()
-        ),
-    ]
+        scores, errors, codes, texts = (probed(tables, algorithm, labels, c) for c in columns)
+        reasons = {key: Why(Reason(codes[key]), texts[key]) for key in codes}
+        found = mean(scores, clean_keys(study, algorithm), confidence, errors, FRACTION)
+        metric = f"AUC of finding the first wrong step by {text}"
+        part = Part("C6", f"signal.{name}", Role.SIGNAL, text, metric, Counted.RUNS, algorithm)
+        parts.append((part, explained(found, scores, reasons)))
+    return parts
 
 
 def explained(found: Found, scores: Scores, reasons: Mapping[Key, Why]) -> Found:
@@ -308,14 +256,15 @@ def explained(found: Found, scores: Scores, reasons: Mapping[Key, Why]) -> Found
     return found
 
 
+FACTS = {"C3": cost_facts, "C4": noise_facts, "C5": value_facts, "C6": credit_facts}
+
+
 def claim_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> list[dict]:
     """Rows of claims.csv, in the order of the report. params: of each size that is known."""
     known = {size: count for size, count in params.items() if count > 0}
-    parts = [
-        *accuracy_parts(study, tables),
-        *cost_parts(study, tables),
-        *noise_parts(study, tables),
-        *value_parts(study, tables, known),
-        *credit_parts(study, tables),
-    ]
+    parts: Parts = []
+    for claim in (name for name in SHIPPED if name in study.claims.tested):
+        parts += claim_tests(claim, study, tables, known)
+        parts += FACTS[claim](study, tables) if claim in FACTS else []
+    parts += hypothesis_parts(study, tables, known)
     return judge(parts, study.statistics.confidence, study.claims.power)

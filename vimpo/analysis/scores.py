@@ -6,7 +6,8 @@ Keys are (size, noise, seed), or (size, "", round) for measurements of cost.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pandas as pd
 
 from vimpo.analysis.verdicts import Key, Scores
 from vimpo.config import Noise, Study
+from vimpo.storage.columns import COLUMNS, OUTCOMES
 from vimpo.storage.tables import BASE, WHOLE
 
 CONTROL = 0.5  # flip rate from which on labels say nothing, or the opposite
@@ -30,6 +32,7 @@ class Tables:
     probes: pd.DataFrame
     measured_cost: pd.DataFrame
     outcomes: pd.DataFrame
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS["curves"]))
 
 
 def accuracies(tables: Tables, algorithm: str) -> Scores:
@@ -41,6 +44,11 @@ def accuracies_of(frame: pd.DataFrame, algorithm: str) -> Scores:
     frame = frame[(frame.algorithm == algorithm) & (frame.metric == "sampled")]
     if algorithm == BASE:
         frame = frame.assign(seed=0)
+    return over_benchmarks(frame)
+
+
+def over_benchmarks(frame: pd.DataFrame) -> Scores:
+    """Mean of the rows of each run; NaN if one of them is."""
     by_run = frame.groupby(["size", "noise", "seed"])["value"]
     means = by_run.agg(lambda values: values.mean(skipna=False))
     return dict(zip(means.index, means, strict=True))
@@ -76,9 +84,12 @@ def noise_curves(study: Study, algorithm: str) -> dict[Key, dict[float, Key]]:
     return {}
 
 
-def along_noise(study: Study, tables: Tables, algorithm: str, summary) -> Scores:
-    """summary(rates, accuracies) of each complete noise curve."""
-    scores, found = accuracies(tables, algorithm), {}
+Summary = Callable[[np.ndarray, np.ndarray], float]
+
+
+def along_noise(study: Study, scores: Scores, algorithm: str, summary: Summary) -> Scores:
+    """summary(rates, scores) of each complete noise curve."""
+    found = {}
     for key, curve in noise_curves(study, algorithm).items():
         rates = sorted(curve)
         if all(curve[rate] in scores for rate in rates):
@@ -133,6 +144,12 @@ def rounds(study: Study, tables: Tables, *algorithms: str) -> list[Key]:
         if set(algorithms) <= set(study.algorithms_at(size))
         for turn in turns
     ]
+
+
+def failed_runs(tables: Tables, algorithm: str) -> set[Key]:
+    frame = tables.outcomes
+    rows = frame[(frame.algorithm == algorithm) & (frame.outcome != OUTCOMES[0])]
+    return set(zip(rows["size"], rows.noise, rows.seed, strict=True))
 
 
 def noisy_runs(study: Study, algorithm: str) -> list[Key]:

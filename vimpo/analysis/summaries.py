@@ -68,7 +68,7 @@ def labels(algorithm: str, size: str, noise: str) -> dict:
 
 
 def metrics_of(study: Study) -> list[str]:
-    return ["sampled", "greedy"] if study.evaluation.greedy else ["sampled"]
+    return study.decoders()
 
 
 def summarise_accuracy(

@@ -62,7 +62,9 @@ class Role(StrEnum):
     SHAPE = "shape"  # of the implied value: right but for its scale, or in its order
     HIDDEN = "hidden"  # explained variance of a value read out of another algorithm's policy
     SIGNAL = "signal"  # AUC of another signal
-    # anything else is said in the words of claims.csv
+    REACHED = "reached"  # share of runs that reached an accuracy
+    BY_SIZE = "by_size"  # what a hypothesis is about, at one size
+    # anything else is said in the words of claims.csv: the tests of hypotheses among them
     LEVEL = "level"
     DIFFERENCE = "difference"  # printed with its sign
 
@@ -85,7 +87,7 @@ class Part:
 
     name: stable within the claim; texts may be reworded. algorithm: whom the number describes;
     rival: whom it is compared with, if anybody. unit `ratio`: the estimate is of a logarithm, and
-    is shown, like the threshold, as a ratio.
+    is shown, like the threshold, as a ratio; other units only say how sentences print it.
     """
 
     claim: str
@@ -183,7 +185,13 @@ def mean(
     return replace(found, estimate=clipped(wide, bounds), floor=floor, spread=seen.stderr)
 
 
-def slope(scores: Scores, expected: Iterable[Key], params: Mapping[str, float], settings) -> Found:
+def slope(
+    scores: Scores,
+    expected: Iterable[Key],
+    params: Mapping[str, float],
+    settings,
+    counted: Counted = Counted.RUNS,
+) -> Found:
     """Change of the scores per tenfold of parameters. `settings`: the study's statistics."""
     keys = list(expected)
     shared = [k for k in keys if k in scores]
@@ -200,7 +208,7 @@ def slope(scores: Scores, expected: Iterable[Key], params: Mapping[str, float], 
             seed=settings.seed,
         )
 
-    return _whole(estimate, shared, keys, Counted.RUNS)
+    return _whole(estimate, shared, keys, counted)
 
 
 def _whole(

@@ -21,6 +21,7 @@ from vimpo.config.algorithms import (
     VimpoConfig,
 )
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
+from vimpo.config.hypotheses import Hypothesis
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
 from vimpo.config.load import dump_yaml, load_study, setting_differences, study_schema
 from vimpo.config.models import LADDER, NO_RESULT, Lora, ModelSpec, Pretrain

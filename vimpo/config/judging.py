@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -46,9 +46,19 @@ class Statistics(Strict):
     seed: Seed = 0
 
 
+ClaimName = Literal["C1", "C2", "C3", "C4", "C5", "C6"]
+CLAIM_NAMES: list[ClaimName] = list(get_args(ClaimName))
+
+
 class Claims(Strict):
     """Thresholds of the verdicts on claims C1 to C6, to be fixed before a study runs."""
 
+    tested: list[ClaimName] = Field(
+        CLAIM_NAMES,
+        # Left out where all are tested, so that studies older than this field resolve as before.
+        exclude_if=lambda value: value == CLAIM_NAMES,
+        description="which of them this study tests; every test makes the others harder to pass",
+    )
     accuracy_margin: float = Field(
         0.02, ge=0, le=1, description="C1, C2: VIMPO may be worse by this much and still match"
     )

@@ -16,6 +16,7 @@ from vimpo.config.grid import (
     result_fields,
     training_fields,
 )
+from vimpo.config.hypotheses import Hypothesis, check_hypotheses
 from vimpo.config.jobs import Cluster
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
 from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
@@ -52,6 +53,12 @@ class Study(Strict):
     probes: Probes = Probes()
     statistics: Statistics = Statistics()
     claims: Claims = Claims()
+    hypotheses: list[Hypothesis] = Field(
+        [],
+        # Left out where there are none, so that studies without them resolve as before.
+        exclude_if=lambda value: not value,
+        description="questions of this study's own, tested beside the claims C1 to C6",
+    )
     runtime: Runtime = Runtime()
     cluster: Cluster = Cluster()
     plan: Planning = Planning()
@@ -114,6 +121,8 @@ class Study(Strict):
                 for name in block.algorithms:
                     models = self.sizes[size], self.algorithms[name]
                     check_together(name, *models, self.train, self.runtime)
+        if self.hypotheses:
+            check_hypotheses(self.hypotheses, self.cells(), self.task.benchmarks, self.decoders())
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
@@ -222,6 +231,10 @@ class Study(Strict):
         """k of avg@k: real benchmarks set their own, chains share one."""
         spec = self.task.benchmarks[benchmark]
         return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
+
+    def decoders(self) -> list[str]:
+        """How benchmarks are answered: metrics of the table of accuracy."""
+        return ["sampled", "greedy"] if self.evaluation.greedy else ["sampled"]
 
     def algorithms_at(self, size: str) -> list[str]:
         """The grid's algorithms at a size, in grid order."""

@@ -113,6 +113,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             place = ["task", *place[2:]] if place[1:2] in (["chain"], ["dataset"]) else place
             if place[1:2] == ["benchmarks"] and place[3:4] in (["chain"], ["real"]):
                 del place[3]
+        if place[:1] == ["hypotheses"] and place[2:3] == ["measure"]:
+            del place[3:4]  # the tag of the union
         message = fault["msg"].removeprefix("Value error, ")
         allowed = _allowed(model, place)
         if place[:1] == ["algorithms"] and len(place) > 3:

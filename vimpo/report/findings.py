@@ -12,7 +12,7 @@ import pandas as pd
 
 from vimpo.analysis.verdicts import FACT, SUPPORTED, TEST, Role
 from vimpo.report.parts import View
-from vimpo.report.verdicts import views
+from vimpo.report.verdicts import own_claims, views
 
 # Questions in the order of the report, each with the claim that answers it. C5 answers two.
 QUESTIONS = {
@@ -24,21 +24,28 @@ QUESTIONS = {
     "size": "C5",
     "credit": "C6",
 }
+OWN = "own"  # a hypothesis of the study, which brings its question along
 OF_SIZE = (Role.SLOPE,)  # roles of C5 that answer the question of size
 
 
 def findings(claims: pd.DataFrame) -> list[dict]:
-    """Each question with the parts and facts that answer it, and what would settle it."""
+    """Each question with the parts and facts that answer it, and what would settle it.
+
+    A study's own questions come first.
+    """
     rows, found = views(claims), []
-    for name, claim in QUESTIONS.items():
+    asked = [(OWN, claim) for claim in own_claims(rows)]
+    for name, claim in [*asked, *QUESTIONS.items()]:
         own = [view for view in rows if view.claim == claim]
         if claim == "C5":
             own = [view for view in own if (view.role in OF_SIZE) == (name == "size")]
-        parts = [view for view in own if view.kind == TEST]
+        if not (parts := [view for view in own if view.kind == TEST]):
+            continue  # not tested by this study
         found.append(
             {
                 "name": name,
                 "claim": claim,
+                "asked": parts[0].statement if name == OWN else "",
                 "verdicts": list(dict.fromkeys(part.verdict for part in parts)),
                 "parts": parts,
                 "facts": [view for view in own if view.kind == FACT],

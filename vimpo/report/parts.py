@@ -60,8 +60,19 @@ SCALES = {
     Role.SHAPE: PLAIN,
     Role.HIDDEN: PLAIN,
     Role.SIGNAL: PLAIN,
+    Role.REACHED: PERCENT,
+    # those of hypotheses have the unit of what is measured
+    Role.BY_SIZE: PLAIN,
     Role.LEVEL: PLAIN,
     Role.DIFFERENCE: SIGNED,
+}
+UNITS = {
+    "ratio": PERCENT,
+    "share": replace(POINTS, signed=False),
+    "steps": Scale(1, ".1f", " steps"),
+    "seconds": Scale(1, ".3g", " s"),
+    "bytes": Scale(1e-6, ".1f", " MB"),
+    "nats": Scale(1, ".2f", " nats"),
 }
 
 
@@ -157,7 +168,12 @@ class View:
 
     @property
     def scale(self) -> Scale:
-        return SCALES[self.role]
+        usual = SCALES[self.role]
+        if self.role not in (Role.BY_SIZE, Role.LEVEL, Role.DIFFERENCE):
+            return usual
+        scale = UNITS.get(self.unit, PLAIN)
+        signed = usual.signed or (self.role == Role.BY_SIZE and bool(self.rival))
+        return replace(scale, signed=signed and self.unit != "ratio")
 
     @property
     def whose(self) -> str:

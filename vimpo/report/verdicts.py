@@ -17,14 +17,21 @@ def views(claims: pd.DataFrame) -> list[View]:
 
 
 def verdicts(claims: pd.DataFrame) -> list[dict]:
-    """Each claim with its verdict and its tested parts, in order."""
+    """Each claim with its verdict and its tested parts, in order; a study's own come first."""
     tests = [view for view in views(claims) if view.kind == TEST]
     found = []
-    for claim, title in CLAIMS.items():
-        parts = [part for part in tests if part.claim == claim]
+    for claim, title in (own_claims(tests) | CLAIMS).items():
+        if not (parts := [part for part in tests if part.claim == claim]):
+            continue  # not tested by this study
         verdict = overall(part.verdict for part in parts)
         found.append({"claim": claim, "title": title, "verdict": verdict, "parts": parts})
     return found
+
+
+def own_claims(rows: list[View]) -> dict[str, str]:
+    """The study's own hypotheses: id -> question."""
+    tests = [view for view in rows if view.kind == TEST and view.claim not in CLAIMS]
+    return {view.claim: view.statement for view in tests}
 
 
 def counts(found: list[dict]) -> dict[str, int]:

@@ -45,6 +45,10 @@ class Reason(StrEnum):
     DESIGN = "design"
     COMPUTED = "computed"
     PROBLEMS_LIMIT = "problems_limit"
+    # of hypotheses
+    NOT_MEASURED = "not_measured"  # the runs are there, without this number
+    NO_HEADROOM = "no_headroom"
+    CENSORED = "censored"  # no run reached it
     # of probes
     NO_ORACLE = "no_oracle"
     IS_THE_TRUTH = "is_the_truth"

@@ -162,8 +162,11 @@ def _other_sections(study: Study, provenance: pd.DataFrame, config: Path | None)
     known = [section_digests(text) for text in texts]
     recorded = provenance.set_index("item")["value"]
     recorded = recorded[recorded.index.str.startswith(SECTION)]
-    return [
+    others = [
         item.removeprefix(SECTION)
         for item, value in recorded.items()
         if all(digests.get(item) != value for digests in known)
     ]
+    # A section that tables do not know is newer than they are, but these were asked of runs.
+    unasked = bool(study.hypotheses) and f"{SECTION}hypotheses" not in recorded.index
+    return others + ["hypotheses"] * unasked
