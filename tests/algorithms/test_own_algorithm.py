@@ -10,6 +10,7 @@ import yaml
 from fake_results import small_study, write_figures, write_results
 from tiny import TINY, merged
 
+from vimpo.algorithms import Share, make_algorithm, make_batch
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
@@ -19,12 +20,11 @@ from vimpo.report.labels import SPARE, STYLES, styles
 from vimpo.report.page import write_report
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.tables import read_tables
-from vimpo.training.algorithms import Share, make_algorithm, make_batch
 from vimpo.training.runs import train_cell
 
 ROOT = Path(__file__).parents[2]
 CONSTANT = """
-from vimpo.training.algorithms import PolicyGradient
+from vimpo.algorithms import PolicyGradient
 
 class Constant(PolicyGradient):
     def __init__(self, config, height=1.0):

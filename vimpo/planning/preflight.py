@@ -46,7 +46,7 @@ def check_inputs(
     stderr.
     """
     if own := study.own_algorithms():
-        from vimpo.training.algorithms import make_algorithm
+        from vimpo.algorithms import make_algorithm
 
         for objective in own.values():
             make_algorithm(objective)

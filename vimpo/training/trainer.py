@@ -1,4 +1,4 @@
-"""The one training loop; algorithms differ only by their objective (vimpo/training/algorithms.py).
+"""The one training loop; algorithms differ only by their objective (vimpo/algorithms/).
 
 A step: draw prompts, sample rollouts, grade them, flip rewards, update. Every draw is a pure
 function of (seed, step), so an interrupted run resumes from its last checkpoint and ends with the
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vimpo.algorithms import Batch, Share, make_algorithm, make_batch
+from vimpo.algorithms.ppo import Ppo
 from vimpo.config import CellConfig, PPOConfig
 from vimpo.models.distributed import Alone, full, named_weights
 from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
@@ -37,7 +39,6 @@ from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of
 from vimpo.tasks import Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
-from vimpo.training.algorithms import Batch, Ppo, Share, make_algorithm, make_batch
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
 
