@@ -90,7 +90,7 @@ def test_the_class_of_the_tutorial_is_that_of_the_file():
 
 
 def test_the_tutorial_trains_a_cell(followed, tiny_study):
-    study = tiny_study(algorithms=followed["algorithms"], grid={"algorithms": ["rloo"]})
+    study = tiny_study(algorithms=followed["algorithms"], grid={"algorithms": ["my_rloo"]})
     (cell,) = study.cells()
     metrics = pd.read_csv(train_cell(study, cell, quiet=True) / "metrics.csv")
     assert len(metrics) == study.train.steps
@@ -99,7 +99,7 @@ def test_the_tutorial_trains_a_cell(followed, tiny_study):
 
 
 def test_the_advantage_of_the_tutorial_is_the_closed_form(followed):
-    algorithm = make_algorithm(load_study(followed).algorithms["rloo"])
+    algorithm = make_algorithm(load_study(followed).algorithms["my_rloo"])
     rewards, groups = [1.0, 0.0, 0.5, 0.25, 1.0, 0.0], [7, 3, 7, 3, 3, 7]
     mask = torch.tensor([[1.0, 1, 0]] * 5 + [[1.0, 1, 1]])
     batch = make_batch(rewards, torch.tensor(groups), mask)
@@ -205,7 +205,7 @@ def test_a_wrong_entry_is_named(own, entry, message):
 
 
 def test_report_and_figures_show_it_under_a_name_and_colour_of_its_own(followed, tmp_path):
-    grid = {"algorithms": ["vimpo", "grpo", "rloo"], "sizes": ["xs"], "noise": [0, 0.25]}
+    grid = {"algorithms": ["vimpo", "grpo", "my_rloo"], "sizes": ["xs"], "noise": [0, 0.25]}
     study = small_study(tmp_path, algorithms=followed["algorithms"], grid=grid)
     write_results(study)
     aggregate(study, study.folder / "tables")
@@ -217,7 +217,7 @@ def test_report_and_figures_show_it_under_a_name_and_colour_of_its_own(followed,
         study, study.folder / "tables", study.folder / "figures", study.folder / "report.html"
     )
     report = (study.folder / "report.md").read_text()
-    assert re.search(r"^\| *rloo", report, re.MULTILINE)
+    assert re.search(r"^\| *my_rloo", report, re.MULTILINE)
     figure = (study.folder / "figures/accuracy_vs_noise.svg").read_text().lower()
     assert SPARE[0][0].lower() in figure
 

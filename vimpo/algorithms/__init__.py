@@ -9,22 +9,47 @@ from __future__ import annotations
 
 from typing import Any
 
-from vimpo.algorithms.base import Algorithm, Batch, PolicyGradient, Share, make_batch
+from vimpo.algorithms.base import Algorithm, Batch, PolicyGradient, Setup, Share, make_batch
+from vimpo.algorithms.dr_grpo import DrGrpo
+from vimpo.algorithms.entropy import Entropy
 from vimpo.algorithms.grpo import Grpo
+from vimpo.algorithms.grpo_corrected import CorrectedGrpo
+from vimpo.algorithms.gspo import Gspo
+from vimpo.algorithms.oracle import Oracle
 from vimpo.algorithms.own import own_algorithm
 from vimpo.algorithms.ppo import Ppo
+from vimpo.algorithms.reinforce import Reinforce
+from vimpo.algorithms.rloo import Rloo
+from vimpo.algorithms.tbrm import Tbrm
 from vimpo.algorithms.vimpo import Vimpo
 from vimpo.config import AlgorithmConfig, OwnConfig
 
-__all__ = ["Algorithm", "Batch", "PolicyGradient", "Share", "make_algorithm", "make_batch"]
+__all__ = ["Algorithm", "Batch", "PolicyGradient", "Setup", "Share", "make_algorithm", "make_batch"]
 
 # The class of each `objective` of vimpo/config/algorithms.py. Each takes its own type of settings,
 # which the objective decides and a type checker cannot know.
-CLASSES: dict[str, Any] = {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}
+CLASSES: dict[str, Any] = {
+    "vimpo": Vimpo,
+    "ppo": Ppo,
+    "grpo": Grpo,
+    "grpo_corrected": CorrectedGrpo,
+    "dr_grpo": DrGrpo,
+    "gspo": Gspo,
+    "rloo": Rloo,
+    "reinforce_pp": Reinforce,
+    "tbrm": Tbrm,
+    "oracle": Oracle,
+    "entropy": Entropy,
+}
 
 
-def make_algorithm(config: AlgorithmConfig) -> Algorithm:
-    """Raises ConfigError for a user-supplied file that holds no algorithm."""
-    if isinstance(config, OwnConfig):
-        return own_algorithm(config)
-    return CLASSES[config.objective](config)
+def make_algorithm(config: AlgorithmConfig, setup: Setup | None = None) -> Algorithm:
+    """The algorithm of a run; without a setup, only to look at it.
+
+    Raises ConfigError for a user-supplied file that holds no algorithm.
+    """
+    own = isinstance(config, OwnConfig)
+    algorithm = own_algorithm(config) if own else CLASSES[config.objective](config)
+    if setup is not None:
+        algorithm.setup = setup
+    return algorithm

@@ -8,8 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vimpo.config import PolicyUpdate
-from vimpo.objectives.common import clipped_surrogate, group_mean
+from vimpo.config import Noise, PolicyUpdate
+from vimpo.objectives.common import (
+    clip_fraction,
+    clipped_surrogate,
+    clipped_terms,
+    group_mean,
+    response_logp,
+)
 
 # A tensor that the training loop fills in before anything reads it, None until then. Which ones are
 # filled in depends on the algorithm, so a type checker cannot know.
@@ -22,6 +28,11 @@ class Batch:
 
     logp: of the current policy; old_logp: of the policy before the first update; token_kl in nats;
     rewards, baseline [B]: noisy, and their group mean; values: the critic's, before its update.
+    entropy: of the policy at each token, in nats. start [B]: logsumexp of the policy's logits at
+    the first token, with its graph in a loss, for settings with `needs_start`. steps (integers), grades
+    (1 right, 0 wrong): each token's step, for algorithms with `needs_steps`
+    (vimpo/tasks/steps.py); draws: random numbers in [0, 1), the same in every update of a batch,
+    for algorithms with `needs_draws`.
     """
 
     mask: Tensor
@@ -34,6 +45,11 @@ class Batch:
     token_kl: Filled = None
     values: Filled = None
     advantage: Filled = None
+    entropy: Filled = None
+    start: Filled = None
+    steps: Filled = None
+    grades: Filled = None
+    draws: Filled = None
 
     def rows(self, index: slice) -> Batch:
         tensors: dict[str, Filled] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -52,10 +68,26 @@ class Share:
     tokens: float
 
 
-class Algorithm:
-    """What the training loop needs from an algorithm."""
+@dataclass(frozen=True)
+class Setup:
+    """What a run says besides the algorithm's own settings."""
 
+    max_response: int
+    noise: Noise
+
+
+class Algorithm:
+    """What the training loop needs from an algorithm.
+
+    setup: of the run; set after construction, so that own files need not pass it on.
+    """
+
+    setup: Setup
     needs_critic: ClassVar[bool] = False
+    needs_steps: ClassVar[bool] = False
+    """Fill `steps` and `grades` of the batch? Only some tasks can."""
+    needs_draws: ClassVar[bool] = False
+    """Fill `draws` of the batch?"""
     advantage_reads_policy: ClassVar[bool] = False
     """Is the advantage computed from the policy's own log-probabilities?"""
 
@@ -69,6 +101,12 @@ class Algorithm:
     def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
         """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""
         raise NotImplementedError
+
+    def clip_fraction(self, rows: Batch) -> Tensor:
+        """Share of a micro-batch's tokens whose gradient the clip removes. -> scalar"""
+        c = self.config
+        tensors = (rows.logp, rows.old_logp, rows.advantage, rows.mask)
+        return clip_fraction(*tensors, c.clip_low, c.clip_high)
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         """Columns that this algorithm adds to metrics.csv."""
@@ -88,6 +126,30 @@ class PolicyGradient(Algorithm):
         return share.tokens * clipped_surrogate(
             logp, rows.old_logp, rows.advantage, rows.mask, c.clip_low, c.clip_high, c.dual_clip
         )
+
+
+class ResponseGradient(Algorithm):
+    """The clipped surrogate of whole responses; every token of one has the same advantage."""
+
+    per_token: ClassVar[bool]
+    """Is the ratio of a response taken to the power 1 / its length?"""
+
+    def _responses(self, logp: Tensor, rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """log pi, log pi_old and advantage of each response, [B] each."""
+        new = response_logp(logp, rows.mask, self.per_token)
+        old = response_logp(rows.old_logp, rows.mask, self.per_token)
+        return new, old, rows.advantage[:, 0]  # no response is empty
+
+    def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
+        c = self.config
+        responses = self._responses(logp, rows)
+        terms = clipped_terms(*responses, c.clip_low, c.clip_high, c.dual_clip)
+        return share.responses * terms.mean()
+
+    def clip_fraction(self, rows: Batch) -> Tensor:
+        c = self.config
+        wide = [x[:, None].expand_as(rows.mask) for x in self._responses(rows.logp, rows)]
+        return clip_fraction(*wide, rows.mask, c.clip_low, c.clip_high)
 
 
 def make_batch(rewards: list[float], groups: Tensor, mask: Tensor) -> Batch:

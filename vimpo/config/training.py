@@ -70,7 +70,7 @@ def check_together(
     algorithm: str, model: ModelSpec, objective: AlgorithmConfig, train: Train, runtime: Runtime
 ) -> None:
     """Raise ValueError if training or runtime do not suit an algorithm and its model."""
-    if train.group_size < 2 and objective.objective != "ppo":
+    if train.group_size < 2 and objective.needs_group:
         raise ValueError(
             f"train.group_size: {train.group_size} gives {algorithm} no group to compare with; "
             f"allowed: >= 2 with {algorithm}"

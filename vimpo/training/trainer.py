@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vimpo.algorithms import Batch, Share, make_algorithm, make_batch
+from vimpo.algorithms import Batch, Setup, Share, make_algorithm, make_batch
 from vimpo.algorithms.ppo import Ppo
 from vimpo.config import CellConfig, PPOConfig
+from vimpo.config.task import check_step_grades
 from vimpo.models.distributed import Alone, full, named_weights
 from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
 from vimpo.models.networks import (
@@ -33,12 +34,13 @@ from vimpo.models.networks import (
 from vimpo.models.optimizer import make_optimizer
 from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
-from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
+from vimpo.objectives.common import k3_kl, masked_mean
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
-from vimpo.tasks import Task, load_task
+from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
+from vimpo.tasks.steps import graded_tokens, token_spans
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
 
@@ -66,7 +68,10 @@ class Trainer:
         """
         self.config = config
         self.world = world = world or Alone(config.runtime.device)
-        self.algorithm = make_algorithm(config.objective)
+        setup = Setup(config.train.max_response, config.noise)
+        self.algorithm = make_algorithm(config.objective, setup)
+        if self.algorithm.needs_steps:
+            check_step_grades(f"algorithms.{config.algorithm}", config.task)
         self._reads_reference = config.objective.needs_reference
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
@@ -178,9 +183,8 @@ class Trainer:
         mine = self.world.share(len(problems))
         rollouts = self._sample([p.prompt for p in problems[mine]], step, mine.start, len(problems))
         owners = [p for p in problems for _ in range(c.train.group_size)]
-        marks = self.task.rewards(
-            owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
-        )
+        own, texts = owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
+        marks = self.task.rewards(own, texts)
         # A response that was cut off is wrong, whatever it holds.
         right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
         clean = self.world.gather(torch.tensor(right)).tolist()
@@ -194,11 +198,42 @@ class Trainer:
         )
         # Rows of similar length next to each other: less padding in a forward pass.
         order = rollouts.by_length()
+        extra = self._step_grades(own, texts, right, rollouts)
         rollouts = rollouts.rows(order)
         whole = self.world.gather(order + mine.start * c.train.group_size).cpu()
         clean, rewards = ([x[i] for i in whole.tolist()] for x in (clean, rewards))
         groups = whole // c.train.group_size
-        return rollouts, clean, make_batch(rewards, groups, self.world.gather(rollouts.mask))
+        batch = make_batch(rewards, groups, self.world.gather(rollouts.mask))
+        batch = batch.with_(**{name: self.world.gather(x[order]) for name, x in extra.items()})
+        if self.algorithm.needs_draws:
+            batch = batch.with_(draws=self._draws(step, whole, batch.mask))
+        return rollouts, clean, batch
+
+    def _step_grades(
+        self, problems: Sequence[Problem], texts: list[str], right: list[float], rollouts: Rollouts
+    ) -> dict[str, Tensor]:
+        """`steps` and `grades` [b, T] of this process's rollouts, if the algorithm reads them."""
+        if not self.algorithm.needs_steps or self.task.grade_steps is None:
+            return {}
+        steps = torch.zeros_like(rollouts.response_ids)
+        grades = torch.zeros_like(rollouts.mask)
+        for i, ids in enumerate(rollouts.token_lists()):
+            spans = token_spans(self.tokenizer, ids)
+            graded = self.task.grade_steps(problems[i], texts[i])
+            found = graded_tokens(graded, spans, right[i] > 0)
+            steps[i, : len(ids)], grades[i, : len(ids)] = map(torch.tensor, found)
+        return {"steps": steps, "grades": grades}
+
+    def _draws(self, step: int, rows: Tensor, mask: Tensor) -> Tensor:
+        """Numbers in [0, 1) per token: a function of seed, step, and place in the step's rollouts.
+
+        rows [B]: each row's place; mask [B, T] -> [B, T].
+        """
+        generator = torch.Generator().manual_seed(step_seed(self.config.seed, step, "draws"))
+        train = self.config.train
+        everything = (train.prompts_per_step * train.group_size, train.max_response)
+        draws = torch.rand(everything, generator=generator)
+        return draws[rows, : mask.shape[1]].to(mask)
 
     def _sample(self, prompts: list[str], step: int, first: int, total: int) -> Rollouts:
         """Rollouts of prompts `first`, `first` + 1, ... of the step's `total`.
@@ -226,7 +261,9 @@ class Trainer:
     def _score(self, rollouts: Rollouts) -> Scores:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
         parts = [self._score_piece(piece) for piece in self._pieces(rollouts)]
-        return Scores(*(joined(column, rollouts.width) for column in zip(*parts, strict=True)))
+        columns = (joined(column, rollouts.width) for column in zip(*parts, strict=True))
+        *scores, start = columns
+        return Scores(*scores, start=None if start is None else start[:, 0])
 
     def _score_piece(self, rollouts: Rollouts) -> tuple[Tensor | None, ...]:
         """The fields of :class:`Scores`."""
@@ -279,14 +316,13 @@ class Trainer:
                 responses=len(rows.mask) / len(batch.mask),
                 tokens=float(rows.mask.sum() / batch.mask.sum()),
             )
+            if scores.start is not None:
+                rows = rows.with_(start=scores.start)  # with its graph
             loss = self.algorithm.loss(scores.logp, rows, share)
             if apply:
                 self._backward("policy", loss)
             loss_sum += loss.item()
-            clip = (c.objective.clip_low, c.objective.clip_high)
-            clipped += share.tokens * float(
-                clip_fraction(rows.logp, rows.old_logp, rows.advantage, rows.mask, *clip)
-            )
+            clipped += share.tokens * float(self.algorithm.clip_fraction(rows))
             entropy_sum += share.tokens * float(masked_mean(scores.entropy, rows.mask))
             logps.append(rows.logp)
             ref_logps.append(rows.ref_logp)
