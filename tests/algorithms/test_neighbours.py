@@ -294,8 +294,8 @@ def test_micro_batches_and_chunks_change_nothing(make_trainer, name):
         for size, chunk in ((None, None), (7, None), (None, 16))
     ]
     for key in ("loss", "grad_norm", "advantage_std"):
-        assert rows[1][key] == pytest.approx(rows[0][key], rel=1e-4), key
-        assert rows[2][key] == pytest.approx(rows[0][key], rel=1e-4), key
+        for row in rows[1:]:
+            assert row[key] == pytest.approx(rows[0][key], rel=1e-4, abs=1e-7), key
 
 
 def test_the_shuffle_is_a_function_of_seed_and_step(make_trainer):

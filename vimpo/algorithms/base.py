@@ -29,10 +29,11 @@ class Batch:
     logp: of the current policy; old_logp: of the policy before the first update; token_kl in nats;
     rewards, baseline [B]: noisy, and their group mean; values: the critic's, before its update.
     entropy: of the policy at each token, in nats. start [B]: logsumexp of the policy's logits at
-    the first token, with its graph in a loss, for settings with `needs_start`. steps (integers), grades
-    (1 right, 0 wrong): each token's step, for algorithms with `needs_steps`
-    (vimpo/tasks/steps.py); draws: random numbers in [0, 1), the same in every update of a batch,
-    for algorithms with `needs_draws`.
+    the first token, with its graph in a loss, for settings with `needs_start`.
+
+    steps (integers), grades (1 right, 0 wrong): each token's step, for algorithms with
+    `needs_steps` (vimpo/tasks/steps.py); draws: random numbers in [0, 1), the same in every update
+    of a batch, for algorithms with `needs_draws`.
     """
 
     mask: Tensor

@@ -31,7 +31,7 @@ from vimpo.models.networks import (
     load_tokenizer,
     save_policy,
 )
-from vimpo.models.optimizer import make_optimizer
+from vimpo.models.optimizer import make_optimizer, norm_limit
 from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import k3_kl, masked_mean
@@ -47,6 +47,7 @@ from vimpo.training.telemetry import Stopwatch
 # Most parts that one process splits a batch into for a forward pass, and fewest rows of a part.
 PIECES = 8
 PIECE_ROWS = 16
+SAME_REWARD = 1e-6  # rewards of a group that differ by less are equal
 
 
 class Trainer:
@@ -136,6 +137,7 @@ class Trainer:
 
     def step(self, step: int) -> dict[str, float]:
         """Sample, grade, update once (or `epochs` times). Returns the row of metrics.csv."""
+        c = self.config
         self._set_rates(step)
         with self.clock("rollout"):
             rollouts, clean, batch = self._collect(step)
@@ -146,6 +148,11 @@ class Trainer:
                 batch, value_graph = self._estimate_values(rollouts, batch)
         self._rollouts = rollouts
         warming_up = step < getattr(self.config.objective, "critic_warmup", 0)
+        # Without a difference within a group, what is left of a comparison is rounding, and AdamW
+        # would make a whole step of it.
+        compared = (batch.rewards - batch.baseline).abs().max()
+        no_signal = bool(compared < SAME_REWARD)
+        idle = no_signal and c.train.skip_without_signal and c.objective.needs_group
         updates = []
         for _ in range(self.config.train.epochs):
             if self.critic is not None:
@@ -153,7 +160,9 @@ class Trainer:
                     critic_metrics = self._update_critic(rollouts, batch, value_graph)
                 value_graph = None
             with self.clock("update"):
-                batch, metrics = self._update_policy(rollouts, batch, apply=not warming_up)
+                batch, metrics = self._update_policy(
+                    rollouts, batch, apply=not (warming_up or idle)
+                )
             updates.append(metrics)
             if self.watch.fault:
                 break
@@ -162,6 +171,7 @@ class Trainer:
             "accuracy": sum(clean) / len(clean),
             "reward": float(batch.rewards.mean()),
             "response_length": float(batch.mask.sum(1).mean()),
+            "no_signal": float(no_signal),
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
@@ -334,11 +344,12 @@ class Trainer:
         loss_sum, clipped, entropy_sum = self.world.total(loss_sum, clipped, entropy_sum)
         self.watch.sound("the loss", loss_sum)
         self.watch.sound_ratios(batch.mask, batch.logp, batch.old_logp, batch.ref_logp)
-        norm = self._apply("policy") if apply else 0.0
+        norm, held = self._apply("policy") if apply else (0.0, 0.0)
         ratio = batch.old_logp - batch.logp
         return batch, {
             "loss": loss_sum,
             "grad_norm": norm,
+            "grad_clipped": held,
             "clip_fraction": clipped,
             "entropy": entropy_sum,
             "approx_kl": float(masked_mean(ratio.exp() - 1 - ratio, batch.mask)),
@@ -349,13 +360,25 @@ class Trainer:
         self.world.backward(loss)
         self.optimizers[name].collect()
 
-    def _apply(self, name: str) -> float:
-        """Clip and update, unless a number of this step is not finite. -> the gradient norm"""
+    def _apply(self, name: str) -> tuple[float, float]:
+        """Clip and update, unless a number of this step is not finite.
+
+        -> the gradient norm before, and 1 if it was clipped, else 0.
+        """
         (group,) = self.optimizers[name].param_groups
-        norm = float(full(nn.utils.clip_grad_norm_(group["params"], self.config.train.grad_clip)))
+        train = self.config.train
+        limit = train.grad_clip
+        if train.grad_clip_mode == "relative":
+            norm = float(
+                full(
+                    nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+                )
+            )
+            limit *= norm_limit(self.optimizers[name], norm)
+        norm = float(full(nn.utils.clip_grad_norm_(group["params"], limit)))
         if self.watch.sound(f"the {name}'s gradient norm", norm):
             self.optimizers[name].step()
-        return norm
+        return norm, float(norm > limit)
 
     # --- failure (vimpo/training/outcomes.py) -----------------------------------------------------
 
@@ -424,7 +447,7 @@ class Trainer:
             total += loss.item()
         (total,) = self.world.total(total)
         self.watch.sound("the critic's loss", total)
-        return {"critic_loss": total, "critic_grad_norm": self._apply("critic")}
+        return {"critic_loss": total, "critic_grad_norm": self._apply("critic")[0]}
 
     # --- what the run leaves behind (vimpo/training/runs.py) --------------------------------------
 
