@@ -48,8 +48,10 @@ def make_algorithm(config: AlgorithmConfig, setup: Setup | None = None) -> Algor
 
     Raises ConfigError for a user-supplied file that holds no algorithm.
     """
-    own = isinstance(config, OwnConfig)
-    algorithm = own_algorithm(config) if own else CLASSES[config.objective](config)
+    if isinstance(config, OwnConfig):
+        algorithm = own_algorithm(config)
+    else:
+        algorithm = CLASSES[config.objective](config)
     if setup is not None:
         algorithm.setup = setup
     return algorithm

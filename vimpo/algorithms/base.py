@@ -149,8 +149,10 @@ class ResponseGradient(Algorithm):
 
     def clip_fraction(self, rows: Batch) -> Tensor:
         c = self.config
-        wide = [x[:, None].expand_as(rows.mask) for x in self._responses(rows.logp, rows)]
-        return clip_fraction(*wide, rows.mask, c.clip_low, c.clip_high)
+        new, old, advantage = (
+            x[:, None].expand_as(rows.mask) for x in self._responses(rows.logp, rows)
+        )
+        return clip_fraction(new, old, advantage, rows.mask, c.clip_low, c.clip_high)
 
 
 def make_batch(rewards: list[float], groups: Tensor, mask: Tensor) -> Batch:

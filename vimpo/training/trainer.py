@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -272,8 +273,8 @@ class Trainer:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
         parts = [self._score_piece(piece) for piece in self._pieces(rollouts)]
         columns = (joined(column, rollouts.width) for column in zip(*parts, strict=True))
-        *scores, start = columns
-        return Scores(*scores, start=None if start is None else start[:, 0])
+        scores = Scores(*columns)
+        return scores if scores.start is None else replace(scores, start=scores.start[:, 0])
 
     def _score_piece(self, rollouts: Rollouts) -> tuple[Tensor | None, ...]:
         """The fields of :class:`Scores`."""
@@ -369,11 +370,8 @@ class Trainer:
         train = self.config.train
         limit = train.grad_clip
         if train.grad_clip_mode == "relative":
-            norm = float(
-                full(
-                    nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
-                )
-            )
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            norm = float(full(nn.utils.get_total_norm(gradients)))
             limit *= norm_limit(self.optimizers[name], norm)
         norm = float(full(nn.utils.clip_grad_norm_(group["params"], limit)))
         if self.watch.sound(f"the {name}'s gradient norm", norm):
