@@ -14,7 +14,7 @@ from vimpo.algorithms import Share, make_algorithm, make_batch
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
-from vimpo.planning.preflight import check_before_running
+from vimpo.planning.preflight import check_before_running, check_inputs
 from vimpo.report.figures import draw_figures
 from vimpo.report.labels import SPARE, STYLES, styles
 from vimpo.report.page import write_report
@@ -161,6 +161,33 @@ def test_settings_are_keyword_arguments_and_a_reference_is_given(own, tiny_study
     assert (pd.read_csv(folder / "metrics.csv")["seen"] == 1).all()
     assert config.needs_reference
     assert not config.model_copy(update={"reference": False}).needs_reference
+
+
+GRADED = """
+from vimpo.algorithms import PolicyGradient
+
+class Graded(PolicyGradient):
+    needs_steps = needs_draws = True
+
+    def advantage(self, batch):
+        assert batch.steps.shape == batch.draws.shape == batch.mask.shape
+        assert self.setup.max_response == 10
+        return (batch.grades - 0.5) * batch.mask
+"""
+
+
+def test_a_file_may_ask_for_grades_of_steps(own, tiny_study, monkeypatch):
+    own(GRADED)
+    entry = {"own": {"objective": "own.py"}}
+    study = tiny_study(algorithms=entry, grid={"algorithms": ["own"]})
+    row = pd.read_csv(train_cell(study, study.cells()[0], quiet=True) / "metrics.csv").iloc[0]
+    assert row["grad_norm"] > 0
+    data = {"kind": "dataset", "datasets": [{"path": "some/data"}]}
+    grid = {"algorithms": ["own"], "sizes": ["real"]}
+    sizes = {"real": {"path": "some/model"}}
+    real = load_study({"algorithms": entry, "task": data, "grid": grid, "sizes": sizes})
+    with pytest.raises(ConfigError, match=r"algorithms\.own: reads grades of steps"):
+        check_inputs(real)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ class RLOOConfig(PolicyUpdate):
     """RLOO (arXiv 2402.14740): REINFORCE with the mean of the other rewards as baseline."""
 
     objective: Literal["rloo"] = "rloo"
-    clip_high: Positive = Field(0.2, description="ratio of a response is clipped above this + 1")
+    clip_high: Positive = Field(
+        0.2, description="ratio of a response is clipped above 1 + clip_high"
+    )
 
 
 class DrGRPOConfig(PolicyUpdate):
@@ -200,7 +202,12 @@ class OracleConfig(PolicyUpdate):
 
     objective: Literal["oracle"] = "oracle"
     negative: float = Field(
-        1.0, ge=0, le=1, description="weight of wrong steps beside that of right ones"
+        0.3,
+        ge=0,
+        le=1,
+        description="weight of wrong steps beside that of right ones: pushing down what was "
+        "sampled spreads over all that was not, and is rough at high rates; without it, ends of "
+        "responses drift",
     )
     shuffled: bool = Field(
         False, description="the same numbers on random tokens of the same response"
