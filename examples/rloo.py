@@ -2,8 +2,8 @@
 
 import torch
 
+from vimpo.algorithms import PolicyGradient
 from vimpo.objectives.common import group_mean
-from vimpo.training.algorithms import PolicyGradient
 
 
 class Rloo(PolicyGradient):

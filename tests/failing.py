@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 
+from vimpo.algorithms.grpo import Grpo
+from vimpo.algorithms.ppo import Ppo
+from vimpo.algorithms.vimpo import Vimpo
 from vimpo.config import Cell
-from vimpo.training.algorithms import Grpo, Ppo, Vimpo
 
 ALGORITHMS = {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}
 NAN = float("nan")

@@ -113,7 +113,12 @@ def test_networks_are_those_that_training_holds(tiny_study):
 
 def test_a_penalty_needs_a_reference():
     found = {name: objective.needs_reference for name, objective in ALGORITHMS.items()}
-    assert [name for name, needed in found.items() if needed] == ["vimpo", "vimpo_value_only"]
+    assert [name for name, needed in found.items() if needed] == [
+        "vimpo",
+        "vimpo_value_only",
+        "grpo_kl",
+        "tbrm",
+    ]
     assert GRPOConfig(kl_coef=0.1).needs_reference
 
 

@@ -18,12 +18,11 @@ from vimpo.probes.credit import (
     Graded,
     credit_rows,
     signals_of,
-    step_tokens,
-    token_spans,
     within_rollout,
 )
 from vimpo.probes.subject import Reading
 from vimpo.tasks.chain import Problem, Step, grade_steps
+from vimpo.tasks.steps import step_tokens, token_spans
 
 
 def found(rows: list[dict], **labels: str) -> dict:

@@ -9,9 +9,11 @@ import torch
 from failing import ALGORITHMS, NAN, cell, collapsing, manifest_of, rows_of
 from safetensors.torch import load_file
 
+from vimpo.algorithms import make_batch
+from vimpo.algorithms.ppo import Ppo
+from vimpo.algorithms.vimpo import Vimpo
 from vimpo.config import Cell, Collapse, ConfigError, VimpoConfig, cell_digest, load_study
 from vimpo.tasks.chain import ChainProblems
-from vimpo.training.algorithms import Ppo, Vimpo, make_batch
 from vimpo.training.outcomes import Watch, outcome_of, steps_without_reward
 from vimpo.training.runs import pretrain_base, train_cell
 from vimpo.training.trainer import Trainer

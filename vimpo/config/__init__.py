@@ -14,10 +14,18 @@ from __future__ import annotations
 from vimpo.config.algorithms import (
     ALGORITHMS,
     AlgorithmConfig,
+    CorrectedGRPOConfig,
+    DrGRPOConfig,
+    EntropyConfig,
     GRPOConfig,
+    GSPOConfig,
+    OracleConfig,
     OwnConfig,
     PolicyUpdate,
     PPOConfig,
+    ReinforceConfig,
+    RLOOConfig,
+    TBRMConfig,
     VimpoConfig,
 )
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest

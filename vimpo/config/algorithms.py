@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
+from vimpo.config.noise import Noise
 from vimpo.config.types import Count, Name, Positive, Probability, Strict
 from vimpo.errors import ConfigError
 
@@ -27,6 +28,21 @@ class PolicyUpdate(Strict):
     @property
     def needs_reference(self) -> bool:
         """Does the loss read log-probabilities of the frozen base policy?"""
+        return False
+
+    @property
+    def needs_group(self) -> bool:
+        """Does the advantage compare responses to the same prompt?"""
+        return True
+
+    @property
+    def needs_start(self) -> bool:
+        """Does the loss read the logits of the first token, before they are normalised?"""
+        return False
+
+    @property
+    def needs_steps(self) -> bool:
+        """Does the advantage read grades of steps? (Own files: `needs_steps` of the class.)"""
         return False
 
 
@@ -76,6 +92,10 @@ class PPOConfig(PolicyUpdate):
     critic_lr_scale: Positive = Field(3.0, description="critic rate over the size's rate")
     critic_warmup: int = Field(0, ge=0, description="first steps, which train only the critic")
 
+    @property
+    def needs_group(self) -> bool:
+        return False
+
 
 class GRPOConfig(PolicyUpdate):
     """GRPO (arXiv 2402.03300) with token-mean loss and asymmetric clip, the stronger baseline."""
@@ -90,6 +110,126 @@ class GRPOConfig(PolicyUpdate):
     @property
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
+
+
+class RLOOConfig(PolicyUpdate):
+    """RLOO (arXiv 2402.14740): REINFORCE with the mean of the other rewards as baseline."""
+
+    objective: Literal["rloo"] = "rloo"
+    clip_high: Positive = Field(
+        0.2, description="ratio of a response is clipped above 1 + clip_high"
+    )
+
+
+class DrGRPOConfig(PolicyUpdate):
+    """Dr. GRPO (arXiv 2503.20783): no standard deviation, sums over train.max_response."""
+
+    objective: Literal["dr_grpo"] = "dr_grpo"
+    clip_high: Positive = Field(0.2, description="ratio is clipped above 1 + clip_high")
+
+
+class ReinforceConfig(PolicyUpdate):
+    """REINFORCE++ (arXiv 2501.03262): rewards normalised over the whole batch."""
+
+    objective: Literal["reinforce_pp"] = "reinforce_pp"
+    clip_high: Positive = Field(0.2, description="ratio is clipped above 1 + clip_high")
+    group_baseline: bool = Field(
+        False, description="subtract the group's mean first: the paper's variant for groups"
+    )
+
+    @property
+    def needs_group(self) -> bool:
+        return self.group_baseline
+
+
+class GSPOConfig(PolicyUpdate):
+    """GSPO (arXiv 2507.18071): the clipped ratio is that of a whole response, per token."""
+
+    objective: Literal["gspo"] = "gspo"
+    clip_low: float = Field(3e-4, gt=0, lt=1, description="below 1, of the response's ratio")
+    clip_high: Positive = Field(4e-4, description="above 1, of the response's ratio")
+
+
+class TBRMConfig(PolicyUpdate):
+    """TBRM (arXiv 2505.15311): logits are action values, with one residual per response."""
+
+    objective: Literal["tbrm"] = "tbrm"
+    beta: Positive = Field(0.02, description="scale of the KL regulariser, as VIMPO's")
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    @property
+    def needs_group(self) -> bool:
+        return False
+
+    @property
+    def needs_start(self) -> bool:
+        return True
+
+
+class CorrectedGRPOConfig(PolicyUpdate):
+    """GRPO corrected for label noise (arXiv 2510.18924)."""
+
+    objective: Literal["grpo_corrected"] = "grpo_corrected"
+    false_positive: float | None = Field(
+        None, ge=0, lt=1, description="assumed rate wrong -> right; default: the cell's noise"
+    )
+    false_negative: float | None = Field(
+        None, ge=0, lt=1, description="assumed rate right -> wrong; default: the cell's noise"
+    )
+
+    def rates(self, noise: Noise) -> tuple[float, float]:
+        """False positives and negatives. Raises ConfigError if rewards would say nothing."""
+        both = noise.mode == "asymmetric"
+        positive = noise.false_positive if both else noise.rate
+        negative = noise.false_negative if both else noise.rate
+        if self.false_positive is not None:
+            positive = self.false_positive
+        if self.false_negative is not None:
+            negative = self.false_negative
+        if positive + negative >= 1:
+            raise ConfigError(
+                f"algorithms: {self.objective} cannot correct false_positive = {positive:g} with "
+                f"false_negative = {negative:g}, where rewards say nothing; allowed: a sum below 1"
+            )
+        return positive, negative
+
+
+class OracleConfig(PolicyUpdate):
+    """Control: credit from the grades of steps, which only the task's oracle knows."""
+
+    objective: Literal["oracle"] = "oracle"
+    negative: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="weight of wrong steps beside that of right ones: pushing down what was "
+        "sampled spreads over all that was not, and is rough at high rates; without it, ends of "
+        "responses drift",
+    )
+    shuffled: bool = Field(
+        False, description="the same numbers on random tokens of the same response"
+    )
+
+    @property
+    def needs_group(self) -> bool:
+        return False
+
+    @property
+    def needs_steps(self) -> bool:
+        return True
+
+
+class EntropyConfig(PolicyUpdate):
+    """Control: minimises the entropy of tokens (arXiv 2505.15134) and reads no reward."""
+
+    objective: Literal["entropy"] = "entropy"
+
+    @property
+    def needs_group(self) -> bool:
+        return False
 
 
 class OwnConfig(PolicyUpdate):
@@ -130,16 +270,34 @@ AlgorithmConfig = Annotated[
     Annotated[VimpoConfig, Tag("vimpo")]
     | Annotated[PPOConfig, Tag("ppo")]
     | Annotated[GRPOConfig, Tag("grpo")]
+    | Annotated[RLOOConfig, Tag("rloo")]
+    | Annotated[DrGRPOConfig, Tag("dr_grpo")]
+    | Annotated[ReinforceConfig, Tag("reinforce_pp")]
+    | Annotated[GSPOConfig, Tag("gspo")]
+    | Annotated[TBRMConfig, Tag("tbrm")]
+    | Annotated[CorrectedGRPOConfig, Tag("grpo_corrected")]
+    | Annotated[OracleConfig, Tag("oracle")]
+    | Annotated[EntropyConfig, Tag("entropy")]
     | Annotated[OwnConfig, Tag(OWN)],
     Discriminator(_objective),
 ]
 
-ALGORITHMS: dict[str, VimpoConfig | PPOConfig | GRPOConfig] = {
+ALGORITHMS: dict[str, AlgorithmConfig] = {
     "vimpo": VimpoConfig(),
     "vimpo_value_only": VimpoConfig(actor_coef=0.0),
     "ppo": PPOConfig(),
     "grpo": GRPOConfig(),
     "grpo_naive": GRPOConfig(reduction="seq-mean", clip_high=0.2),
+    "grpo_kl": GRPOConfig(kl_coef=0.04),
+    "grpo_corrected": CorrectedGRPOConfig(),
+    "dr_grpo": DrGRPOConfig(),
+    "gspo": GSPOConfig(),
+    "rloo": RLOOConfig(),
+    "reinforce_pp": ReinforceConfig(),
+    "tbrm": TBRMConfig(),
+    "oracle": OracleConfig(),
+    "oracle_shuffled": OracleConfig(shuffled=True),
+    "entropy": EntropyConfig(),
 }
 
 

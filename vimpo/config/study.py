@@ -7,7 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from vimpo.config.algorithms import ALGORITHMS, AlgorithmConfig, OwnConfig, VimpoConfig
+from vimpo.config.algorithms import (
+    ALGORITHMS,
+    AlgorithmConfig,
+    CorrectedGRPOConfig,
+    OwnConfig,
+    VimpoConfig,
+)
 from vimpo.config.grid import (
     Cell,
     CellConfig,
@@ -22,7 +28,13 @@ from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
 from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.planning import Planning
-from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
+from vimpo.config.task import (
+    ChainTask,
+    DatasetTask,
+    RealBenchmark,
+    TaskConfig,
+    check_step_grades,
+)
 from vimpo.config.training import Runtime, Train, check_together
 from vimpo.config.types import LONGEST_NAME, Name, Strict, digest, explain, require
 from vimpo.errors import ConfigError
@@ -123,12 +135,27 @@ class Study(Strict):
                     check_together(name, *models, self.train, self.runtime)
         if self.hypotheses:
             check_hypotheses(self.hypotheses, self.cells(), self.task.benchmarks, self.decoders())
+        self._algorithms_can_run()
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
                 f"{self.rollouts_per_step} rollouts of a step; allowed: 1 to that"
             )
         return self
+
+    def _algorithms_can_run(self) -> None:
+        """Grades of steps need a task that has them; a correction needs rewards that say something.
+
+        Raises ConfigError.
+        """
+        for block in self.grid:
+            for name in block.algorithms:
+                objective = self.algorithms[name]
+                if objective.needs_steps:
+                    check_step_grades(f"algorithms.{name}", self.task)
+                if isinstance(objective, CorrectedGRPOConfig):
+                    for noise in block.noise:
+                        objective.rates(noise)
 
     def _task_suits_the_sizes(self) -> None:
         """Real text needs a model with its own tokenizer; pretraining needs demonstrations."""

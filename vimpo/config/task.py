@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from vimpo.config.benchmarks import BENCHMARKS, Published, with_stock_style
 from vimpo.config.contents import ContentDigest
 from vimpo.config.types import Count, Name, Positive, Seed, Strict
+from vimpo.errors import ConfigError
 
 BOXED_PROMPT = (
     "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
@@ -138,6 +139,15 @@ class ChainTask(Strict):
     kind: Literal["chain"] = "chain"
     symbols: Annotated[str, Field(pattern=r"^[+*-]+$")] = Field("+-", description="operators used")
     largest: int = Field(9, ge=2, le=999, description="operands are drawn from 1..largest")
+    first_largest: int | None = Field(
+        None,
+        ge=2,
+        le=999,
+        # Left out where it is not set, so that digests older than this field stay valid.
+        exclude_if=lambda value: value is None,
+        description="the first operand is drawn from 1..first_largest; default: largest. Sums of "
+        "short operands are narrow, and a policy that guesses the commonest is often right",
+    )
     pretrain_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
         [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
     )
@@ -165,7 +175,8 @@ class ChainTask(Strict):
 
     def problem_space(self, operators: int) -> int:
         """How many problems of this length exist, training and held out together."""
-        return self.largest ** (operators + 1) * len(set(self.symbols)) ** operators
+        later = (self.largest * len(set(self.symbols))) ** operators
+        return (self.first_largest or self.largest) * later
 
     @model_validator(mode="after")
     def _enough_held_out_problems(self) -> ChainTask:
@@ -283,3 +294,12 @@ def _with_kind(value: Any) -> Any:
 TaskConfig = Annotated[
     ChainTask | DatasetTask, Field(discriminator="kind"), BeforeValidator(_with_kind)
 ]
+
+
+def check_step_grades(field: str, task: ChainTask | DatasetTask) -> None:
+    """Raise ConfigError unless the task grades the steps of responses, which `field` reads."""
+    if task.kind != "chain":
+        raise ConfigError(
+            f"{field}: reads grades of steps, which task.kind = '{task.kind}' does not have; "
+            "allowed: kind: chain, or an algorithm that reads only rewards"
+        )

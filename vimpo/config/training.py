@@ -70,7 +70,7 @@ def check_together(
     algorithm: str, model: ModelSpec, objective: AlgorithmConfig, train: Train, runtime: Runtime
 ) -> None:
     """Raise ValueError if training or runtime do not suit an algorithm and its model."""
-    if train.group_size < 2 and objective.objective != "ppo":
+    if train.group_size < 2 and objective.needs_group:
         raise ValueError(
             f"train.group_size: {train.group_size} gives {algorithm} no group to compare with; "
             f"allowed: >= 2 with {algorithm}"
@@ -125,5 +125,18 @@ class Train(Strict):
     warmup_steps: int = Field(10, ge=0, description="linear warm-up of the rate (paper: 10)")
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW (paper: 0.1)")
     grad_clip: Positive = Field(1.0, description="largest gradient norm (paper: 1.0)")
+    # The next two are left out where they are not set, so that older digests stay valid.
+    grad_clip_mode: Literal["absolute", "relative"] = Field(
+        "absolute",
+        exclude_if=lambda value: value == "absolute",
+        description="relative: grad_clip times the running mean of the gradient norm, so that the "
+        "scale of a loss makes no difference",
+    )
+    skip_without_signal: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="no update of the policy where the rewards of every group are equal, for "
+        "algorithms that compare within groups (the official code makes one)",
+    )
     checkpoint_every: Count = Field(10, description="steps between resumable checkpoints")
     collapse: Collapse = Collapse()

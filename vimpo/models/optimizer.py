@@ -7,6 +7,7 @@ copy in float32; the network gets that copy, rounded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,6 +66,26 @@ class MasterAdamW(AdamW):
                 if index in state:
                     copy.copy_(state[index].pop("master"))
         super().load_state_dict(content | {"state": state})
+
+
+# Share of a new gradient norm in its running mean, once there have been as many as its inverse.
+NEWEST = 0.05
+
+
+def norm_limit(optimizer: torch.optim.Optimizer, norm: float) -> float:
+    """The running mean of the gradient norm before `norm`, which then joins it; inf at first.
+
+    The mean is geometric: a single outlier hardly moves it, and a factor of the loss is the same
+    factor of the mean. It lives in `param_groups`, so checkpoints hold it. Norms of zero are steps
+    without a gradient and do not count, nor does what is not finite.
+    """
+    (group,) = optimizer.param_groups
+    count, mean = group.get("norms", 0), group.get("log_norm", math.inf)
+    if 0 < norm < math.inf:
+        share = max(NEWEST, 1 / (count + 1))
+        group["log_norm"] = math.log(norm) if count == 0 else mean + share * (math.log(norm) - mean)
+        group["norms"] = count + 1
+    return math.exp(mean) if count else math.inf
 
 
 def optimizer_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from vimpo.config import AlgorithmConfig, VimpoConfig
@@ -26,9 +27,16 @@ class Scores:
     entropy: Tensor
     ref_logp: Any = None  # Tensor, if a reference was read
     token_kl: Any = None  # Tensor, if the objective needs it
+    start: Any = None  # [B], with a graph: logsumexp of the first token's logits, if needed
 
     def detached(self) -> dict[str, Tensor]:
-        found = {"logp": self.logp.detach(), "ref_logp": self.ref_logp, "token_kl": self.token_kl}
+        found = {
+            "logp": self.logp.detach(),
+            "entropy": self.entropy,
+            "ref_logp": self.ref_logp,
+            "token_kl": self.token_kl,
+            "start": None if self.start is None else self.start.detach(),
+        }
         return {k: v for k, v in found.items() if v is not None}
 
 
@@ -101,9 +109,18 @@ class Scorer(Reader):
         """
         with recomputing(self.model):
             reading = self.read(ids, attention_mask, targets.shape[1])
+        start = self._start(reading) if self.objective.needs_start else None
         if self.chunk is None:
-            return self._score(reading[0], targets, None if reference is None else reference[0])
-        return self._score_chunks(self.chunk, reading, targets, mask.bool(), reference)
+            other = None if reference is None else reference[0]
+            return *self._score(reading[0], targets, other), start
+        return *self._score_chunks(self.chunk, reading, targets, mask.bool(), reference), start
+
+    def _start(self, reading: Reading) -> Tensor:
+        """logsumexp of the logits of the first token. -> [B, 1]"""
+        first = reading[0][:, :1]
+        if self.chunk is not None:
+            first = linear(first, *reading[1:]).float() / self.temperature
+        return first.logsumexp(-1)
 
     def _score(
         self, logits: Tensor, targets: Tensor, ref_logits: Tensor | None

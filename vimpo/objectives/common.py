@@ -103,10 +103,24 @@ def clipped_surrogate(
     A < 0 at most -A dual_clip. logp, old_logp, adv, mask [B, T] -> scalar.
     """
     check_shapes(logp=logp, old_logp=old_logp, adv=adv, mask=mask)
+    loss = clipped_terms(logp, old_logp, adv, clip_low, clip_high, dual_clip)
+    return reduce_tokens(loss, mask, reduction)
+
+
+def clipped_terms(
+    logp: Tensor, old_logp: Tensor, adv: Tensor, clip_low: float, clip_high: float, dual_clip: float
+) -> Tensor:
+    """l of :func:`clipped_surrogate`, before its mean. Any common shape -> the same."""
     ratio = (logp - old_logp).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
     loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - clip_low, 1 + clip_high))
-    loss = torch.where(adv < 0, torch.minimum(loss, -adv * dual_clip), loss)
-    return reduce_tokens(loss, mask, reduction)
+    return torch.where(adv < 0, torch.minimum(loss, -adv * dual_clip), loss)
+
+
+def response_logp(logp: Tensor, mask: Tensor, per_token: bool = False) -> Tensor:
+    """log pi(y) of whole responses, or its mean per token. [B, T] -> [B]."""
+    check_shapes(logp=logp, mask=mask)
+    total = torch.where(mask.bool(), logp, 0.0).sum(1)
+    return total / mask.sum(1).clamp(min=1) if per_token else total
 
 
 def clip_fraction(

@@ -26,3 +26,20 @@ def group_advantage(
     squares = rewards.new_zeros(len(sizes)).index_add(0, index, centred.square())
     std = torch.sqrt(squares / (sizes - 1))
     return centred / (std[index] + eps)
+
+
+def corrected_advantage(
+    rewards: Tensor, groups: Tensor, false_positive: float, false_negative: float
+) -> Tensor:
+    """A = (R - mean_g) / (k sqrt(q (1 - q))), k = 1 - p+ - p-, q = (mean_g - p+) / k.
+
+    q, the group's clean accuracy as estimated from noisy rewards in {0, 1}, is kept half a response
+    away from 0 and 1. [B], [B] -> [B]. Source: arXiv 2510.18924.
+    """
+    centred = group_advantage(rewards, groups, normalize_std=False)
+    _, index, sizes = groups.unique(return_inverse=True, return_counts=True)
+    keep = 1 - false_positive - false_negative
+    margin = 0.5 / sizes[index].to(rewards.dtype)
+    q = ((rewards - centred) - false_positive) / keep
+    q = torch.minimum(torch.maximum(q, margin), 1 - margin)
+    return centred / (keep * torch.sqrt(q * (1 - q)))

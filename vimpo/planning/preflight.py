@@ -20,6 +20,7 @@ from vimpo.config.algorithms import read_own_file
 from vimpo.config.contents import check_content
 from vimpo.config.load import setting_differences
 from vimpo.config.models import NO_RESULT
+from vimpo.config.task import check_step_grades
 from vimpo.config.training import PLACEMENT
 from vimpo.config.types import check_model_path, local_path
 from vimpo.planning.shown import ends_line, prompt_warnings, show_prompt
@@ -46,10 +47,11 @@ def check_inputs(
     stderr.
     """
     if own := study.own_algorithms():
-        from vimpo.training.algorithms import make_algorithm
+        from vimpo.algorithms import make_algorithm
 
-        for objective in own.values():
-            make_algorithm(objective)
+        for name, objective in own.items():
+            if make_algorithm(objective).needs_steps:
+                check_step_grades(f"algorithms.{name}", study.task)
     named = sizes if sizes is not None else study.used_sizes()
     read = {
         size: _read_size(study, size, path, say or (lambda _: None))

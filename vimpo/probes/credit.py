@@ -19,7 +19,6 @@ of a response, as in GAE with lambda = 1, have such trends.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,15 +26,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from vimpo.objectives.common import gae, whiten
 from vimpo.objectives.ppo import critic_td
 from vimpo.probes import NO_ORACLE
 from vimpo.probes.measures import cluster_mean, row
-from vimpo.probes.subject import Reading, Subject, decoded, joined_readings, responses
+from vimpo.probes.subject import Reading, Subject, joined_readings, responses
 from vimpo.storage.codes import Reason, Why
 from vimpo.tasks.chain import Step
+from vimpo.tasks.steps import step_tokens, token_spans
 
 PURPOSE = 1  # of the problems' seed
 REACH = 10  # tokens before and after the first wrong one in the profile
@@ -56,49 +55,6 @@ class Graded:
     cluster: int
     steps: list[list[int]]
     wrong: int
-
-
-# --- where a step is -----------------------------------------------------------------------------
-
-
-def token_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[tuple[int, int]]:
-    """Characters [start, end) of each token in the decoded response; empty for special tokens.
-
-    Tokens are decoded one by one if the pieces join to the whole text, else prefix by prefix, for
-    tokenizers whose pieces depend on their neighbours.
-    """
-
-    def decode(part: Sequence[int]) -> str:
-        return decoded(tokenizer, part)
-
-    pieces = {token: decode([token]) for token in set(ids)}
-    if "".join(pieces[token] for token in ids) == decode(ids):
-        ends = np.cumsum([len(pieces[token]) for token in ids]).tolist()
-    else:
-        ends = [len(decode(ids[: i + 1])) for i in range(len(ids))]
-        # An unfinished character is a placeholder that may shrink; offsets must never decrease.
-        ends = np.minimum.accumulate(ends[::-1])[::-1].tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
-
-
-def step_tokens(steps: Sequence[Step], spans: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Tokens of each step: those that share a character with it.
-
-    A step without characters was decided by the token in its place: the separator, or EOS. It has
-    no token if the response was cut off there.
-    """
-    starts = [start for start, _ in spans]
-    found = []
-    for step in steps:
-        if step.start < step.end:
-            shared = [
-                i for i, (start, end) in enumerate(spans) if start < step.end and end > step.start
-            ]
-        else:
-            first = bisect.bisect_left(starts, step.start)
-            shared = [first] if first < len(spans) else []
-        found.append(shared)
-    return found
 
 
 # --- what a signal says --------------------------------------------------------------------------

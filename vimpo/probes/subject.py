@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from vimpo.sampling.rollouts import (
 )
 from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.prompts import encode
+from vimpo.tasks.steps import decoded
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Subject:
         how = (self.train.temperature, self.chunk)
         reference = Reader(self.reference, *how).read(*inputs, width)
         scorer = Scorer(self.policy, VimpoConfig(), *how)
-        logp, _, ref_logp, kl = scorer(*inputs, rollouts.response_ids, mask, reference)
+        logp, _, ref_logp, kl, _ = scorer(*inputs, rollouts.response_ids, mask, reference)
         td = implied_td(logp, ref_logp, kl, mask, self.beta)
         values = None if self.critic is None else (self.critic(*inputs, width) * mask).cpu()
         on = mask.bool()
@@ -197,19 +198,7 @@ def joined_readings(parts: Sequence[Reading], width: int) -> Reading:
     return Reading(**columns)
 
 
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of one response, without special tokens."""
-    # A list of strings only for a batch.
-    return cast(str, tokenizer.decode(list(ids), skip_special_tokens=True))
-
-
 def responses(chunks: Sequence[Rollouts]) -> tuple[list[list[int]], list[bool]]:
     """Token lists without padding, ends included, and whether each has one."""
-    tokens = [
-        ids[:length]
-        for chunk in chunks
-        for ids, length in zip(
-            chunk.response_ids.tolist(), chunk.mask.sum(1).long().tolist(), strict=True
-        )
-    ]
+    tokens = [ids for chunk in chunks for ids in chunk.token_lists()]
     return tokens, [done for chunk in chunks for done in chunk.finished.tolist()]

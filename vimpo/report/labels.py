@@ -33,6 +33,16 @@ STYLES = {
     "grpo": Style("GRPO", "#009E73", "^", "-."),
     "vimpo_value_only": Style("VIMPO value-only", "#56B4E9", "D", (0, (5, 1))),
     "grpo_naive": Style("naive GRPO", "#CC79A7", "v", (0, (3, 1, 1, 1))),
+    "grpo_kl": Style("GRPO with KL", "#117733", "<", (0, (4, 1))),
+    "grpo_corrected": Style("GRPO corrected for noise", "#999933", ">", (0, (2, 1))),
+    "dr_grpo": Style("Dr. GRPO", "#44AA99", "d", "-."),
+    "gspo": Style("GSPO", "#882255", "p", (0, (5, 1, 1, 1))),
+    "rloo": Style("RLOO", "#AA4499", "8", "--"),
+    "reinforce_pp": Style("REINFORCE++", "#661100", "H", (0, (1, 1))),
+    "tbrm": Style("TBRM", "#332288", "1", "-"),
+    "oracle": Style("process oracle", "#4D4D4D", "+", "-"),
+    "oracle_shuffled": Style("shuffled oracle", "#A6A6A6", "x", "--"),
+    "entropy": Style("entropy minimiser", "#DDCC77", "|", (0, (3, 1, 1, 1))),
 }
 
 

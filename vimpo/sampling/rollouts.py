@@ -76,6 +76,11 @@ class Rollouts:
         }
         return replace(self, **changed) if extra else self
 
+    def token_lists(self) -> list[list[int]]:
+        """Responses without padding, ends included."""
+        lengths = self.mask.sum(1).long().tolist()
+        return [ids[:n] for ids, n in zip(self.response_ids.tolist(), lengths, strict=True)]
+
     def texts(self, tokenizer) -> list[str]:
         """Responses without their ends and padding."""
         lengths = (self.mask.sum(1).long() - self.finished.long()).tolist()

@@ -64,7 +64,7 @@ def is_held_out(prompt: str) -> bool:
 
 def draw_problem(task: ChainTask, operators: int, rng: random.Random) -> Problem:
     """Draw one problem of the given length uniformly, from either side of the split."""
-    first = rng.randint(1, task.largest)
+    first = rng.randint(1, task.first_largest or task.largest)
     value, prompt = first, str(first)
     for _ in range(operators):
         symbol, operand = rng.choice(task.symbols), rng.randint(1, task.largest)

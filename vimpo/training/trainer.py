@@ -1,4 +1,4 @@
-"""The one training loop; algorithms differ only by their objective (vimpo/training/algorithms.py).
+"""The one training loop; algorithms differ only by their objective (vimpo/algorithms/).
 
 A step: draw prompts, sample rollouts, grade them, flip rewards, update. Every draw is a pure
 function of (seed, step), so an interrupted run resumes from its last checkpoint and ends with the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from vimpo.algorithms import Batch, Setup, Share, make_algorithm, make_batch
+from vimpo.algorithms.ppo import Ppo
 from vimpo.config import CellConfig, PPOConfig
+from vimpo.config.task import check_step_grades
 from vimpo.models.distributed import Alone, full, named_weights
 from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
 from vimpo.models.networks import (
@@ -28,22 +32,23 @@ from vimpo.models.networks import (
     load_tokenizer,
     save_policy,
 )
-from vimpo.models.optimizer import make_optimizer
+from vimpo.models.optimizer import make_optimizer, norm_limit
 from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
-from vimpo.objectives.common import clip_fraction, k3_kl, masked_mean
+from vimpo.objectives.common import k3_kl, masked_mean
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
-from vimpo.tasks import Task, load_task
+from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
-from vimpo.training.algorithms import Batch, Ppo, Share, make_algorithm, make_batch
+from vimpo.tasks.steps import graded_tokens, token_spans
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
 
 # Most parts that one process splits a batch into for a forward pass, and fewest rows of a part.
 PIECES = 8
 PIECE_ROWS = 16
+SAME_REWARD = 1e-6  # rewards of a group that differ by less are equal
 
 
 class Trainer:
@@ -65,7 +70,10 @@ class Trainer:
         """
         self.config = config
         self.world = world = world or Alone(config.runtime.device)
-        self.algorithm = make_algorithm(config.objective)
+        setup = Setup(config.train.max_response, config.noise)
+        self.algorithm = make_algorithm(config.objective, setup)
+        if self.algorithm.needs_steps:
+            check_step_grades(f"algorithms.{config.algorithm}", config.task)
         self._reads_reference = config.objective.needs_reference
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
@@ -130,6 +138,7 @@ class Trainer:
 
     def step(self, step: int) -> dict[str, float]:
         """Sample, grade, update once (or `epochs` times). Returns the row of metrics.csv."""
+        c = self.config
         self._set_rates(step)
         with self.clock("rollout"):
             rollouts, clean, batch = self._collect(step)
@@ -140,6 +149,11 @@ class Trainer:
                 batch, value_graph = self._estimate_values(rollouts, batch)
         self._rollouts = rollouts
         warming_up = step < getattr(self.config.objective, "critic_warmup", 0)
+        # Without a difference within a group, what is left of a comparison is rounding, and AdamW
+        # would make a whole step of it.
+        compared = (batch.rewards - batch.baseline).abs().max()
+        no_signal = bool(compared < SAME_REWARD)
+        idle = no_signal and c.train.skip_without_signal and c.objective.needs_group
         updates = []
         for _ in range(self.config.train.epochs):
             if self.critic is not None:
@@ -147,7 +161,9 @@ class Trainer:
                     critic_metrics = self._update_critic(rollouts, batch, value_graph)
                 value_graph = None
             with self.clock("update"):
-                batch, metrics = self._update_policy(rollouts, batch, apply=not warming_up)
+                batch, metrics = self._update_policy(
+                    rollouts, batch, apply=not (warming_up or idle)
+                )
             updates.append(metrics)
             if self.watch.fault:
                 break
@@ -156,6 +172,7 @@ class Trainer:
             "accuracy": sum(clean) / len(clean),
             "reward": float(batch.rewards.mean()),
             "response_length": float(batch.mask.sum(1).mean()),
+            "no_signal": float(no_signal),
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
@@ -177,9 +194,8 @@ class Trainer:
         mine = self.world.share(len(problems))
         rollouts = self._sample([p.prompt for p in problems[mine]], step, mine.start, len(problems))
         owners = [p for p in problems for _ in range(c.train.group_size)]
-        marks = self.task.rewards(
-            owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
-        )
+        own, texts = owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
+        marks = self.task.rewards(own, texts)
         # A response that was cut off is wrong, whatever it holds.
         right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
         clean = self.world.gather(torch.tensor(right)).tolist()
@@ -193,11 +209,42 @@ class Trainer:
         )
         # Rows of similar length next to each other: less padding in a forward pass.
         order = rollouts.by_length()
+        extra = self._step_grades(own, texts, right, rollouts)
         rollouts = rollouts.rows(order)
         whole = self.world.gather(order + mine.start * c.train.group_size).cpu()
         clean, rewards = ([x[i] for i in whole.tolist()] for x in (clean, rewards))
         groups = whole // c.train.group_size
-        return rollouts, clean, make_batch(rewards, groups, self.world.gather(rollouts.mask))
+        batch = make_batch(rewards, groups, self.world.gather(rollouts.mask))
+        batch = batch.with_(**{name: self.world.gather(x[order]) for name, x in extra.items()})
+        if self.algorithm.needs_draws:
+            batch = batch.with_(draws=self._draws(step, whole, batch.mask))
+        return rollouts, clean, batch
+
+    def _step_grades(
+        self, problems: Sequence[Problem], texts: list[str], right: list[float], rollouts: Rollouts
+    ) -> dict[str, Tensor]:
+        """`steps` and `grades` [b, T] of this process's rollouts, if the algorithm reads them."""
+        if not self.algorithm.needs_steps or self.task.grade_steps is None:
+            return {}
+        steps = torch.zeros_like(rollouts.response_ids)
+        grades = torch.zeros_like(rollouts.mask)
+        for i, ids in enumerate(rollouts.token_lists()):
+            spans = token_spans(self.tokenizer, ids)
+            graded = self.task.grade_steps(problems[i], texts[i])
+            found = graded_tokens(graded, spans, right[i] > 0)
+            steps[i, : len(ids)], grades[i, : len(ids)] = map(torch.tensor, found)
+        return {"steps": steps, "grades": grades}
+
+    def _draws(self, step: int, rows: Tensor, mask: Tensor) -> Tensor:
+        """Numbers in [0, 1) per token: a function of seed, step, and place in the step's rollouts.
+
+        rows [B]: each row's place; mask [B, T] -> [B, T].
+        """
+        generator = torch.Generator().manual_seed(step_seed(self.config.seed, step, "draws"))
+        train = self.config.train
+        everything = (train.prompts_per_step * train.group_size, train.max_response)
+        draws = torch.rand(everything, generator=generator)
+        return draws[rows, : mask.shape[1]].to(mask)
 
     def _sample(self, prompts: list[str], step: int, first: int, total: int) -> Rollouts:
         """Rollouts of prompts `first`, `first` + 1, ... of the step's `total`.
@@ -225,7 +272,9 @@ class Trainer:
     def _score(self, rollouts: Rollouts) -> Scores:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
         parts = [self._score_piece(piece) for piece in self._pieces(rollouts)]
-        return Scores(*(joined(column, rollouts.width) for column in zip(*parts, strict=True)))
+        columns = (joined(column, rollouts.width) for column in zip(*parts, strict=True))
+        scores = Scores(*columns)
+        return scores if scores.start is None else replace(scores, start=scores.start[:, 0])
 
     def _score_piece(self, rollouts: Rollouts) -> tuple[Tensor | None, ...]:
         """The fields of :class:`Scores`."""
@@ -278,14 +327,13 @@ class Trainer:
                 responses=len(rows.mask) / len(batch.mask),
                 tokens=float(rows.mask.sum() / batch.mask.sum()),
             )
+            if scores.start is not None:
+                rows = rows.with_(start=scores.start)  # with its graph
             loss = self.algorithm.loss(scores.logp, rows, share)
             if apply:
                 self._backward("policy", loss)
             loss_sum += loss.item()
-            clip = (c.objective.clip_low, c.objective.clip_high)
-            clipped += share.tokens * float(
-                clip_fraction(rows.logp, rows.old_logp, rows.advantage, rows.mask, *clip)
-            )
+            clipped += share.tokens * float(self.algorithm.clip_fraction(rows))
             entropy_sum += share.tokens * float(masked_mean(scores.entropy, rows.mask))
             logps.append(rows.logp)
             ref_logps.append(rows.ref_logp)
@@ -297,11 +345,12 @@ class Trainer:
         loss_sum, clipped, entropy_sum = self.world.total(loss_sum, clipped, entropy_sum)
         self.watch.sound("the loss", loss_sum)
         self.watch.sound_ratios(batch.mask, batch.logp, batch.old_logp, batch.ref_logp)
-        norm = self._apply("policy") if apply else 0.0
+        norm, held = self._apply("policy") if apply else (0.0, 0.0)
         ratio = batch.old_logp - batch.logp
         return batch, {
             "loss": loss_sum,
             "grad_norm": norm,
+            "grad_clipped": held,
             "clip_fraction": clipped,
             "entropy": entropy_sum,
             "approx_kl": float(masked_mean(ratio.exp() - 1 - ratio, batch.mask)),
@@ -312,13 +361,22 @@ class Trainer:
         self.world.backward(loss)
         self.optimizers[name].collect()
 
-    def _apply(self, name: str) -> float:
-        """Clip and update, unless a number of this step is not finite. -> the gradient norm"""
+    def _apply(self, name: str) -> tuple[float, float]:
+        """Clip and update, unless a number of this step is not finite.
+
+        -> the gradient norm before, and 1 if it was clipped, else 0.
+        """
         (group,) = self.optimizers[name].param_groups
-        norm = float(full(nn.utils.clip_grad_norm_(group["params"], self.config.train.grad_clip)))
+        train = self.config.train
+        limit = train.grad_clip
+        if train.grad_clip_mode == "relative":
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            norm = float(full(nn.utils.get_total_norm(gradients)))
+            limit *= norm_limit(self.optimizers[name], norm)
+        norm = float(full(nn.utils.clip_grad_norm_(group["params"], limit)))
         if self.watch.sound(f"the {name}'s gradient norm", norm):
             self.optimizers[name].step()
-        return norm
+        return norm, float(norm > limit)
 
     # --- failure (vimpo/training/outcomes.py) -----------------------------------------------------
 
@@ -387,7 +445,7 @@ class Trainer:
             total += loss.item()
         (total,) = self.world.total(total)
         self.watch.sound("the critic's loss", total)
-        return {"critic_loss": total, "critic_grad_norm": self._apply("critic")}
+        return {"critic_loss": total, "critic_grad_norm": self._apply("critic")[0]}
 
     # --- what the run leaves behind (vimpo/training/runs.py) --------------------------------------
 

@@ -10,21 +10,21 @@ import yaml
 from fake_results import small_study, write_figures, write_results
 from tiny import TINY, merged
 
+from vimpo.algorithms import Share, make_algorithm, make_batch
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
-from vimpo.planning.preflight import check_before_running
+from vimpo.planning.preflight import check_before_running, check_inputs
 from vimpo.report.figures import draw_figures
 from vimpo.report.labels import SPARE, STYLES, styles
 from vimpo.report.page import write_report
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.tables import read_tables
-from vimpo.training.algorithms import Share, make_algorithm, make_batch
 from vimpo.training.runs import train_cell
 
 ROOT = Path(__file__).parents[2]
 CONSTANT = """
-from vimpo.training.algorithms import PolicyGradient
+from vimpo.algorithms import PolicyGradient
 
 class Constant(PolicyGradient):
     def __init__(self, config, height=1.0):
@@ -90,7 +90,7 @@ def test_the_class_of_the_tutorial_is_that_of_the_file():
 
 
 def test_the_tutorial_trains_a_cell(followed, tiny_study):
-    study = tiny_study(algorithms=followed["algorithms"], grid={"algorithms": ["rloo"]})
+    study = tiny_study(algorithms=followed["algorithms"], grid={"algorithms": ["my_rloo"]})
     (cell,) = study.cells()
     metrics = pd.read_csv(train_cell(study, cell, quiet=True) / "metrics.csv")
     assert len(metrics) == study.train.steps
@@ -99,7 +99,7 @@ def test_the_tutorial_trains_a_cell(followed, tiny_study):
 
 
 def test_the_advantage_of_the_tutorial_is_the_closed_form(followed):
-    algorithm = make_algorithm(load_study(followed).algorithms["rloo"])
+    algorithm = make_algorithm(load_study(followed).algorithms["my_rloo"])
     rewards, groups = [1.0, 0.0, 0.5, 0.25, 1.0, 0.0], [7, 3, 7, 3, 3, 7]
     mask = torch.tensor([[1.0, 1, 0]] * 5 + [[1.0, 1, 1]])
     batch = make_batch(rewards, torch.tensor(groups), mask)
@@ -163,6 +163,33 @@ def test_settings_are_keyword_arguments_and_a_reference_is_given(own, tiny_study
     assert not config.model_copy(update={"reference": False}).needs_reference
 
 
+GRADED = """
+from vimpo.algorithms import PolicyGradient
+
+class Graded(PolicyGradient):
+    needs_steps = needs_draws = True
+
+    def advantage(self, batch):
+        assert batch.steps.shape == batch.draws.shape == batch.mask.shape
+        assert self.setup.max_response == 10
+        return (batch.grades - 0.5) * batch.mask
+"""
+
+
+def test_a_file_may_ask_for_grades_of_steps(own, tiny_study, monkeypatch):
+    own(GRADED)
+    entry = {"own": {"objective": "own.py"}}
+    study = tiny_study(algorithms=entry, grid={"algorithms": ["own"]})
+    row = pd.read_csv(train_cell(study, study.cells()[0], quiet=True) / "metrics.csv").iloc[0]
+    assert row["grad_norm"] > 0
+    data = {"kind": "dataset", "datasets": [{"path": "some/data"}]}
+    grid = {"algorithms": ["own"], "sizes": ["real"]}
+    sizes = {"real": {"path": "some/model"}}
+    real = load_study({"algorithms": entry, "task": data, "grid": grid, "sizes": sizes})
+    with pytest.raises(ConfigError, match=r"algorithms\.own: reads grades of steps"):
+        check_inputs(real)
+
+
 @pytest.mark.parametrize(
     ("source", "fields", "message"),
     [
@@ -205,7 +232,7 @@ def test_a_wrong_entry_is_named(own, entry, message):
 
 
 def test_report_and_figures_show_it_under_a_name_and_colour_of_its_own(followed, tmp_path):
-    grid = {"algorithms": ["vimpo", "grpo", "rloo"], "sizes": ["xs"], "noise": [0, 0.25]}
+    grid = {"algorithms": ["vimpo", "grpo", "my_rloo"], "sizes": ["xs"], "noise": [0, 0.25]}
     study = small_study(tmp_path, algorithms=followed["algorithms"], grid=grid)
     write_results(study)
     aggregate(study, study.folder / "tables")
@@ -217,7 +244,7 @@ def test_report_and_figures_show_it_under_a_name_and_colour_of_its_own(followed,
         study, study.folder / "tables", study.folder / "figures", study.folder / "report.html"
     )
     report = (study.folder / "report.md").read_text()
-    assert re.search(r"^\| *rloo", report, re.MULTILINE)
+    assert re.search(r"^\| *my_rloo", report, re.MULTILINE)
     figure = (study.folder / "figures/accuracy_vs_noise.svg").read_text().lower()
     assert SPARE[0][0].lower() in figure
 
