@@ -8,20 +8,26 @@ import pytest
 import torch
 from objective_cases import F64, MASK, assert_equal, t
 
-from vimpo.objectives import common, grpo, ppo, vimpo
+from vimpo.objectives import common, grpo, ppo, steps, tbrm, vimpo
 
-ROWS = ("rewards", "groups", "baseline")
+ROWS = ("rewards", "groups", "baseline", "start")
 CALLS = {
     common.group_mean: ("rewards", "groups"),
     common.gae: ("td", "mask", 1.0),
     common.whiten: ("x", "mask"),
     common.clipped_surrogate: ("logp", "old_logp", "adv", "mask", 0.2, 0.28),
+    common.clipped_terms: ("logp", "old_logp", "adv", 0.2, 0.28, 10.0),
+    common.response_logp: ("logp", "mask"),
     common.clip_fraction: ("logp", "old_logp", "adv", "mask", 0.2, 0.28),
     common.exact_kl: ("policy_logits", "ref_logits"),
     common.top_k_kl: ("policy_logits", "ref_logits", 2),
     common.k2_kl: ("logp", "ref_logp"),
     common.k3_kl: ("logp", "ref_logp"),
     grpo.group_advantage: ("rewards", "groups"),
+    grpo.corrected_advantage: ("rewards", "groups", 0.1, 0.2),
+    steps.step_credit: ("steps", "grades", "mask"),
+    steps.shuffled: ("values", "mask", "draws"),
+    tbrm.trajectory_residual: ("logp", "ref_logp", "start", "rewards", "mask", 0.5),
     ppo.terminal_rewards: ("rewards", "mask"),
     ppo.critic_td: ("rewards", "values", "mask"),
     ppo.ppo_advantages: ("rewards", "values", "mask", 1.0),
@@ -47,6 +53,8 @@ def arguments(function, dtype=F64, rows=4, tokens=3, rewards=None, mask=None):
             made.append(torch.arange(rows) // 2)
         elif name == "rewards" and rewards is not None:
             made.append(rewards.to(dtype))
+        elif name == "steps":
+            made.append(torch.arange(tokens).expand(rows, tokens) // 2)
         elif name == "mask":
             made.append(torch.ones(rows, tokens, dtype=dtype) if mask is None else mask.to(dtype))
         elif isinstance(name, str):
@@ -62,7 +70,7 @@ def test_every_public_function_of_the_objectives_is_covered():
     helpers = {"check_shapes", "check_rows", "masked_mean", "reduce_tokens"}
     found = {
         f.__name__
-        for module in (common, grpo, ppo, vimpo)
+        for module in (common, grpo, ppo, steps, tbrm, vimpo)
         for f in vars(module).values()
         if inspect.isfunction(f) and f.__module__ == module.__name__
     }
@@ -114,6 +122,7 @@ def test_edge_cases_are_finite_and_keep_the_type(edge, dtype):
     undefined = {
         "explained_variance": ("no tokens", "one token"),  # nothing varies: NaN by contract
         "group_advantage": ("one response",),  # refused by contract
+        "corrected_advantage": ("one response",),
     }
     for function in CALLS:
         if edge in undefined.get(function.__name__, ()):

@@ -102,7 +102,7 @@ def clipped_surrogate(
     r = exp(logp - old_logp); l = max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)), and for
     A < 0 at most -A dual_clip. logp, old_logp, adv, mask [B, T] -> scalar.
     """
-    check_shapes(logp=logp, old_logp=old_logp, adv=adv, mask=mask)
+    check_shapes(logp=logp, mask=mask)
     loss = clipped_terms(logp, old_logp, adv, clip_low, clip_high, dual_clip)
     return reduce_tokens(loss, mask, reduction)
 
@@ -111,6 +111,7 @@ def clipped_terms(
     logp: Tensor, old_logp: Tensor, adv: Tensor, clip_low: float, clip_high: float, dual_clip: float
 ) -> Tensor:
     """l of :func:`clipped_surrogate`, before its mean. Any common shape -> the same."""
+    check_shapes(logp=logp, old_logp=old_logp, adv=adv)
     ratio = (logp - old_logp).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
     loss = torch.maximum(-adv * ratio, -adv * ratio.clamp(1 - clip_low, 1 + clip_high))
     return torch.where(adv < 0, torch.minimum(loss, -adv * dual_clip), loss)
