@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from vimpo.config import Runtime
-from vimpo.models.networks import chain_tokenizer, last_logits, load_policy
+from vimpo.config import ModelSpec, Runtime
+from vimpo.config.models import Lora
+from vimpo.models.lora import add_adapters
+from vimpo.models.networks import build_policy, chain_tokenizer, last_logits, load_policy
+from vimpo.sampling import decoding
 from vimpo.sampling import rollouts as rollout
 from vimpo.sampling.rollouts import Rollouts, draw_tokens, left_pad, sample
 
@@ -19,8 +24,17 @@ GROUP, WIDTH = 4, 12
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_base):
+def loaded(tiny_base):
     return load_policy(tiny_base / "model", Runtime())
+
+
+@pytest.fixture(params=["plain", "cache"])
+def policy(loaded, request, monkeypatch):
+    """Decoded in the short way, and through transformers' own cache as any other model."""
+    assert decoding.is_plain(loaded)
+    if request.param == "cache":
+        monkeypatch.setattr(decoding, "is_plain", lambda model: False)
+    return loaded
 
 
 def draw(policy, prompts=PROMPTS, seed=0, temperature=1.0, **changes):
@@ -107,12 +121,13 @@ def test_a_prompt_is_answered_the_same_alone_and_among_longer_ones(policy, longe
 
 def test_dropping_finished_rows_changes_nothing(policy, monkeypatch):
     dropped = []
-    select = rollout.DynamicCache.reorder_cache
-    monkeypatch.setattr(
-        rollout.DynamicCache,
-        "reorder_cache",
-        lambda self, keep: (dropped.append(len(keep)), select(self, keep))[1],
-    )
+    for kind in (decoding.PlainDecoder, decoding.CacheDecoder):
+
+        def keep(self, rows, keep=kind.keep):
+            dropped.append(len(rows))
+            keep(self, rows)
+
+        monkeypatch.setattr(kind, "keep", keep)
     found = []
     for share in (2.0, 0.0, 0.3):  # never, at every step, sometimes
         monkeypatch.setattr(rollout, "DROP_SHARE", share)
@@ -171,7 +186,10 @@ def test_each_prompt_has_its_own_limit_and_the_luck_that_it_has_without(policy, 
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_row_at_its_limit_takes_no_further_positions(policy, monkeypatch, share):
+def test_a_row_at_its_limit_takes_no_further_positions(loaded, monkeypatch, share):
+    """Of a table of positions, that is: the short way has none."""
+    policy = loaded
+    monkeypatch.setattr(decoding, "is_plain", lambda model: False)
     monkeypatch.setattr(rollout, "DROP_SHARE", share)
     seen = []
     hook = policy.register_forward_pre_hook(
@@ -182,6 +200,52 @@ def test_a_row_at_its_limit_takes_no_further_positions(policy, monkeypatch, shar
     hook.remove()
     assert len(seen) == WIDTH
     assert max(seen) == len(PROMPTS[3]) + WIDTH - 2
+
+
+SHAPES = {"as many keys as queries": (2, 2), "fewer keys": (4, 2), "one key": (4, 1)}
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1] * 2], ids=["padded", "alike"])
+def test_the_short_way_is_that_of_transformers(heads, kv_heads, prompts):
+    spec = ModelSpec(hidden=32, layers=2, heads=heads, kv_heads=kv_heads, pretrain_steps=1)
+    model = build_policy(spec, ENCODE, seed=1).eval()
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # they start at one, where a norm that is left out shows less
+            weight.data = torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) + 0.5
+    ids, mask = left_pad(prompts, PAD)
+    rows = torch.tensor([0, 3, 5])
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        plain = decoding.PlainDecoder(model, ids, mask, 3, room=6)
+        cache = decoding.CacheDecoder(model, ids, mask, 3)
+        assert_near(plain.logits, cache.logits)
+        for t in range(6):
+            if t == 3:
+                plain.keep(rows)
+                cache.keep(rows)
+            count = len(rows) if t >= 3 else 3 * len(prompts)
+            tokens = torch.randint(2, len(ENCODE), (count,), generator=generator)
+            live = torch.ones(count, dtype=torch.bool)
+            assert_near(plain.step(tokens, live), cache.step(tokens, live))
+
+
+def assert_near(found, expected):
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+def test_only_plain_models_take_the_short_way(loaded):
+    assert decoding.is_plain(loaded)
+    changes = {"hidden_act": "gelu", "attention_bias": True, "layer_types": ["sliding_attention"]}
+    for name, value in changes.items():
+        model = copy.deepcopy(loaded)
+        setattr(model.config, name, value)
+        assert not decoding.is_plain(model), name
+    assert not decoding.is_plain(copy.deepcopy(loaded).bfloat16())
+    adapted = copy.deepcopy(loaded)
+    add_adapters(adapted, Lora(rank=2), seed=0)
+    assert not decoding.is_plain(adapted)
 
 
 def test_width_is_that_of_the_longest_response(policy):

@@ -6,17 +6,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 from torch.nn.functional import pad as pad_last_dims
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import Train
 from vimpo.models.ends import ends_of
-from vimpo.models.kinds import ATTENDS, cache_argument
-from vimpo.models.networks import positions
+from vimpo.sampling.decoding import make_decoder
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
 # the KV cache, keeping costs their share of every further step.
@@ -219,29 +218,6 @@ class TorchSampler:
         return TorchSampler(self._model, sampling, self._gathered)
 
 
-def _read_prompts(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, group_size: int
-) -> tuple[DynamicCache, Tensor]:
-    """Each prompt's KV cache and next-token logits, repeated for each response of its group."""
-    cache = DynamicCache(config=model.config)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions(mask),
-        use_cache=True,
-        logits_to_keep=1,
-        **{cache_argument(model): cache},
-    ).logits[:, -1]
-    _pick_rows(cache, torch.arange(len(ids), device=ids.device).repeat_interleave(group_size))
-    return cache, logits.repeat_interleave(group_size, 0)
-
-
-def _pick_rows(cache: DynamicCache, rows: Tensor) -> None:
-    """Keep these rows, some perhaps several times."""
-    # The one way that caches of every kind have, states of recurrent layers too.
-    cache.reorder_cache(cast(LongTensor, rows))
-
-
 def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rollouts:
     """Rollouts of these prompts, still empty."""
     shape, device = (len(prompt_ids), width), prompt_ids.device
@@ -294,7 +270,8 @@ def sample(
     shape = ((total or len(prompts)) * group_size, max_response)
     uniforms = torch.rand(shape, generator=generator, dtype=torch.float64)
     uniforms = uniforms[first * group_size :][:count].to(device)
-    cache, logits = _read_prompts(model, prompt_ids, prompt_mask, group_size)
+    decoder = make_decoder(model, prompt_ids, prompt_mask, group_size, max_response)
+    logits = decoder.logits
     prompt_ids = prompt_ids.repeat_interleave(group_size, 0)
     prompt_mask = prompt_mask.repeat_interleave(group_size, 0)
 
@@ -303,8 +280,6 @@ def sample(
     most = most.repeat_interleave(group_size)
     stops = torch.tensor(ends, device=device)
     rows = torch.arange(count, device=device)  # still being decoded
-    attention = prompt_mask
-    name = cache_argument(model)
     for t in range(max_response):
         log_probs = (logits.float() / temperature).log_softmax(-1)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
@@ -315,17 +290,8 @@ def sample(
             break
         if live.float().mean() <= 1 - DROP_SHARE:
             keep = live.nonzero().squeeze(1)
-            rows, tokens, attention, live = rows[keep], tokens[keep], attention[keep], live[keep]
-            _pick_rows(cache, keep)
-        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
-        logits = model(
-            input_ids=tokens[:, None],
-            # States of a purely recurrent model hold no padding, and take no mask of what is past.
-            attention_mask=attention if name == ATTENDS else None,
-            # Finished rows that were not dropped must not run past the model's last position.
-            position_ids=(attention.sum(1, keepdim=True) - 1) * live[:, None],
-            use_cache=True,
-            **{name: cache},
-        ).logits[:, -1]
+            rows, tokens, live = rows[keep], tokens[keep], live[keep]
+            decoder.keep(keep)
+        logits = decoder.step(tokens, live)
     drawn = {n: getattr(written, n)[:, : t + 1] for n in ("response_ids", "mask", "logp")}
     return replace(written, **drawn)
