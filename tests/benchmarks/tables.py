@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("against_trl", "steps", "steps_one_thread", "grid", "chunked_kl", "verifier")
+NAMES = ("against_trl", "steps", "steps_one_thread", "decoding", "grid", "chunked_kl", "verifier")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -106,6 +106,26 @@ That is {a_cell:.1f} s for every further cell (training, evaluation, probes), an
 per study (base policy, cost, tables, report), which weighs more the fewer the cells.
 
 `snakemake -n` on {dry["cells"]:,} cells: {dry["seconds"]:.0f} s and {dry["peak_mb"]:.0f} MB."""
+
+
+def decoding(found: dict) -> str:
+    rows = [
+        [
+            one["size"],
+            str(one["rollouts"]),
+            *(f"{one['seconds'][way]:.3f}" for way in ("plain", "cache")),
+            f"{one['ratio']:.2f}",
+            "yes" if one["same_tokens"] else "no",
+        ]
+        for one in found["cases"]
+    ]
+    head = ("size", "rollouts", "here, s", "transformers' cache, s", "ratio", "same tokens")
+    return f"""## Decoding
+
+Rollouts of {found["tokens"]} tokens from the ladder's models, CPU seconds on one thread, the two ways
+in turn.
+
+{table(head, rows)}"""
 
 
 def chunked_kl(found: dict) -> str:
