@@ -167,6 +167,7 @@ def speed():
     seconds = {who: trl["median"][who]["total"] for who in ("ours", "trl")}
     least, most = grid["grids"][0], grid["grids"][-1]
     a_cell = (most["seconds"] - least["seconds"]) / (most["cells"] - least["cells"])
+    decoding = [case["ratio"] for case in written("decoding")["cases"]]
     tokens = max(case["tokens"] for case in kl["cases"])
     peak = {case["way"]: case["peak_mb"] for case in kl["cases"] if case["tokens"] == tokens}
     dry = grid["dry_run"]
@@ -177,6 +178,10 @@ def speed():
     yield (
         f"a VIMPO step takes {ranges(steps, 'time_to_ppo')} of the time of PPO's and "
         f"{ranges(steps, 'time_to_grpo')} of GRPO's"
+    )
+    yield (
+        f"rollouts of the ladder's models take {min(decoding):.2f} to {max(decoding):.2f} times less "
+        "processor time"
     )
     yield f"every further cell of the tiny study takes {a_cell:.1f} s"
     yield (f"on {dry['cells']:,} cells takes {dry['seconds']:.0f} s and {dry['peak_mb']:.0f} MB")

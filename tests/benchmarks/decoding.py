@@ -2,8 +2,8 @@
 
     python tests/benchmarks/decoding.py --output decoding.json
 
-Random weights; prompts of two lengths, so that padding is part of it. CPU seconds on one thread, the
-best of `--repeats`, the two ways in turn. The tokens must be the same.
+Random weights; prompts of two lengths, so that padding is part of it. CPU seconds on one thread,
+the best of `--repeats`, the two ways in turn.
 """
 
 from __future__ import annotations

@@ -122,8 +122,8 @@ def decoding(found: dict) -> str:
     head = ("size", "rollouts", "here, s", "transformers' cache, s", "ratio", "same tokens")
     return f"""## Decoding
 
-Rollouts of {found["tokens"]} tokens from the ladder's models, CPU seconds on one thread, the two ways
-in turn.
+Rollouts of {found["tokens"]} tokens from the ladder's models, CPU seconds on one thread, the two
+ways in turn.
 
 {table(head, rows)}"""
 
