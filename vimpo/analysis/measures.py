@@ -4,9 +4,9 @@ A measure is one small function in the registry at the end, under its type in
 vimpo/config/hypotheses.py. Keys are (size, noise, seed); (size, mode, seed) for whole noise curves;
 (size, "", round) for costs.
 
-Learning curves are of clean training accuracy. A run that failed keeps the policy it had: its curve
-goes on at its last value. `steps_to` is censored at the number of steps, so that it is the steps
-spent below the level; what is compared is its mean within the training budget.
+Learning curves are of clean training accuracy (vimpo/analysis/curves.py). `steps_to` is censored at
+the number of steps, so that it is the steps spent below the level; what is compared is its mean
+within the training budget.
 
 `headroom` of a group of seeds (one size, one noise level) is a ratio of means, R = mean g / mean h
 with g = A - floor and h = ceiling - floor of the same seed. The number of a seed is R plus its
@@ -29,6 +29,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.curves import (
+    DISTANCE,
+    LEARNING,
+    area_under,
+    curves,
+    first_step,
+    window,
+)
 from vimpo.analysis.intervals import (
     AT_MOST_ONE,
     FRACTION,
@@ -41,7 +49,6 @@ from vimpo.analysis.scores import (
     Tables,
     along_noise,
     clean_keys,
-    failed_runs,
     lost,
     measured,
     noise_curves,
@@ -50,13 +57,10 @@ from vimpo.analysis.scores import (
     rounds,
     shared,
 )
-from vimpo.analysis.summaries import WINDOWS
 from vimpo.analysis.verdicts import Key, Scores
 from vimpo.config import Study, hypotheses
 from vimpo.config.hypotheses import Asked
 from vimpo.storage.codes import NO_REASON, Reason, Why
-
-LEARNING, DISTANCE = "accuracy", "reference_kl"  # metrics of the curves
 
 
 @dataclass(frozen=True)
@@ -116,43 +120,6 @@ def cost(metric: str) -> Scorer:
 
 
 # --- Learning curves -----------------------------------------------------------------------------
-
-
-def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
-    """Values by step of each run, without the last one of a failed run if it is not finite."""
-    frame = tables.curves
-    rows = frame[(frame.algorithm == algorithm) & (frame.metric == metric)]
-    failed, found = failed_runs(tables, algorithm), {}
-    for key, run in rows.groupby(["size", "noise", "seed"]):
-        curve = run.set_index("step")["value"].astype(float).sort_index()
-        if key in failed and not math.isfinite(curve.iloc[-1]):
-            curve = curve.iloc[:-1]
-        found[key] = curve
-    return found
-
-
-def window(study: Study) -> int:
-    """Steps over which curves are smoothed, as in the figures."""
-    return max(1, study.train.steps // WINDOWS)
-
-
-def area_under(curve: pd.Series, steps: int) -> float:
-    """Mean height of a curve over steps 0 to steps - 1, by trapezia; its end is held."""
-    if curve.empty:
-        return math.nan
-    x, y = curve.index.to_numpy(float), curve.to_numpy(float)
-    if x[-1] < steps - 1:
-        x, y = np.append(x, steps - 1), np.append(y, y[-1])
-    return float(np.trapezoid(y, x) / np.ptp(x)) if len(x) > 1 else float(y[0])
-
-
-def first_step(curve: pd.Series, level: float, steps: int, width: int) -> float:
-    """The first step at which the centred moving average is at the level; `steps` if none is."""
-    if curve.empty or not np.isfinite(curve).all():
-        return math.nan
-    smooth = curve.rolling(width, center=True, min_periods=1).mean()
-    reached = smooth.index[smooth >= level - 1e-12]  # sums of a moving average are not exact
-    return float(reached[0]) if len(reached) else float(steps)
 
 
 def area(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:

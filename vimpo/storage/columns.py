@@ -43,8 +43,8 @@ COLUMNS = {
         *INTERVAL,
         *("failed", "chosen"),
     ],
-    # Share of the distance from `floor` to `ceiling`, and what stands beside it. level: the training
-    # accuracy that `steps_to` and `reached` are about.
+    # Share of the distance from `floor` to `ceiling`, and what stands beside it. level: the
+    # training accuracy that `steps_to` and `reached` are about.
     "headroom": [*CELL, "floor", "ceiling", "metric", "level", *INTERVAL],
     # At a distance `kl` from the base policy, in nats; with a rival: the difference there.
     "frontier": [*CELL, "rival", "metric", "kl", *INTERVAL],
