@@ -15,6 +15,7 @@ import pandas as pd
 
 from vimpo.analysis.claims import claim_rows
 from vimpo.analysis.comparisons import compare_accuracy
+from vimpo.analysis.headroom import headroom_rows
 from vimpo.analysis.reading import (
     IncompleteError,
     is_finite,
@@ -67,9 +68,8 @@ class Collection:
         return pd.DataFrame(self.tables[name], columns=COLUMNS[name])
 
     def numbers(self) -> Tables:
-        """Scores of single runs, and measurements of cost; curves for hypotheses alone."""
-        names = ["accuracy", "probes", "measured_cost", "outcomes"]
-        names += ["curves"] * bool(self.study.hypotheses)
+        """Scores and curves of single runs, and measurements of cost."""
+        names = ("accuracy", "probes", "measured_cost", "outcomes", "curves")
         return Tables(**{name: self.frame(name) for name in names})
 
     def provenance(self) -> list[dict]:
@@ -249,16 +249,17 @@ def aggregate(study: Study, output: Path) -> None:
         collection.measured_cost(size)
     for cell in study.cells():
         collection.cell(cell)
-    tables, frame = collection.tables, collection.frame
-    tables["summary"] = summarise_accuracy(frame("accuracy"), study, collection.params)
-    tables["comparisons"] = compare_accuracy(frame("accuracy"), study, collection.params)
-    tables["curves_summary"] = summarise_curves(frame("curves"), study)
-    tables["outcome_summary"] = summarise_outcomes(frame("outcomes"), study)
+    tables, frame, numbers = collection.tables, collection.frame, collection.numbers()
+    tables["summary"] = summarise_accuracy(numbers.accuracy, study, collection.params)
+    tables["comparisons"] = compare_accuracy(numbers.accuracy, study, collection.params)
+    tables["curves_summary"] = summarise_curves(numbers.curves, study)
+    tables["outcome_summary"] = summarise_outcomes(numbers.outcomes, study)
     tables["cost_summary"] = summarise_cost(frame("cost"), study)
-    tables["probe_summary"] = summarise_probes(frame("probes"), study)
-    tables["measured_summary"] = summarise_measured(frame("measured_cost"), study)
+    tables["probe_summary"] = summarise_probes(numbers.probes, study)
+    tables["measured_summary"] = summarise_measured(numbers.measured_cost, study)
     tables["memory_projection"] = projection(study)
-    tables["claims"] = claim_rows(study, collection.numbers(), collection.params)
+    tables["claims"] = claim_rows(study, numbers, collection.params)
+    tables["headroom"] = headroom_rows(study, numbers)
     tables["sweeps"] = [
         row
         for path in map(Path, study.sweeps)

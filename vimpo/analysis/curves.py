@@ -19,12 +19,19 @@ LEARNING, DISTANCE = "accuracy", "reference_kl"  # metrics
 
 
 def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
-    """Values by step of each run, without the last one of a failed run if it is not finite."""
+    """Values by step of each run, without the last one of a failed run if it is not finite.
+
+    The distance need not be recorded at every step; a run that never did has no curve of it.
+    """
     frame = tables.curves
     rows = frame[(frame.algorithm == algorithm) & (frame.metric == metric)]
     failed, found = failed_runs(tables, algorithm), {}
     for key, run in rows.groupby(["size", "noise", "seed"]):
         curve = run.set_index("step")["value"].astype(float).sort_index()
+        if metric == DISTANCE:
+            curve = curve.dropna()
+            if curve.empty:
+                continue
         if key in failed and not math.isfinite(curve.iloc[-1]):
             curve = curve.iloc[:-1]
         found[key] = curve
@@ -44,6 +51,13 @@ def area_under(curve: pd.Series, steps: int) -> float:
     if x[-1] < steps - 1:
         x, y = np.append(x, steps - 1), np.append(y, y[-1])
     return float(np.trapezoid(y, x) / np.ptp(x)) if len(x) > 1 else float(y[0])
+
+
+def at_end(curve: pd.Series, width: int) -> float:
+    """Mean over the last `width` steps, of those that were recorded."""
+    if curve.empty:
+        return math.nan
+    return float(curve[curve.index > curve.index[-1] - width].mean(skipna=False))
 
 
 def first_step(curve: pd.Series, level: float, steps: int, width: int) -> float:

@@ -163,7 +163,7 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
     """
     confidence = study.statistics.confidence
     window = max(1, study.train.steps // WINDOWS)
-    expected = _expected(study)
+    expected = expected_runs(study)
     chosen = curves[curves["metric"].isin(SUMMARISED_CURVES)]
     rows = []
     for (*key, metric), frame in chosen.groupby(["algorithm", "size", "noise", "metric"]):
@@ -182,7 +182,7 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
 def summarise_outcomes(outcomes: pd.DataFrame, study: Study) -> list[dict]:
     """How the runs of each algorithm, size and noise ended. The mean is the share that failed."""
     confidence = study.statistics.confidence
-    expected = _expected(study)
+    expected = expected_runs(study)
     rows = []
     for key, frame in outcomes.groupby(["algorithm", "size", "noise"]):
         counts = {kind: int((frame["outcome"] == kind).sum()) for kind in OUTCOMES}
@@ -237,7 +237,7 @@ def summarise_probes(probes: pd.DataFrame, study: Study) -> list[dict]:
     interval is narrower than the mean standard error over problems allows.
     """
     confidence = study.statistics.confidence
-    expected = _expected(study)
+    expected = expected_runs(study)
     # plain lists: pandas is slow on the ten thousand small groups of a large study
     names = ["algorithm", "size", "noise", *PROBED]
     groups: dict[tuple, list[tuple]] = {}
@@ -279,7 +279,7 @@ def _of_probe(
     return wider(estimate, normal_interval(estimate.value, error, len(values), confidence, bounds))
 
 
-def _expected(study: Study) -> dict[tuple, int]:
+def expected_runs(study: Study) -> dict[tuple, int]:
     """Number of runs in the grid for each algorithm, size and noise."""
     counts: dict[tuple, int] = {}
     for cell in study.cells():
