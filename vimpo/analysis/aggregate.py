@@ -15,6 +15,7 @@ import pandas as pd
 
 from vimpo.analysis.claims import claim_rows
 from vimpo.analysis.comparisons import compare_accuracy
+from vimpo.analysis.frontier import frontier_rows
 from vimpo.analysis.headroom import headroom_rows
 from vimpo.analysis.reading import (
     IncompleteError,
@@ -41,7 +42,7 @@ from vimpo.models.memory import projection
 from vimpo.storage.archive import FILES as ARCHIVE_FILES
 from vimpo.storage.archive import FOLDER as ARCHIVE
 from vimpo.storage.archive import write_archive
-from vimpo.storage.columns import COLUMNS
+from vimpo.storage.columns import COLUMNS, curves_of
 from vimpo.storage.continued import taken_over
 from vimpo.storage.integrity import SUMS, sealing
 from vimpo.storage.manifests import BASE_WEIGHTS, weights, write_manifests
@@ -260,10 +261,17 @@ def aggregate(study: Study, output: Path) -> None:
     tables["memory_projection"] = projection(study)
     tables["claims"] = claim_rows(study, numbers, collection.params)
     tables["headroom"] = headroom_rows(study, numbers)
+    tables["frontier"] = frontier_rows(study, numbers)
     tables["sweeps"] = [
         row
         for path in map(Path, study.sweeps)
         for row in read_table(path.parent, "sweeps", path.name).to_dict("records")
+    ]
+    tables["sweeps_curves"] = [
+        row
+        for path in map(Path, map(curves_of, study.sweeps))
+        if path.is_file()
+        for row in read_table(path.parent, "sweeps_curves", path.name).to_dict("records")
     ]
     tables["provenance"] = [*collection.provenance(), *_digests(study)]
     single_runs = [f"{ARCHIVE}/{name}" for name in (*ARCHIVE_FILES, MANIFESTS)]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vimpo.analysis.scores import Tables, failed_runs
-from vimpo.analysis.summaries import WINDOWS
+from vimpo.analysis.summaries import WINDOWS, rows_in
 from vimpo.analysis.verdicts import Key
 from vimpo.config import Study
 
@@ -21,14 +21,15 @@ LEARNING, DISTANCE = "accuracy", "reference_kl"  # metrics
 def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
     """Values by step of each run, without the last one of a failed run if it is not finite.
 
-    The distance need not be recorded at every step; a run that never did has no curve of it.
+    What is measured now and then has no value at the other steps; a run that never recorded it has
+    no curve of it.
     """
     frame = tables.curves
     rows = frame[(frame.algorithm == algorithm) & (frame.metric == metric)]
     failed, found = failed_runs(tables, algorithm), {}
     for key, run in rows.groupby(["size", "noise", "seed"]):
         curve = run.set_index("step")["value"].astype(float).sort_index()
-        if metric == DISTANCE:
+        if metric != LEARNING:
             curve = curve.dropna()
             if curve.empty:
                 continue
@@ -53,6 +54,11 @@ def area_under(curve: pd.Series, steps: int) -> float:
     return float(np.trapezoid(y, x) / np.ptp(x)) if len(x) > 1 else float(y[0])
 
 
+def smoothed(curve: pd.Series, width: int) -> pd.Series:
+    """Centred moving average over `width` steps, not all of which need be recorded."""
+    return curve.rolling(rows_in(curve.index, width), center=True, min_periods=1).mean()
+
+
 def at_end(curve: pd.Series, width: int) -> float:
     """Mean over the last `width` steps, of those that were recorded."""
     if curve.empty:
@@ -64,6 +70,6 @@ def first_step(curve: pd.Series, level: float, steps: int, width: int) -> float:
     """The first step at which the centred moving average is at the level; `steps` if none is."""
     if curve.empty or not np.isfinite(curve).all():
         return math.nan
-    smooth = curve.rolling(width, center=True, min_periods=1).mean()
+    smooth = smoothed(curve, width)
     reached = smooth.index[smooth >= level - 1e-12]  # sums of a moving average are not exact
     return float(reached[0]) if len(reached) else float(steps)
