@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from vimpo.analysis.curves import LEARNING
+from vimpo.analysis.headroom import ENDS
+from vimpo.analysis.summaries import VALIDATION
 from vimpo.report.labels import Style, noise_name, on_clean_rewards, ordered_noise
 from vimpo.report.parts import PLAIN, UNITS, Scale
 from vimpo.report.tables import (
@@ -28,9 +31,12 @@ from vimpo.storage.codes import Reason
 from vimpo.storage.tables import ALL_SIZES, WHOLE
 
 POINTS = UNITS["share"]
+SIGNED = replace(POINTS, signed=True)
 # Algorithms that should capture nothing: right numbers in wrong places, and no reward at all.
 CONTROLS = ("oracle_shuffled", "entropy")
-SAID = 4  # regimes that get a sentence of their own; the rest stand in the table
+# Regimes that get a sentence of their own, at the top of the report and in a section; the others
+# stand in the table.
+FIRST, SAID = 2, 4
 LEAST_EXPLAINED = 0.1  # of the change of value, for a critic that knows something
 
 # --- Headroom ------------------------------------------------------------------------------------
@@ -93,14 +99,18 @@ class Regime:
 
 def regimes(table: pd.DataFrame, looks: Mapping[str, Style]) -> list[Regime]:
     """Of headroom.csv, clean rewards first."""
+    return [_regime(part, where, looks) for where, part in _by_regime(table)]
+
+
+def _by_regime(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of each noise level and size, and how a sentence calls them."""
     sizes = list(dict.fromkeys(table["size"]))
     found = []
     for noise in ordered_noise(table["noise"]):
         for size in sizes:
             part = table[(table["noise"] == noise) & (table["size"] == size)]
-            if len(part):
-                where = ", ".join([f"size {size}"] * (len(sizes) > 1) + [noise_name(noise)])
-                found.append(_regime(part, where, looks))
+            where = ", ".join([f"size {size}"] * (len(sizes) > 1) + [noise_name(noise)])
+            found += [(where, part)] * (len(part) > 0)
     return found
 
 
@@ -139,29 +149,37 @@ def headroom_table(table: pd.DataFrame, looks: Mapping[str, Style]) -> Table:
             (Entry(size), Entry(noise_name(noise)), algorithm_entry(name, dict(looks))),
             {"size": size, "noise": noise, "algorithm": name},
         )
-        for size, noise, name in dict.fromkeys(
-            zip(table["size"], table["noise"], table["algorithm"], strict=True)
-        )
+        for size, noise, name in _in_order(table, "algorithm")
     ]
     return pivot(table, ["size", "rewards", "algorithm"], rows, HEADROOM_COLUMNS, _of_scale)
 
 
+def _in_order(table: pd.DataFrame, *columns: str) -> list[tuple[str, ...]]:
+    """Size, noise and `columns` of the rows, sizes and noise levels together."""
+    sizes, noises = list(dict.fromkeys(table["size"])), ordered_noise(table["noise"])
+    found = dict.fromkeys(zip(*(table[c] for c in ("size", "noise", *columns)), strict=True))
+    return sorted(found, key=lambda key: (sizes.index(key[0]), noises.index(key[1])))
+
+
 def _of_scale(row: pd.Series | None, column: Column) -> Entry:
     """An end of the scale has no share of it, and the floor no gap to itself."""
-    return Entry("–") if row is None else column_entry(row, column)
+    if row is None:
+        return Entry("–")
+    if row["reason_code"] == Reason.NO_HEADROOM:
+        return Entry("n/a", "no headroom")
+    return column_entry(row, column)
 
 
 def headroom_content(table: pd.DataFrame, looks: Mapping[str, Style]) -> dict:
     found = regimes(table, looks)
-    levels = table.loc[table["level"].notna(), "level"]
     ends = {end: table[end].iloc[0] if len(table) else "" for end in ("floor", "ceiling")}
     return {end: looks[name].label if name in looks else name for end, name in ends.items()} | {
         "headroom_rows": len(table),
         "regimes": found,
+        "first_regimes": found[:FIRST],
         "said_regimes": found[:SAID],
         "clear_regimes": sum(regime.clear for regime in found),
         "headroom": headroom_table(table, looks),
-        "level_known": len(levels) > 0,
     }
 
 
@@ -172,9 +190,8 @@ def matched_table(table: pd.DataFrame, looks: Mapping[str, Style]) -> Table:
     """Differences at matched distance: one line per size, noise level, algorithm and rival."""
     pairs = table[table["rival"] != ""]
     metrics = list(dict.fromkeys(pairs["metric"]))
-    keys = ["size", "noise", "algorithm", "rival"]
     lines = []
-    for size, noise, name, rival in dict.fromkeys(zip(*(pairs[k] for k in keys), strict=True)):
+    for size, noise, name, rival in _in_order(pairs, "algorithm", "rival"):
         where = {"size": size, "noise": noise, "algorithm": name}
         ends = [only(table, **{**where, "algorithm": n, "metric": "kl"}) for n in (name, rival)]
         gaps = [only(pairs, **where, rival=rival, metric=metric) for metric in metrics]
@@ -193,16 +210,43 @@ def matched_table(table: pd.DataFrame, looks: Mapping[str, Style]) -> Table:
 
 
 def _gap_title(metric: str) -> str:
-    return {"accuracy": "training accuracy, points"}.get(metric, f"{metric}, points")
+    if metric == LEARNING:
+        return "training accuracy, points"
+    return f"held-out accuracy ({metric.removeprefix(VALIDATION)}), points"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Who does better and who worse than the rival at the same distance, in one regime."""
+
+    where: str
+    rival: str
+    above: list[Said]
+    below: list[Said]
+    unclear: list[Said]
+
+
+def matched_said(table: pd.DataFrame, looks: Mapping[str, Style]) -> list[Matched]:
+    """Training accuracy against the floor of the headroom, clean rewards first."""
+    pairs = table[(table["metric"] == LEARNING) & (table["rival"] == ENDS.floor)]
+    found = []
+    for where, part in _by_regime(pairs):
+        said = [Said.of(looks[row["algorithm"]].label, row, SIGNED) for _, row in part.iterrows()]
+        known = [one for one in said if one.available]
+        above, below = [x for x in known if x.above], [x for x in known if x.below]
+        unclear = [x for x in known if not (x.above or x.below)]
+        found.append(Matched(where, looks[ENDS.floor].label, above, below, unclear))
+    return found
 
 
 def frontier_content(table: pd.DataFrame, looks: Mapping[str, Style]) -> dict:
-    lines = table[(table["metric"] == "accuracy") & (table["rival"] == "")]
+    lines = table[(table["metric"] == LEARNING) & (table["rival"] == "")]
     known = set(lines.loc[lines["kl"].notna(), "algorithm"])
     without = lines[lines["reason_code"] == Reason.NOT_MEASURED]
     return {
         "frontier_rows": len(table),
         "matched": matched_table(table, looks),
+        "matched_said": matched_said(table, looks)[:SAID],
         "measured_distance": [style.label for name, style in looks.items() if name in known],
         "without_distance": list(
             dict.fromkeys(looks[n].label for n in without["algorithm"] if n not in known)
@@ -214,7 +258,7 @@ def frontier_content(table: pd.DataFrame, looks: Mapping[str, Style]) -> dict:
 
 
 def ignorant_critics(probes: pd.DataFrame, looks: Mapping[str, Style]) -> dict[str, str]:
-    """Algorithm -> what its critic explains, where that is less than a tenth on clean rewards.
+    """Algorithm -> how little its critic explains, if less than a tenth on clean rewards.
 
     The change of value along a response is what counts: a critic that only knows the prompt's
     difficulty explains the value itself, and none of the change.
@@ -232,5 +276,8 @@ def ignorant_critics(probes: pd.DataFrame, looks: Mapping[str, Style]) -> dict[s
     found = {}
     for name, rows in chosen.groupby("algorithm", sort=False):
         at = [f"{PLAIN.text(row['mean'])} at size {row['size']}" for _, row in rows.iterrows()]
-        found[str(name)] = f"{looks[str(name)].label}'s critic explains {', '.join(at)}"
+        found[str(name)] = (
+            f"{looks[str(name)].label}'s critic explains less than a tenth of how the true value "
+            f"changes along a response ({', '.join(at)})"
+        )
     return found
