@@ -249,7 +249,8 @@ def test_a_nan_metric_makes_a_gap_not_an_average(little):
     assert tables["missing"]["reason"].tolist() == [
         f"not finite: accuracy at 1 of {little.train.steps} steps"
     ]
-    curve = pick(tables["curves_summary"], algorithm="vimpo", size="xs", noise="0.25")
+    where = {"algorithm": "vimpo", "size": "xs", "noise": "0.25", "metric": "accuracy"}
+    curve = pick(tables["curves_summary"], **where)
     gap = curve.set_index("step").loc[20]
     assert math.isnan(gap["mean"])
     assert gap["reason"] == "1 of 2 values are not finite"

@@ -220,8 +220,8 @@ def test_headroom_is_said_with_its_controls():
     assert said(headroom_rows()) == (
         "Yes, the process oracle beats GRPO. Noise 0: the learning curve of the process oracle "
         "lies 20.0 points above that of GRPO (10.0 to 30.0; n = 3). Share of that headroom "
-        "captured: VIMPO 0.50 (0.20 to 0.80; n = 3). Control, the shuffled oracle: 20.0 points below GRPO "
-        "(-30.0 to -10.0; n = 3), as it should be."
+        "captured: VIMPO 0.50 (0.20 to 0.80; n = 3). Control, the shuffled oracle: 20.0 points "
+        "below GRPO (-30.0 to -10.0; n = 3), as it should be."
     )
 
 

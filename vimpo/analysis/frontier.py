@@ -30,7 +30,7 @@ from vimpo.analysis.verdicts import Key, difference
 from vimpo.config import Study
 from vimpo.storage.codes import Reason, Why
 
-POINTS = 16  # of a line
+POINTS = 12  # of a line
 END = "kl"  # metric: the distance at the end of training
 
 

@@ -41,7 +41,7 @@ SUMMARISED_CURVES = {
     "reference_kl": POSITIVE,
 }
 VALIDATION = "validation_"
-DRAWN = 40  # points of a curve other than that of accuracy, which is committed whole
+DRAWN = 25  # points of a curve other than that of accuracy, which is committed whole
 # Numbers of single positions that are drawn; the rest would make committed tables large.
 BY_POSITION = {
     "value": ("explained_variance", "rmse"),

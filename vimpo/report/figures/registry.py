@@ -81,9 +81,9 @@ FIGURES: dict[str, FigureEntry] = {
         section="headroom",
         title="Headroom captured",
         caption="""
-            Where each algorithm stands between {{ floor }} (0) and the {{ ceiling }} (1), whose
-            credit is perfect: areas under the learning curve, over pairs of runs with the same
-            seed. “No headroom”: the {{ ceiling }} does not clearly beat {{ floor }} there, so
+            Where each algorithm stands between {{ floor }} (zero) and the {{ ceiling }} (one),
+            whose credit is perfect: areas under the learning curve, over pairs of runs with the
+            same seed. “No headroom”: the {{ ceiling }} does not clearly beat {{ floor }} there, so
             nobody has a share of it. Bars: {{ confidence }} % interval over seeds; with few seeds
             it may reach beyond the panel.
         """,
