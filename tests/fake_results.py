@@ -27,6 +27,7 @@ PROVENANCE = {
     "hardware": {"cpu": "test", "cores": 2, "memory_mb": 8000, "gpu": None, "threads": 1},
 }
 GAIN = {"vimpo": 0.17, "ppo": 0.15, "grpo": 0.13, "vimpo_value_only": 0.11, "grpo_naive": 0.09}
+GAIN |= {"oracle": 0.3, "oracle_shuffled": -0.1}
 NOISE_LOSS = {"vimpo": 0.15, "ppo": 0.3, "grpo": 0.45}
 CONSTANT = Why(Reason.NO_VARIATION, "the prediction does not vary")
 HARDNESS = (0.0, 0.1, 0.22, 0.35)

@@ -287,13 +287,14 @@ def _aggregate(
 @app.command("sweep")
 def _sweep(config: Config = None) -> None:
     """Compare the trials of a sweep, and choose among them."""
-    from vimpo.analysis.sweep import TABLE, sweep
+    from vimpo.analysis.sweep import CURVES, TABLE, sweep
     from vimpo.report.figures import draw_figures
     from vimpo.storage.tables import read_table
 
     study = _study(config)
     table = sweep(study, study.folder / "sweep")
-    draw_figures({TABLE: read_table(table.parent, TABLE)}, [TABLE], {}, table.parent)
+    frames = {name: read_table(table.parent, name) for name in (TABLE, CURVES)}
+    draw_figures(frames, list(frames), {}, table.parent)
     print(table)
 
 

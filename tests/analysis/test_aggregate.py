@@ -21,7 +21,8 @@ from vimpo.analysis.intervals import mean_interval
 from vimpo.config import Cell, ConfigError, load_study
 from vimpo.report.page import write_report
 from vimpo.storage.codes import Reason, Why
-from vimpo.storage.columns import COLUMNS, PUBLISHED_TABLES
+from vimpo.storage.columns import COLUMNS, OPTIONAL_TABLES, PUBLISHED_TABLES
+from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.tables import check_tables, read_table, read_tables
 
 LOST = Cell("vimpo", "xs", "0.25", 2)
@@ -248,7 +249,8 @@ def test_a_nan_metric_makes_a_gap_not_an_average(little):
     assert tables["missing"]["reason"].tolist() == [
         f"not finite: accuracy at 1 of {little.train.steps} steps"
     ]
-    curve = pick(tables["curves_summary"], algorithm="vimpo", size="xs", noise="0.25")
+    where = {"algorithm": "vimpo", "size": "xs", "noise": "0.25", "metric": "accuracy"}
+    curve = pick(tables["curves_summary"], **where)
     gap = curve.set_index("step").loc[20]
     assert math.isnan(gap["mean"])
     assert gap["reason"] == "1 of 2 values are not finite"
@@ -442,3 +444,17 @@ def test_a_lost_table_is_an_error(little, tmp_path):
     (tmp_path / "outcomes.csv").unlink()
     with pytest.raises(ConfigError, match=r"outcomes\.csv' is missing"):
         read_tables(tmp_path, PUBLISHED_TABLES)
+
+
+def test_a_table_that_is_newer_than_its_folder_is_empty_and_a_lost_one_an_error(little, tmp_path):
+    aggregate(little, tmp_path)
+    name = OPTIONAL_TABLES[0]
+    (tmp_path / f"{name}.csv").unlink()
+    with pytest.raises(ConfigError, match=rf"{name}\.csv' is missing"):
+        read_tables(tmp_path, PUBLISHED_TABLES)
+    # as an earlier version would have left it
+    seal(tmp_path / SUMS, [f"{table}.csv" for table in COLUMNS if table != name])
+    frame = read_tables(tmp_path, PUBLISHED_TABLES)[name]
+    assert frame.empty
+    assert list(frame.columns) == COLUMNS[name]
+    assert frame["mean"].dtype == float

@@ -11,7 +11,8 @@ from fake_results import PARAMETERS
 from scipy import stats as st
 
 from vimpo.analysis.claims import CLAIMS, claim_rows
-from vimpo.analysis.measures import MEASURES, area_under, first_step
+from vimpo.analysis.curves import area_under, first_step
+from vimpo.analysis.measures import MEASURES
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import labels
 from vimpo.analysis.verdicts import Role

@@ -10,7 +10,7 @@ import pytest
 from fake_results import seal_again, write_results
 
 from vimpo.analysis.aggregate import aggregate
-from vimpo.analysis.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_rows, trials, varied
+from vimpo.analysis.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_tables, trials, varied
 from vimpo.cli import main
 from vimpo.config import ConfigError, dump_yaml, load_study
 from vimpo.planning.preflight import check_before_running
@@ -31,6 +31,10 @@ def a_sweep(folder, names=tuple(TRIALS), **changes):
     grid = {"algorithms": list(names), "sizes": ["xs"], "noise": [0, 0.25], "seeds": [101, 102]}
     plain = {"study": "sweeping", "results": str(folder), "algorithms": TRIALS, "grid": [grid]}
     return load_study(plain | changes)
+
+
+def sweep_rows(study):
+    return sweep_tables(study)["sweeps"]
 
 
 def set_accuracy(study, cell, value):
@@ -136,6 +140,28 @@ def test_table_and_figure_are_written_and_a_study_takes_them_over(finished, tmp_
     aggregate(study, tmp_path / "tables")
     taken = read_table(tmp_path / "tables", "sweeps")
     pd.testing.assert_frame_equal(taken, table)
+    assert read_table(tmp_path / "tables", "sweeps_curves").empty  # not beside it
+    curves = shutil.copy(path.with_name("sweeps_curves.csv"), tmp_path / "tuning_curves.csv")
+    aggregate(study, tmp_path / "tables")
+    taken = read_table(tmp_path / "tables", "sweeps_curves")
+    pd.testing.assert_frame_equal(taken, read_table(curves.parent, "sweeps_curves", curves.name))
+    assert path.with_name("sweeps_curves.png").stat().st_size > 10_000
+
+
+def test_a_trials_curves_are_means_over_seeds_of_its_other_cells_means(finished):
+    rows = pd.DataFrame(sweep_tables(finished)["sweeps_curves"])
+    assert set(rows.metric) == {"accuracy", "reference_kl"}
+    own = rows[(rows.trial == "vimpo_3") & (rows.metric == "accuracy")].set_index("step")
+    runs = [
+        pd.read_csv(finished.run_folder(cell) / "metrics.csv").set_index("step")["accuracy"]
+        for cell in finished.cells()
+        if cell.algorithm == "vimpo_3"
+    ]
+    width = finished.train.steps // 10
+    smooth = pd.concat(runs, axis=1).mean(axis=1).rolling(width, center=True, min_periods=1).mean()
+    assert own["mean"].to_numpy() == pytest.approx(smooth[own.index].to_numpy())
+    assert set(own.n) == {2}
+    assert own[["axis", "at", "settings"]].iloc[0].tolist() == ["lr_scale", 2, "beta 0.1"]
 
 
 def test_a_collapsed_trial_flattens_no_other(finished, tmp_path):

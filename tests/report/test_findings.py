@@ -238,3 +238,18 @@ def test_the_short_table_has_a_row_for_every_test(claims):
     ]
     row = short_claims(findings(change(claims, GAP, verdict=SUPPORTED)))[0]
     assert row[1] == "**supported**"
+
+
+def test_what_is_said_about_a_critic_that_knows_nothing_says_so(claims):
+    found = {f["name"]: f for f in findings(claims, {"ppo": "PPO's critic explains little"})}
+    told = {name for name, finding in found.items() if finding["ignorant"]}
+    assert told == {"ppo", "noise", "value"}  # and neither what a step costs, nor GRPO
+    template = template_environment().from_string(
+        '{% import "findings.j2" as said with context %}{{ said.short(f) }}|{{ said.body(f) }}'
+    )
+    short, body = template.render(f=found["ppo"], part_count=9).split("|")
+    assert short.endswith("(The critic knows nothing.)")
+    assert body.endswith(
+        "But PPO's critic explains little: it knows nothing, so this says nothing of a critic that "
+        "has learned."
+    )

@@ -17,7 +17,8 @@ from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
 from vimpo.report.figures.registry import FIGURES
 from vimpo.report.published import draw_published, publish
-from vimpo.storage.columns import ARCHIVED, PUBLISHED_TABLES, RAW
+from vimpo.storage.columns import ARCHIVED, OPTIONAL_TABLES, PUBLISHED_TABLES, RAW
+from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.manifests import read_manifests
 
 ROOT = Path(__file__).parents[2]
@@ -153,6 +154,17 @@ def test_a_study_without_tables_has_nothing_to_publish(tmp_path):
         publish(small_study(tmp_path), tmp_path / "published")
     with pytest.raises(ConfigError, match="holds no study"):
         draw_published(tmp_path / "published")
+
+
+def test_a_study_from_before_a_table_is_published_and_drawn_without_it(study, tmp_path):
+    old = study.model_copy(update={"results": str(tmp_path / "results")})
+    shutil.copytree(study.folder / "tables", old.folder / "tables")
+    for name in OPTIONAL_TABLES:
+        (old.folder / f"tables/{name}.csv").unlink()
+    seal(old.folder / "tables" / SUMS, ["."])
+    target = publish(old, tmp_path / "published")
+    assert not [n for n in OPTIONAL_TABLES if (target / f"tables/{n}.csv").exists()]
+    assert draw_published(target.parent) == [target / "report.html"]
 
 
 def test_publishing_again_replaces_the_folder(study, clone):

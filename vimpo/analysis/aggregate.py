@@ -15,6 +15,8 @@ import pandas as pd
 
 from vimpo.analysis.claims import claim_rows
 from vimpo.analysis.comparisons import compare_accuracy
+from vimpo.analysis.frontier import frontier_rows
+from vimpo.analysis.headroom import headroom_rows
 from vimpo.analysis.reading import (
     IncompleteError,
     is_finite,
@@ -40,7 +42,7 @@ from vimpo.models.memory import projection
 from vimpo.storage.archive import FILES as ARCHIVE_FILES
 from vimpo.storage.archive import FOLDER as ARCHIVE
 from vimpo.storage.archive import write_archive
-from vimpo.storage.columns import COLUMNS
+from vimpo.storage.columns import COLUMNS, curves_of
 from vimpo.storage.continued import taken_over
 from vimpo.storage.integrity import SUMS, sealing
 from vimpo.storage.manifests import BASE_WEIGHTS, weights, write_manifests
@@ -67,9 +69,8 @@ class Collection:
         return pd.DataFrame(self.tables[name], columns=COLUMNS[name])
 
     def numbers(self) -> Tables:
-        """Scores of single runs, and measurements of cost; curves for hypotheses alone."""
-        names = ["accuracy", "probes", "measured_cost", "outcomes"]
-        names += ["curves"] * bool(self.study.hypotheses)
+        """Scores and curves of single runs, and measurements of cost."""
+        names = ("accuracy", "probes", "measured_cost", "outcomes", "curves")
         return Tables(**{name: self.frame(name) for name in names})
 
     def provenance(self) -> list[dict]:
@@ -249,20 +250,28 @@ def aggregate(study: Study, output: Path) -> None:
         collection.measured_cost(size)
     for cell in study.cells():
         collection.cell(cell)
-    tables, frame = collection.tables, collection.frame
-    tables["summary"] = summarise_accuracy(frame("accuracy"), study, collection.params)
-    tables["comparisons"] = compare_accuracy(frame("accuracy"), study, collection.params)
-    tables["curves_summary"] = summarise_curves(frame("curves"), study)
-    tables["outcome_summary"] = summarise_outcomes(frame("outcomes"), study)
+    tables, frame, numbers = collection.tables, collection.frame, collection.numbers()
+    tables["summary"] = summarise_accuracy(numbers.accuracy, study, collection.params)
+    tables["comparisons"] = compare_accuracy(numbers.accuracy, study, collection.params)
+    tables["curves_summary"] = summarise_curves(numbers.curves, study)
+    tables["outcome_summary"] = summarise_outcomes(numbers.outcomes, study)
     tables["cost_summary"] = summarise_cost(frame("cost"), study)
-    tables["probe_summary"] = summarise_probes(frame("probes"), study)
-    tables["measured_summary"] = summarise_measured(frame("measured_cost"), study)
+    tables["probe_summary"] = summarise_probes(numbers.probes, study)
+    tables["measured_summary"] = summarise_measured(numbers.measured_cost, study)
     tables["memory_projection"] = projection(study)
-    tables["claims"] = claim_rows(study, collection.numbers(), collection.params)
+    tables["claims"] = claim_rows(study, numbers, collection.params)
+    tables["headroom"] = headroom_rows(study, numbers)
+    tables["frontier"] = frontier_rows(study, numbers)
     tables["sweeps"] = [
         row
         for path in map(Path, study.sweeps)
         for row in read_table(path.parent, "sweeps", path.name).to_dict("records")
+    ]
+    tables["sweeps_curves"] = [
+        row
+        for path in map(Path, map(curves_of, study.sweeps))
+        if path.is_file()
+        for row in read_table(path.parent, "sweeps_curves", path.name).to_dict("records")
     ]
     tables["provenance"] = [*collection.provenance(), *_digests(study)]
     single_runs = [f"{ARCHIVE}/{name}" for name in (*ARCHIVE_FILES, MANIFESTS)]

@@ -4,20 +4,9 @@ A measure is one small function in the registry at the end, under its type in
 vimpo/config/hypotheses.py. Keys are (size, noise, seed); (size, mode, seed) for whole noise curves;
 (size, "", round) for costs.
 
-Learning curves are of clean training accuracy. A run that failed keeps the policy it had: its curve
-goes on at its last value. `steps_to` is censored at the number of steps, so that it is the steps
-spent below the level; what is compared is its mean within the training budget.
-
-`headroom` of a group of seeds (one size, one noise level) is a ratio of means, R = mean g / mean h
-with g = A - floor and h = ceiling - floor of the same seed. The number of a seed is R plus its
-influence,
-
-    R + (g_i - R h_i) / mean h
-
-of which the mean is R and the standard error that of the ratio to first order (delta method). It
-asks for a denominator that is clearly above 0, and so for headroom: where the interval of mean h
-reaches 0, the number is not available. Nominal 95 % intervals of it cover .95 to .96 (8,000 draws;
-3, 5 and 10 normal seeds, h spread by 10 and 30 % of its mean).
+Learning curves are of clean training accuracy (vimpo/analysis/curves.py). `steps_to` is censored at
+the number of steps, so that it is the steps spent below the level; what is compared is its mean
+within the training budget.
 """
 
 from __future__ import annotations
@@ -26,22 +15,29 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 
+from vimpo.analysis.curves import (
+    DISTANCE,
+    LEARNING,
+    area_under,
+    at_end,
+    curves,
+    first_step,
+    window,
+)
+from vimpo.analysis.headroom import by_seed, gap, is_clear, refusal
 from vimpo.analysis.intervals import (
     AT_MOST_ONE,
     FRACTION,
     POSITIVE,
     UNBOUNDED,
-    mean_interval,
 )
 from vimpo.analysis.scores import (
     PLACE,
     Tables,
     along_noise,
     clean_keys,
-    failed_runs,
     lost,
     measured,
     noise_curves,
@@ -50,13 +46,10 @@ from vimpo.analysis.scores import (
     rounds,
     shared,
 )
-from vimpo.analysis.summaries import WINDOWS
 from vimpo.analysis.verdicts import Key, Scores
 from vimpo.config import Study, hypotheses
 from vimpo.config.hypotheses import Asked
 from vimpo.storage.codes import NO_REASON, Reason, Why
-
-LEARNING, DISTANCE = "accuracy", "reference_kl"  # metrics of the curves
 
 
 @dataclass(frozen=True)
@@ -118,43 +111,6 @@ def cost(metric: str) -> Scorer:
 # --- Learning curves -----------------------------------------------------------------------------
 
 
-def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
-    """Values by step of each run, without the last one of a failed run if it is not finite."""
-    frame = tables.curves
-    rows = frame[(frame.algorithm == algorithm) & (frame.metric == metric)]
-    failed, found = failed_runs(tables, algorithm), {}
-    for key, run in rows.groupby(["size", "noise", "seed"]):
-        curve = run.set_index("step")["value"].astype(float).sort_index()
-        if key in failed and not math.isfinite(curve.iloc[-1]):
-            curve = curve.iloc[:-1]
-        found[key] = curve
-    return found
-
-
-def window(study: Study) -> int:
-    """Steps over which curves are smoothed, as in the figures."""
-    return max(1, study.train.steps // WINDOWS)
-
-
-def area_under(curve: pd.Series, steps: int) -> float:
-    """Mean height of a curve over steps 0 to steps - 1, by trapezia; its end is held."""
-    if curve.empty:
-        return math.nan
-    x, y = curve.index.to_numpy(float), curve.to_numpy(float)
-    if x[-1] < steps - 1:
-        x, y = np.append(x, steps - 1), np.append(y, y[-1])
-    return float(np.trapezoid(y, x) / np.ptp(x)) if len(x) > 1 else float(y[0])
-
-
-def first_step(curve: pd.Series, level: float, steps: int, width: int) -> float:
-    """The first step at which the centred moving average is at the level; `steps` if none is."""
-    if curve.empty or not np.isfinite(curve).all():
-        return math.nan
-    smooth = curve.rolling(width, center=True, min_periods=1).mean()
-    reached = smooth.index[smooth >= level - 1e-12]  # sums of a moving average are not exact
-    return float(reached[0]) if len(reached) else float(steps)
-
-
 def area(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     found = curves(tables, algorithm, LEARNING)
     scores = {key: area_under(curve, study.train.steps) for key, curve in found.items()}
@@ -173,11 +129,11 @@ def steps_to(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scor
 
 def kl(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     found = curves(tables, algorithm, DISTANCE)
-    last = {key: curve.iloc[-window(study) :].mean(skipna=False) for key, curve in found.items()}
+    last = {key: at_end(curve, window(study)) for key, curve in found.items()}
     return Scored(last, absent=absent(tables.curves, algorithm, "KL to the base policy"))
 
 
-def headroom(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
+def captured(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     assert isinstance(asked.measure, hypotheses.Headroom)
     low, high = asked.measure.floor, asked.measure.ceiling
     all_areas = [area(study, tables, asked, name) for name in (algorithm, low, high)]
@@ -189,22 +145,14 @@ def headroom(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scor
     scores: dict[Key, float] = {}
     refused: dict[Key, Why] = {}
     for (size, _), keys in groups.items():
-        gain = np.array([own[key] - floor[key] for key in keys])
-        room = np.array([ceiling[key] - floor[key] for key in keys])
-        clear = mean_interval(room, study.statistics.confidence)
-        if clear.available and clear.low > 0:
-            ratio = gain.mean() / room.mean()
-            numbers = ratio + (gain - ratio * room) / room.mean()
-            scores |= zip(keys, map(float, numbers), strict=True)
+        of_group = ({key: side[key] for key in keys} for side in (own, floor, ceiling))
+        found, bottom, top = of_group
+        room = gap(top, bottom, study.statistics.confidence)
+        if is_clear(room):
+            scores |= by_seed(found, bottom, top)
             continue
-        why = clear.why
-        if clear.code != Reason.NOT_FINITE:
-            seen = f"area {clear.value:+.3f}, "
-            seen += f"{clear.low:+.3f} to {clear.high:+.3f}" if clear.available else clear.reason
-            text = f"no headroom: {high} does not clearly beat {low} at size {size} ({seen})"
-            why = Why(Reason.NO_HEADROOM, text)
         scores |= dict.fromkeys(keys, math.nan)
-        refused |= dict.fromkeys(keys, why)
+        refused |= dict.fromkeys(keys, refusal(room, size, low, high))
     whys = [found.absent for found in all_areas if not found.scores and found.absent.code]
     return Scored(scores, refused=refused, absent=whys[0] if whys else NO_REASON)
 
@@ -329,5 +277,5 @@ MEASURES: dict[type[hypotheses.Measure], Entry] = {
         (-1.0, 1.0),
     ),
     hypotheses.KL: Entry(kl, "KL to the base policy at the end of training", "nats", POSITIVE),
-    hypotheses.Headroom: Entry(headroom, "headroom captured between {floor} and {ceiling}"),
+    hypotheses.Headroom: Entry(captured, "headroom captured between {floor} and {ceiling}"),
 }

@@ -33,7 +33,15 @@ from vimpo.storage.codes import Reason, Why
 from vimpo.storage.columns import OUTCOMES, PROBED
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
-SUMMARISED_CURVES = ("accuracy",)
+# What is drawn by step, each with its bounds; and held-out accuracy, under any decoder.
+SUMMARISED_CURVES = {
+    "accuracy": FRACTION,
+    "response_length": POSITIVE,
+    "entropy": POSITIVE,
+    "reference_kl": POSITIVE,
+}
+VALIDATION = "validation_"
+DRAWN = 25  # points of a curve other than that of accuracy, which is committed whole
 # Numbers of single positions that are drawn; the rest would make committed tables large.
 BY_POSITION = {
     "value": ("explained_variance", "rmse"),
@@ -155,23 +163,28 @@ def interval_columns(estimate: Estimate, expected: int, confidence: float) -> di
     } | estimate.why.columns()
 
 
+def rows_in(steps: pd.Index, width: int) -> int:
+    """How many recorded steps a window of `width` steps holds: one if they are farther apart."""
+    apart = np.diff(steps.to_numpy(float))
+    return max(1, int(width / np.median(apart))) if len(apart) else 1
+
+
 def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
     """Mean and interval over seeds of moving averages along training.
 
     Steps are smoothed within a seed first (centred, a tenth of the run), so that the interval
-    shows the spread between seeds and not the sampling noise of single batches.
+    shows the spread between seeds and not the sampling noise of single batches. What is measured
+    now and then has rows for those steps alone.
     """
     confidence = study.statistics.confidence
     window = max(1, study.train.steps // WINDOWS)
-    expected = _expected(study)
-    chosen = curves[curves["metric"].isin(SUMMARISED_CURVES)]
+    expected = expected_runs(study)
     rows = []
-    for (*key, metric), frame in chosen.groupby(["algorithm", "size", "noise", "metric"]):
-        seeds = frame.pivot(index="step", columns="seed", values="value")
-        # gaps are not bridged: if a step is not finite, neither is its window
-        smooth = seeds.rolling(window, center=True, min_periods=1).mean().where(seeds.notna())
-        bounds = FRACTION if metric == "accuracy" else UNBOUNDED
+    for (metric, *key), frame in drawn_curves(curves).groupby(["metric", *GROUP]):
+        points = len(frame) if metric == "accuracy" else DRAWN
+        smooth = smoothed_seeds(frame, window, points)
         row = labels(*map(str, key)) | {"params": frame["params"].iloc[0], "metric": metric}
+        bounds = SUMMARISED_CURVES.get(metric, FRACTION)
         for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
             estimate = mean_interval(values, confidence, bounds)
             interval = interval_columns(estimate, expected[tuple(key)], confidence)
@@ -179,10 +192,31 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
     return _in_grid_order(rows, study)
 
 
+GROUP = ("algorithm", "size", "noise")
+
+
+def drawn_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    metric = curves["metric"]
+    return curves[metric.isin(SUMMARISED_CURVES) | metric.str.startswith(VALIDATION)]
+
+
+def smoothed_seeds(frame: pd.DataFrame, window: int, points: int) -> pd.DataFrame:
+    """Steps x seeds of one metric, at so many of its steps.
+
+    Gaps are not bridged: where a seed has no value, it has none.
+    """
+    seeds = frame.pivot(index="step", columns="seed", values="value").dropna(how="all")
+    rows = rows_in(seeds.index, window)
+    smooth = seeds.rolling(rows, center=True, min_periods=1).mean().where(seeds.notna())
+    if len(smooth) <= points:
+        return smooth
+    return smooth.iloc[np.linspace(0, len(smooth) - 1, points).round().astype(int)]
+
+
 def summarise_outcomes(outcomes: pd.DataFrame, study: Study) -> list[dict]:
     """How the runs of each algorithm, size and noise ended. The mean is the share that failed."""
     confidence = study.statistics.confidence
-    expected = _expected(study)
+    expected = expected_runs(study)
     rows = []
     for key, frame in outcomes.groupby(["algorithm", "size", "noise"]):
         counts = {kind: int((frame["outcome"] == kind).sum()) for kind in OUTCOMES}
@@ -237,7 +271,7 @@ def summarise_probes(probes: pd.DataFrame, study: Study) -> list[dict]:
     interval is narrower than the mean standard error over problems allows.
     """
     confidence = study.statistics.confidence
-    expected = _expected(study)
+    expected = expected_runs(study)
     # plain lists: pandas is slow on the ten thousand small groups of a large study
     names = ["algorithm", "size", "noise", *PROBED]
     groups: dict[tuple, list[tuple]] = {}
@@ -279,7 +313,7 @@ def _of_probe(
     return wider(estimate, normal_interval(estimate.value, error, len(values), confidence, bounds))
 
 
-def _expected(study: Study) -> dict[tuple, int]:
+def expected_runs(study: Study) -> dict[tuple, int]:
     """Number of runs in the grid for each algorithm, size and noise."""
     counts: dict[tuple, int] = {}
     for cell in study.cells():

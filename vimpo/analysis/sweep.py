@@ -15,6 +15,7 @@ and its report prints them.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,15 +23,16 @@ from pathlib import Path
 import pandas as pd
 
 from vimpo.analysis.aggregate import Collection
+from vimpo.analysis.curves import DISTANCE, LEARNING, window
 from vimpo.analysis.intervals import FRACTION, UNBOUNDED, mean_interval
 from vimpo.analysis.scores import Tables, accuracies, probed
-from vimpo.analysis.summaries import interval_columns
+from vimpo.analysis.summaries import DRAWN, SUMMARISED_CURVES, interval_columns, smoothed_seeds
 from vimpo.analysis.verdicts import Scores
 from vimpo.config import ConfigError, PolicyUpdate, Study
 from vimpo.storage.columns import OUTCOMES
 from vimpo.storage.tables import write_table
 
-TABLE = "sweeps"
+TABLE, CURVES = "sweeps", "sweeps_curves"
 ACCURACY, VALUE = "sampled accuracy", "explained variance of the change of value"
 IMPLIED = ("value", "implied", "change", "explained_variance")
 
@@ -83,14 +85,23 @@ def settings_text(objective: PolicyUpdate, fields: Iterable[str]) -> str:
 # --- Rows ----------------------------------------------------------------------------------------
 
 
-def sweep_rows(study: Study) -> list[dict]:
-    """Rows of sweeps.csv: one per trial and metric, with intervals over seeds.
+def sweep_tables(study: Study) -> dict[str, list[dict]]:
+    """Rows of sweeps.csv, one per trial and metric, and of its curves; intervals are over seeds.
 
     The implied value is judged if all runs were probed. Raises ConfigError with the number of
     missing runs: a choice waits for all.
     """
     competitors = trials(study)
     tables, all_probed = _collected(study)
+    return {
+        TABLE: _trial_rows(study, competitors, tables, all_probed),
+        CURVES: _curve_rows(study, competitors, tables),
+    }
+
+
+def _trial_rows(
+    study: Study, competitors: dict[str, list[str]], tables: Tables, all_probed: bool
+) -> list[dict]:
     failed = tables.outcomes[tables.outcomes["outcome"] != OUTCOMES[0]]["algorithm"].value_counts()
     rows = []
     for objective, names in competitors.items():
@@ -111,6 +122,24 @@ def sweep_rows(study: Study) -> list[dict]:
                 | _over_seeds(study, probed(tables, row["trial"], IMPLIED), UNBOUNDED)
                 for row in group
             ]
+    return rows
+
+
+def _curve_rows(study: Study, competitors: dict[str, list[str]], tables: Tables) -> list[dict]:
+    """Training accuracy and distance of each trial by step; the mean over its other cells first."""
+    width, confidence = window(study), study.statistics.confidence
+    rows = []
+    for objective, names in competitors.items():
+        fields = varied(study, names)
+        for name, metric in itertools.product(names, (LEARNING, DISTANCE)):
+            chosen = (tables.curves.algorithm == name) & (tables.curves.metric == metric)
+            by_seed = tables.curves[chosen].groupby(["step", "seed"], as_index=False)["value"]
+            smooth = smoothed_seeds(by_seed.agg(lambda x: x.mean(skipna=False)), width, DRAWN)
+            row = _identity(study, name, fields) | {"objective": objective, "metric": metric}
+            for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
+                estimate = mean_interval(values, confidence, SUMMARISED_CURVES[metric])
+                interval = interval_columns(estimate, smooth.shape[1], confidence)
+                rows.append(row | {"step": int(step), "window": width} | interval)
     return rows
 
 
@@ -155,7 +184,7 @@ def _over_seeds(study: Study, scores: Scores, bounds: tuple[float, float]) -> di
 
 
 def sweep(study: Study, folder: Path) -> Path:
-    """Write the table into `folder`. Returns its path."""
-    path = folder / f"{TABLE}.csv"
-    write_table(path, sweep_rows(study))
-    return path
+    """Write the tables into `folder`. Returns the path of that which chooses."""
+    for name, rows in sweep_tables(study).items():
+        write_table(folder / f"{name}.csv", rows)
+    return folder / f"{TABLE}.csv"

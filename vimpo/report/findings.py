@@ -6,7 +6,7 @@ that is not in claims.csv. Accuracies are in percentage points, costs in percent
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -25,13 +25,15 @@ QUESTIONS = {
     "credit": "C6",
 }
 OWN = "own"  # a hypothesis of the study, which brings its question along
+COSTS = ("ratio", "seconds", "bytes")  # units
 OF_SIZE = (Role.SLOPE,)  # roles of C5 that answer the question of size
 
 
-def findings(claims: pd.DataFrame) -> list[dict]:
+def findings(claims: pd.DataFrame, critics: Mapping[str, str] | None = None) -> list[dict]:
     """Each question with the parts and facts that answer it, and what would settle it.
 
-    A study's own questions come first.
+    A study's own questions come first. critics: algorithm -> how little its critic explains, where
+    that is next to nothing; what is said about such an algorithm says so.
     """
     rows, found = views(claims), []
     asked = [(OWN, claim) for claim in own_claims(rows)]
@@ -50,9 +52,17 @@ def findings(claims: pd.DataFrame) -> list[dict]:
                 "parts": parts,
                 "facts": [view for view in own if view.kind == FACT],
                 "settling": settling(parts),
+                "ignorant": _ignorant(parts, critics or {}),
             }
         )
     return found
+
+
+def _ignorant(parts: Iterable[View], critics: Mapping[str, str]) -> list[str]:
+    """Of whom the parts speak; what a critic costs does not depend on what it knows."""
+    told = [part for part in parts if part.unit not in COSTS]
+    named = {name for part in told for name in (part.algorithm, part.rival)}
+    return [text for name, text in critics.items() if name in named]
 
 
 def settling(parts: Iterable[View]) -> dict:

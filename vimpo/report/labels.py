@@ -56,14 +56,14 @@ SPARE = [
 
 def styles(algorithms: Iterable[str]) -> dict[str, Style]:
     """Style of each algorithm; names without a fixed one get spare ones, in order."""
-    spare = map(_spare, itertools.count())
+    spare = map(spare_style, itertools.count())
     return {
         name: STYLES[name] if name in STYLES else Style(name, *next(spare))
         for name in dict.fromkeys(algorithms)
     }
 
 
-def _spare(i: int) -> tuple[str, str, tuple]:
+def spare_style(i: int) -> tuple[str, str, tuple]:
     """Colour, marker and line; once the spare ones are used up, they are recombined."""
     turn = i // len(SPARE)
     colour, (_, marker, line) = SPARE[i % len(SPARE)][0], SPARE[(i + turn) % len(SPARE)]

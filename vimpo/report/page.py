@@ -25,6 +25,7 @@ from vimpo.report.figures.registry import FIGURES
 from vimpo.report.findings import findings, short_claims
 from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.report.scaling import gap_table, iqm_table
+from vimpo.report.yardstick import frontier_content, headroom_content, ignorant_critics
 from vimpo.storage.codes import Reason
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
@@ -117,7 +118,9 @@ def report_content(
     }
     content = (
         content
-        | _claims(frames)
+        | _claims(frames, looks)
+        | headroom_content(frames["headroom"], looks)
+        | frontier_content(frames["frontier"], looks)
         | _accuracy(study, frames, looks)
         | _scaling(frames, looks)
         | _cost(frames, looks)
@@ -127,7 +130,7 @@ def report_content(
 
 
 def _figures(content: dict, templates: Path) -> dict[str, dict[str, str]]:
-    """Name, section, title, caption and alternative text of each figure, for this study."""
+    """Name, section, title, caption and alternative text of each figure of this study."""
     environment = template_environment(templates)
     return {
         name: {"name": name, "section": entry.section}
@@ -140,12 +143,14 @@ def _figures(content: dict, templates: Path) -> dict[str, dict[str, str]]:
             )
         }
         for name, entry in FIGURES.items()
+        if not entry.when or content[entry.when]
     }
 
 
-def _claims(frames: dict[str, pd.DataFrame]) -> dict:
+def _claims(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
     found = report_claims.verdicts(frames["claims"])
-    said = findings(frames["claims"])
+    critics = ignorant_critics(frames["probe_summary"], looks)
+    said = findings(frames["claims"], critics)
     return {
         "findings": said,
         "short_claims": short_claims(said),
@@ -172,6 +177,7 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
         "ablations": gap_table(frames["comparisons"], looks, ablations=True),
         "iqm": iqm_table(frames["comparisons"], looks),
         "window": int(curves["window"].max()) if len(curves) else 1,
+        "training_recorded": bool((curves["metric"] != "accuracy").any()),
         "methods": list(dict.fromkeys(summary.loc[summary["low"].notna(), "method"])),
         "one_seed": bool((summary["reason_code"] == Reason.ONE_SEED).any()),
         "expected_line": bool(modes.isin(["group", "rollout"]).any()),
@@ -213,6 +219,7 @@ def _methods(
         "tuning": report_tables.tuning(study, looks),
         "sweeps": report_tables.sweep_table(frames["sweeps"], looks),
         "maps": _single_sweeps(frames["sweeps"]),
+        "sweeps_curves_recorded": len(frames["sweeps_curves"]) > 0,
     }
 
 

@@ -26,7 +26,7 @@ from vimpo.storage.files import write_atomic
 from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.manifests import check_manifests
-from vimpo.storage.tables import check_tables, read_tables
+from vimpo.storage.tables import check_tables, read_tables, was_written
 
 FOLDER = Path("results/published")
 
@@ -58,7 +58,7 @@ def publish(
     target = folder / study.study
     aside = folder / f".{study.study}.new"
     shutil.rmtree(aside, ignore_errors=True)
-    for name in names:
+    for name in [name for name in names if was_written(tables, name)]:
         write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
     for name in FILES if "curves" not in names else ():
         file = f"{CELLS}/{name}"

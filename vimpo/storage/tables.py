@@ -18,9 +18,9 @@ from vimpo.config import ConfigError, Study, digest
 from vimpo.config.load import read_file
 from vimpo.config.study import RESERVED
 from vimpo.errors import DamagedError
-from vimpo.storage.columns import COLUMNS, OUTCOMES
+from vimpo.storage.columns import COLUMNS, OPTIONAL_TABLES, OUTCOMES
 from vimpo.storage.files import write_atomic
-from vimpo.storage.integrity import check
+from vimpo.storage.integrity import check, sealed
 
 # In column `algorithm`: the policy that all runs of a size start from.
 BASE = RESERVED["algorithms"]
@@ -34,7 +34,7 @@ NUMBERS = {
     *("params", "noise_level", "seed", "step", "window", "value", "stderr", "problems", "samples"),
     *("mean", "low", "high", "confidence", "n", "expected", "count", "round", "parameters"),
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
-    *("needed_per_size", "at", "failed"),
+    *("needed_per_size", "at", "failed", "level", "kl"),
     *OUTCOMES,
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
@@ -70,15 +70,30 @@ def read_csv(path: Path, numbers: Iterable[str] | None = ()) -> pd.DataFrame:
 
 
 def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """Read tables that were written together, and `provenance`.
+    """Read tables that were written together, and `provenance`; one that is optional and was never
+    written is empty.
 
     Raises DamagedError that names a table which is missing, damaged or of another study.
     """
     tables = {}
     for name in dict.fromkeys(("provenance", *names)):
+        if not was_written(folder, name):
+            tables[name] = empty_table(name)
+            continue
         check("tables", Path(folder) / f"{name}.csv", AGAIN)
         tables[name] = read_table(folder, name)
     return tables
+
+
+def was_written(folder: Path, name: str) -> bool:
+    """Whether the folder has, or has lost, this table: false only for an optional one."""
+    path = Path(folder) / f"{name}.csv"
+    return name not in OPTIONAL_TABLES or path.is_file() or sealed(path)
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    columns = {c: pd.Series(dtype=float if c in NUMBERS else str) for c in COLUMNS[name]}
+    return pd.DataFrame(columns)
 
 
 def read_table(folder: Path, name: str, file: str = "") -> pd.DataFrame:

@@ -1,6 +1,6 @@
 # Tidy tables from all runs; a missing run is a row of missing.csv, never an average.
 
-from vimpo.storage.columns import ARCHIVED, TABLES
+from vimpo.storage.columns import ARCHIVED, TABLES, curves_of
 
 
 rule aggregate:
@@ -11,6 +11,7 @@ rule aggregate:
         probes=[f"{path}/probes.parquet" for path in RUNS],
         costs=expand(rules.cost.output.cost, size=MADE_SIZES),
         sweeps=STUDY.sweeps,
+        curves=[path for path in map(curves_of, STUDY.sweeps) if Path(path).is_file()],
     output:
         tables=expand(f"{FOLDER}/tables/{{table}}.csv", table=TABLES),
         cells=expand(f"{FOLDER}/tables/cells/{{table}}.parquet", table=ARCHIVED),

@@ -1,7 +1,7 @@
 # Figures from tables, the report from both.
 
 from vimpo.report.figures.registry import FIGURES
-from vimpo.storage.columns import PUBLISHED_TABLES
+from vimpo.storage.columns import OPTIONAL_TABLES, PUBLISHED_TABLES
 
 
 rule draw:
@@ -59,6 +59,9 @@ rule report:
         "{params.python} -m vimpo report --config {params.study} > {log} 2>&1"
 
 
+REQUIRED_TABLES = [t for t in PUBLISHED_TABLES if t not in OPTIONAL_TABLES]
+
+
 # Figures and reports of all committed studies, and the README's generated sections, from their tables
 # alone: no job of a study is in its DAG. It has no output (a benchmark would be one), so it always
 # draws, whatever the file times of a fresh clone.
@@ -67,7 +70,7 @@ rule figures:
         [
             file
             for study in sorted(Path("results/published").glob("*/config.yaml"))
-            for file in (study, *(study.parent / f"tables/{t}.csv" for t in PUBLISHED_TABLES))
+            for file in (study, *(study.parent / f"tables/{t}.csv" for t in REQUIRED_TABLES))
         ],
     log:
         "results/published/logs/figures.log",

@@ -6,8 +6,12 @@ rule sweep:
         study=f"{FOLDER}/config.yaml",
         scores=scores_of_trials,
     output:
-        table=f"{FOLDER}/sweep/sweeps.csv",
-        figures=expand(f"{FOLDER}/sweep/sweeps.{{suffix}}", suffix=["svg", "png"]),
+        tables=expand(f"{FOLDER}/sweep/{{name}}.csv", name=["sweeps", "sweeps_curves"]),
+        figures=expand(
+            f"{FOLDER}/sweep/{{name}}.{{suffix}}",
+            name=["sweeps", "sweeps_curves"],
+            suffix=["svg", "png"],
+        ),
     log:
         f"{FOLDER}/logs/sweep.log",
     benchmark:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Sections of the report that show figures. The first figure of a section stands before its tables.
 SECTIONS = (
-    *("summary", "accuracy", "noise", "value", "credit", "precision", "size", "cost"),
-    *("projection", "tuning"),
+    *("summary", "headroom", "accuracy", "training", "noise", "frontier"),
+    *("value", "credit", "precision", "size", "cost", "projection", "tuning"),
 )
 
 
@@ -37,6 +37,8 @@ class FigureEntry:
     title: str
     caption: str
     alt: str  # what the figure shows, for those who cannot see it
+    # the report's content without which the figure has nothing to show, and is left out
+    when: str = ""
 
     def __post_init__(self) -> None:
         if self.section not in SECTIONS:
@@ -71,6 +73,26 @@ FIGURES: dict[str, FigureEntry] = {
             {{ sizes | join(", ") }}; and bars of step time and memory. The numbers are in the
             tables of accuracy, value accuracy and cost.
         """,
+    ),
+    "headroom": FigureEntry(
+        draw="yardstick:headroom",
+        tables=("headroom",),
+        category="Headroom",
+        section="headroom",
+        title="Headroom captured",
+        caption="""
+            Where each algorithm stands between {{ floor }} (zero) and the {{ ceiling }} (one),
+            whose credit is perfect: areas under the learning curve, over pairs of runs with the
+            same seed. “No headroom”: the {{ ceiling }} does not clearly beat {{ floor }} there, so
+            nobody has a share of it. Bars: {{ confidence }} % interval over seeds; with few seeds
+            it may reach beyond the panel.
+        """,
+        alt="""
+            Dot plots of the share of the headroom that each algorithm captures, between lines at
+            zero for {{ floor }} and at one for the {{ ceiling }}; one panel per size and noise
+            level. The numbers are in the headroom table.
+        """,
+        when="headroom_rows",
     ),
     "accuracy_vs_size": FigureEntry(
         draw="accuracy:accuracy_vs_size",
@@ -122,6 +144,26 @@ FIGURES: dict[str, FigureEntry] = {
             panel per size ({{ sizes | join(", ") }}) and noise level ({{ noises | join(", ") }}).
         """,
     ),
+    "training_curves": FigureEntry(
+        draw="training:training_curves",
+        tables=("curves_summary",),
+        category="Learning",
+        section="training",
+        title="Training on the paper's axes",
+        caption="""
+            By training step, at one size: accuracy of the training rollouts on clean rewards and,
+            where it was measured during training, on held-out problems; length of responses;
+            entropy; and KL to the base policy. One column per noise level. Moving averages over
+            {{ window }} steps, averaged over seeds; bands: {{ confidence }} % interval, which may
+            reach beyond the panel.
+        """,
+        alt="""
+            Line plots against training step of accuracy, response length, entropy and KL to the
+            base policy for {{ algorithms | join(", ") }}; one column of panels per noise level
+            ({{ noises | join(", ") }}).
+        """,
+        when="training_recorded",
+    ),
     "accuracy_vs_noise": FigureEntry(
         draw="accuracy:accuracy_vs_noise",
         tables=("summary",),
@@ -141,6 +183,26 @@ FIGURES: dict[str, FigureEntry] = {
             {{ algorithms | join(", ") }}, with a grey line for the base policy; one panel per size.
             The numbers are in the tables of accuracy.
         """,
+    ),
+    "frontier": FigureEntry(
+        draw="yardstick:frontier",
+        tables=("frontier",),
+        category="Noise",
+        section="frontier",
+        title="Accuracy against distance from the base policy",
+        caption="""
+            Accuracy of the training rollouts on clean rewards where the KL of a response to the
+            base policy first reaches a distance. A line ends, with a marker, at the largest
+            distance that all runs of the algorithm reach. Higher at the same distance is a better
+            use of it; farther along the same line is only faster. Bands: {{ confidence }} %
+            interval over seeds, which may reach beyond the panel.
+        """,
+        alt="""
+            Line plots of training accuracy against the KL to the base policy for
+            {{ measured_distance | join(", ") }}; one panel per size and noise level. The
+            comparison at matched distance is in the table.
+        """,
+        when="frontier_rows",
     ),
     "value_accuracy": FigureEntry(
         draw="probes:value_accuracy",
@@ -307,5 +369,22 @@ FIGURES: dict[str, FigureEntry] = {
             Line plots of the score of every trial against the setting that was swept; one panel per
             sweep, algorithm and score. The numbers are in the table of trials.
         """,
+    ),
+    "sweeps_curves": FigureEntry(
+        draw="sweep:sweeps_curves",
+        tables=("sweeps_curves",),
+        category="Tuning",
+        section="tuning",
+        title="Learning curves of the sweeps",
+        caption="""
+            Accuracy of the training rollouts on clean rewards, and KL to the base policy where it
+            was measured, by training step; one curve per setting of the sweep. Bands:
+            {{ confidence }} % interval over seeds, which may reach beyond the panel.
+        """,
+        alt="""
+            Line plots of training accuracy and of KL to the base policy against training step, one
+            line per trial of a sweep; one panel per value of the first setting that was swept.
+        """,
+        when="sweeps_curves_recorded",
     ),
 }

@@ -116,6 +116,13 @@ def draw_points(
     axes.vlines(x, low, high, color=style.colour, linewidth=1.1, zorder=2)
 
 
+def draw_band(axes: Axes, x: pd.Series, frame: pd.DataFrame, style: Style) -> None:
+    """A line of means in a band of their intervals, which ends where there is none."""
+    axes.plot(x, frame["mean"], color=style.colour, linestyle=style.line, zorder=3)
+    low, high = frame["low"].to_numpy(float), frame["high"].to_numpy(float)
+    axes.fill_between(x, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=2)
+
+
 def size_axis(axes: Axes, ladder: pd.Series) -> None:
     """A logarithmic axis of parameters with a tick at each size. ladder: size -> parameters"""
     axes.set_xscale("log")
@@ -145,8 +152,8 @@ def limit_to_means(
         axes.set_ylim(max(bounds[0], shown.min() - margin), min(bounds[1], shown.max() + margin))
 
 
-def mark_empty(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "not available", transform=axes.transAxes, ha="center", color="#555555")
+def mark_empty(axes: Axes, why: str = "not available") -> None:
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", color="#555555")
 
 
 def noise_curve(frame: pd.DataFrame, mode: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The figure of sweeps: what every trial scored, against the setting that was swept."""
+"""Figures of sweeps: what each trial scored, against the setting that was swept; and its curves."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 
 from vimpo.report.figures.style import (
+    add_legend,
+    draw_band,
     draw_points,
     limit_to_means,
+    line_handles,
     mark_empty,
     panel_grid,
     spread_out,
 )
-from vimpo.report.labels import SPARE, STYLES, Style, interval_name
+from vimpo.report.labels import SPARE, STYLES, Style, interval_name, spare_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 SPREAD = 0.03  # of the axis: how far markers at the same place are moved apart
 AXES = {"lr_scale": "multiple of the size's learning rate", "beta": r"$\beta$"}
+CURVES = {"accuracy": "training accuracy", "reference_kl": "KL to the base, nats"}
 
 
 def sweeps(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
@@ -82,3 +86,49 @@ def _panel(axes: Axes, own: pd.DataFrame) -> None:
     axes.set_xticks(scale(places), [f"{place:g}" for place in places])
     axes.set_xlabel(AXES.get(own["axis"].iloc[0], own["axis"].iloc[0]))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
+
+
+def sweeps_curves(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
+    """Two rows of panels per sweep and objective, accuracy and distance by step; one panel per
+    value of the first setting, one line per other setting (or all lines in one panel)."""
+    blocks = [
+        (sweep, objective, own.assign(**_panel_and_line(own)))
+        for (sweep, objective), own in table.groupby(["sweep", "objective"], sort=False)
+    ]
+    columns = max([1, *(own["panel"].nunique() for *_, own in blocks)])
+    rows = max(1, len(CURVES) * len(blocks))
+    figure, panels = panel_grid(rows, columns, width=2.3, height=1.9, sharex=True)
+    lines = list(dict.fromkeys(line for *_, own in blocks for line in own["line"]))
+    styles = {line: Style(line, *spare_style(i)) for i, line in enumerate(lines)}
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for i, (sweep, objective, own) in enumerate(blocks):
+        whose = STYLES[objective].label if objective in STYLES else objective
+        for j, (metric, label) in enumerate(CURVES.items()):
+            row, part = panels[len(CURVES) * i + j], own[own["metric"] == metric]
+            names = dict.fromkeys(own["panel"])
+            for axes, name in zip(row, names, strict=False):
+                axes.set_axis_on()
+                shown = part[part["panel"] == name]
+                for line, curve in shown.groupby("line", sort=False):
+                    draw_band(axes, curve["step"], curve, styles[str(line)])
+                if shown["mean"].notna().sum() == 0:
+                    mark_empty(axes)
+                limit_to_means(axes, part["mean"])
+                if j == 0:
+                    axes.set_title(", ".join(filter(None, (f"{sweep}: {whose}", str(name)))))
+            row[0].set_ylabel(label)
+    if not blocks:
+        mark_empty(panels[0, 0])
+    figure.supxlabel(f"training step (bands: {interval_name(table)})", fontsize=8)
+    add_legend(figure, line_handles(styles, styles, markers=False))
+    return figure
+
+
+def _panel_and_line(own: pd.DataFrame) -> dict[str, pd.Series]:
+    """What heads a trial's panel and what its line is called."""
+    name = own["axis"].map(lambda axis: AXES.get(axis, axis))
+    at = name + " " + own["at"].map("{:g}".format)
+    if own["settings"].nunique() > 1:
+        return {"panel": at, "line": own["settings"]}
+    return {"panel": pd.Series("", own.index), "line": at}
