@@ -9,6 +9,7 @@ people and language models do. An oracle can grade every step of every response.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -49,6 +50,15 @@ class Step:
     start: int
     end: int
     right: bool
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The start of a right response, and the character that goes on with it, or goes wrong."""
+
+    prefix: str
+    right: str
+    wrong: str
 
 
 def terms_of(prompt: str) -> tuple[int, list[tuple[str, int]]]:
@@ -131,6 +141,27 @@ def demonstration(problem: Problem, step_error: float, rng: random.Random) -> st
     return ";".join(steps) + f"#{value}"
 
 
+def fork(problem: tasks.Problem, rng: random.Random) -> Fork | None:
+    """A place where a right response can forget a carry, drawn at random; None if no step has one.
+
+    All before it is right. The two texts part at the first character in which the right result and
+    the wrong one differ, a digit in most cases; where one result begins with the other, it is what
+    ends the shorter one.
+    """
+    value, terms = terms_of(problem.prompt)
+    written, found = "", []
+    for i, (symbol, operand) in enumerate(terms):
+        written += f"{value}{symbol}{operand}="
+        result, slip = SYMBOL[symbol](value, operand), forgets_carry(value, symbol, operand)
+        end = ";" if i + 1 < len(terms) else "#"
+        if slip is not None:
+            right, wrong = f"{result}{end}", f"{slip}{end}"
+            shared = len(os.path.commonprefix([right, wrong]))
+            found.append(Fork(written + right[:shared], right[shared], wrong[shared]))
+        written, value = f"{written}{result}{end}", result
+    return rng.choice(found) if found else None
+
+
 def final_answer(response: str) -> str | None:
     """The integer after the last `#`; None if there is none."""
     _, mark, answer = response.rpartition("#")
@@ -173,6 +204,7 @@ class ChainProblems:
     """The task of kind `chain`; see vimpo.tasks.Task."""
 
     grade_steps = staticmethod(grade_steps)
+    fork = staticmethod(fork)
 
     def __init__(self, config: ChainTask) -> None:
         self.config = config
