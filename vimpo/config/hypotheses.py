@@ -69,7 +69,7 @@ class Memory(Measure):
 
 FITTED = ("ceiling", "linear", "log_probability")  # need probes.baselines
 Predictor = Literal["implied", "critic", "ceiling", "linear", "log_probability"]
-OWN = "own"
+OWN: Literal["own"] = "own"
 
 
 class OfValue(Strict):
@@ -351,12 +351,13 @@ def check_probed(hypotheses: Sequence[Hypothesis], probes: Probes) -> None:
         measure = hypothesis.measure
         if not isinstance(measure, OfValue):
             continue
-        fitted = {measure.predictor, measure.rival_predictor} & set(FITTED)
+        read = (measure.predictor, measure.rival_predictor)
+        fitted = [name for name in read if name in FITTED]
         common = isinstance(measure, OfChange) and measure.prefixes != OWN
         for field, value, needs, given in (
             ("name", measure.name, "pairs", bool(probes.pairs) or isinstance(measure, OfChange)),
             ("prefixes", "common", "common", probes.common or not common),
-            ("predictor", ", ".join(sorted(fitted)), "baselines", probes.baselines or not fitted),
+            ("predictor", fitted[0] if fitted else "", "baselines", probes.baselines or not fitted),
         ):
             if not given:
                 raise ValueError(

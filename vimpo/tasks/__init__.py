@@ -38,8 +38,7 @@ class Task(Protocol):
     `benchmarks` names the held-out problem sets, which training never draws from. A response ends
     at a token that its model declares to be an end, or at its limit; in evaluation also at the stop
     texts of the benchmark's lm-eval definition. `grade_steps` is the oracle that grades each step
-    of a response, `fork` draws a place where a right response may go wrong; either is None if a task
-    has none.
+    of a response, `fork` draws a place where a right one may go wrong; None if a task has none.
     """
 
     benchmarks: tuple[str, ...]

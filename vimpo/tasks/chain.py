@@ -9,7 +9,6 @@ people and language models do. An oracle can grade every step of every response.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import re
 from collections.abc import Sequence
@@ -156,7 +155,7 @@ def fork(problem: tasks.Problem, rng: random.Random) -> Fork | None:
         end = ";" if i + 1 < len(terms) else "#"
         if slip is not None:
             right, wrong = f"{result}{end}", f"{slip}{end}"
-            shared = len(os.path.commonprefix([right, wrong]))
+            shared = next(i for i, (a, b) in enumerate(zip(right, wrong, strict=False)) if a != b)
             found.append(Fork(written + right[:shared], right[shared], wrong[shared]))
         written, value = f"{written}{result}{end}", result
     return rng.choice(found) if found else None
