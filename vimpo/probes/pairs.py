@@ -26,7 +26,6 @@ from vimpo.probes.subject import Subject
 from vimpo.probes.value import continuation_rewards, predictions
 from vimpo.storage.codes import Reason, Why
 from vimpo.tasks import Problem
-from vimpo.tasks.prompts import encode_text
 
 PURPOSE = 3  # of the problems' seed
 TRUTH = "truth"
@@ -53,12 +52,10 @@ def draw_pairs(subject: Subject, count: int) -> list[tuple[Problem, list[int], l
     pairs = []
     for problem in subject.problems(count, PURPOSE):
         if fork := subject.task.fork(problem, rng):
-            right, wrong = (
-                encode_text(subject.tokenizer, fork.prefix + last)
-                for last in (fork.right, fork.wrong)
-            )
+            texts = [fork.prefix + fork.right, fork.prefix + fork.wrong]
+            right, wrong = subject.tokenizer(texts, add_special_tokens=False)["input_ids"]
             if max(len(right), len(wrong)) < subject.train.max_response:
-                pairs.append((problem, right, wrong))
+                pairs.append((problem, list(right), list(wrong)))
     return pairs
 
 
