@@ -144,17 +144,20 @@ def test_predictors_of_value_and_of_change():
         plain(outcomes, np.array([[0.1, 0.2], [0.3, 0.4]])),
         critic=np.array([[0.5, 0.6], [0.7, 0.8]]),
         critic_start=np.array([0.4, 0.9]),
+        more={"linear": (np.array([[0.5, 0.1], [0.2, 0.3]]), np.array([0.25, 0.125]))},
     )
     expected = {
         "value": {
             "implied": [[0.6, 0.7], [0.3, 0.4]],
             "group_mean": [[0.5, 0.5], [0.0, 0.0]],
             "critic": [[0.5, 0.6], [0.7, 0.8]],
+            "linear": [[0.5, 0.1], [0.2, 0.3]],
         },
         "change": {
             "implied": [[0.1, 0.2], [0.3, 0.4]],
             "group_mean": [[0.0, 0.0], [0.0, 0.0]],
             "critic": [[0.1, 0.2], [-0.2, -0.1]],
+            "linear": [[0.25, -0.15], [0.075, 0.175]],
         },
     }
     for target, predictors in expected.items():
@@ -162,7 +165,7 @@ def test_predictors_of_value_and_of_change():
         assert set(found_) == set(predictors)
         for name, value in predictors.items():
             assert found_[name].value == pytest.approx(np.array(value)), (target, name)
-            noisy = target == "value" and name != "critic"  # as V(s_0) is
+            noisy = target == "value" and name not in ("critic", "linear")  # as V(s_0) is
             assert (found_[name].shared[0, 0] > 0) == noisy
 
 
