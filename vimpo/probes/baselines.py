@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from vimpo.config.judging import Baselines
 from vimpo.models.networks import Critic, last_states
 from vimpo.models.optimizer import make_optimizer
-from vimpo.probes.measures import row
+from vimpo.probes.measures import ratio, row
 from vimpo.probes.subject import Reading, Subject, responses
 from vimpo.sampling.rollouts import Rollouts, micro_batches, seed_of
 
@@ -98,7 +98,8 @@ def fit_baselines(subject: Subject, settings: Baselines) -> tuple[Fitted, list[d
         fitted[CEILING] = partial(_critic_values, critic)
     rows = []
     for name, values in fitted.items():
-        explained = 1 - error(values, data, held_out) / float(_spread(data, held_out))
+        missed = np.array(error(values, data, held_out))
+        explained = 1 - ratio(missed, _spread(data, held_out))
         labels = ("baselines", name, "outcome", "all", "explained_variance")
         rows.append(row(*labels, explained, np.nan, len(held_out), "1"))
     found = {name: partial(_in_parts, subject.read_rows, v) for name, v in fitted.items()}
@@ -129,12 +130,10 @@ def error(values: Values, data: Outcomes, rows: Sequence[int]) -> float:
     return total / count
 
 
-def _spread(data: Outcomes, rows: Sequence[int]) -> Tensor:
+def _spread(data: Outcomes, rows: Sequence[int]) -> np.ndarray:
     """Variance of R over the tokens of these rows."""
-    lengths = torch.tensor([len(data.tokens[i]) for i in rows], dtype=torch.float64)
-    rewards, weights = data.rewards[list(rows)], lengths / lengths.sum()
-    mean = (weights * rewards).sum()
-    return (weights * (rewards - mean).square()).sum()
+    lengths = [len(data.tokens[i]) for i in rows]
+    return np.repeat(data.rewards[list(rows)].numpy(), lengths).var()
 
 
 # --- a linear probe ------------------------------------------------------------------------------
