@@ -244,6 +244,40 @@ def test_probe_run_writes_its_tables_and_repeats_them(tiny_study, tmp_path):
     assert not (tmp_path / "three").exists()
 
 
+def test_further_probes_add_rows_and_change_none(tiny_study, tmp_path):
+    cell, rows = Cell("ppo", "tiny", "0", 1), {}
+    asked = {"common": True, "pairs": 12, "baselines": {"rollouts": 40, "updates": 20}}
+    for name, more in (("plain", {}), ("more", asked), ("again", asked)):
+        study = tiny_study(train={"steps": 2}, probes=SMALL | more)
+        if name == "plain":
+            train_cell(study, cell, quiet=True)
+        output = tmp_path / name / "probes.parquet"
+        probe_run(study, cell, output)
+        rows[name] = pq.read_table(output).to_pylist()
+    files = [[(tmp_path / n / f).read_bytes() for n in ("more", "again")] for f in FILES]
+    assert all(one == two for one, two in files)
+    plain, more = ({row_key(row): row for row in rows[name]} for name in ("plain", "more"))
+    assert len(more) == len(rows["more"])
+    assert all(str(more[key]) == str(row) for key, row in plain.items())  # NaN is NaN
+    added = {(row["probe"], row["predictor"]) for key, row in more.items() if key not in plain}
+    fitted = {"ceiling", "linear", "log_probability"}
+    known = {"implied", "critic", *fitted}
+    assert added == (
+        {("value", name) for name in fitted}
+        | {("common", name) for name in known | {"group_mean", "truth"}}
+        | {("pairs", name) for name in known | {"truth"}}
+        | {("baselines", name) for name in ("ceiling", "linear")}
+    )
+    assert all(math.isfinite(r["value"]) == (r["reason"] == "") for r in rows["more"])
+
+
+FILES = ("probes.parquet", "prefixes.parquet")
+
+
+def row_key(row: dict) -> tuple:
+    return tuple(row[name] for name in ("probe", "predictor", "target", "position", "metric"))
+
+
 def test_metric_rows_pair_estimates_with_errors():
     rng = np.random.default_rng(0)
     truth = Noisy.exact(rng.random((30, 2)))
