@@ -257,6 +257,30 @@ def _probe(
     print(output)
 
 
+@app.command("read")
+def _read(
+    base: Annotated[str, Option(metavar="MODEL", help="the policy before, a folder or a hub name")],
+    policy: Annotated[str, Option(metavar="MODEL", help="the policy after")],
+    problems: Annotated[
+        str | None,
+        _file(".jsonl or .parquet with prompt, if known answer, response (default: the task's)"),
+    ] = None,
+    count: Annotated[int, Option(metavar="N", parser=_whole, help="at most so many")] = 16,
+    output: Annotated[Path, _file("every token, as .csv or .parquet")] = Path("read.csv"),
+    config: Config = None,
+) -> None:
+    """Read implied value and credit out of any pair of checkpoints."""
+    from vimpo.probes.read import check_output, described, read_pair, write_tokens
+
+    check_output(output)
+    if count < 1:
+        raise ConfigError(f"count: {count} is not allowed; allowed: 1 or more")
+    found = read_pair(load_study(config), base, policy, count, problems)
+    write_tokens(found.tokens, output)
+    print(described(found.summary))
+    print(output)
+
+
 @app.command("cost")
 def _cost(size: Size, config: Config = None) -> None:
     """Measure step time and memory of the algorithms side by side."""

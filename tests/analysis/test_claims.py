@@ -39,8 +39,9 @@ def a_study(**grid):
 
 
 def tables_of(
-    study, rng, gap=0.1, loss=0.4, value=0.6, drop=0.0, auc=0.8, place=0.6, time=0.5, spread=0.01
-):
+    study, rng, gap=0.1, loss=0.4, value=0.6, order=0.9, drop=0.0, auc=0.8, theirs=0.7, place=0.6,
+    time=0.5, spread=0.01,
+):  # fmt: skip
     """Planted truth: VIMPO ahead by `gap`, the others losing `loss` more per unit of noise."""
     accuracy, probes, cost = [], [], []
 
@@ -57,9 +58,9 @@ def tables_of(
         found = {
             ("value", "implied", "change", "explained_variance"): value + drop * grown,
             ("value", "implied", "change", "explained_variance_linear"): value + 0.2,
-            ("value", "implied", "change", "spearman"): value + 0.3,
+            ("value", "implied", "change", "spearman"): order,
             ("value", "critic", "change", "explained_variance"): value - 0.3,
-            ("credit", "implied_td", "step", "auc"): auc,
+            ("credit", "implied_td", "step", "auc"): auc if ours else theirs,
             ("credit", "position", "step", "auc"): place,
         }
         for (probe, predictor, target, metric), centre in found.items():
@@ -120,7 +121,7 @@ def test_planted_advantages_support_every_claim():
 
 def test_planted_faults_refute_every_claim():
     study, rng = a_study(), np.random.default_rng(1)
-    bad = dict(gap=-0.2, loss=-0.4, value=0.0, drop=-0.5, auc=0.4, time=2.0)
+    bad = dict(gap=-0.2, loss=-0.4, value=0.0, order=0.3, drop=-0.5, auc=0.4, time=2.0)
     tables = tables_of(study, rng, **bad)
     critic = tables.probes.predictor == "critic"
     tables.probes.loc[critic, "value"] += 0.8
@@ -161,7 +162,8 @@ def test_verdicts_under_a_planted_null_are_rare(repeats):
     c = study.claims
     null = dict(gap=-c.accuracy_margin, loss=0.0, value=c.value_accuracy, drop=c.value_slope)
     null |= dict(auc=0.5 + c.credit_margin, time=c.time_ratio, spread=0.05)
-    null |= dict(place=null["auc"] - c.place_margin)
+    null |= dict(place=null["auc"] - c.place_margin, theirs=null["auc"] - c.finer_margin)
+    null |= dict(order=c.value_order)
     for _ in range(repeats):
         tables = tables_of(study, rng, **null)
         critic = tables.probes.predictor == "critic"
@@ -169,6 +171,7 @@ def test_verdicts_under_a_planted_null_are_rare(repeats):
         # with a slope, the mean over sizes is on the threshold only after a shift
         middle = np.mean([math.log10(PARAMETERS[s] / 1.07e5) for s in SIZES])
         implied = tables.probes.predictor == "implied"
+        implied &= tables.probes.metric == "explained_variance"
         tables.probes.loc[implied, "value"] -= c.value_slope * middle
         false += (only_tests(claims(study, tables)).verdict != "inconclusive").any()
     # binomial: more than this in one of a thousand suites if the rate is 0.05
@@ -198,10 +201,11 @@ def test_a_rival_that_the_grid_lacks_makes_its_claims_unavailable(rival):
     tested = only_tests(claims(study, tables_of(study, np.random.default_rng(6))))
     lacking = tested[tested.reason_code == Reason.NOT_IN_GRID]
     assert set(lacking.reason) == {"the grid has no such pair"}
-    expected = {"ppo": {"C2", "C3", "C4", "C5"}, "grpo": {"C1", "C4"}}[rival]
+    expected = {"ppo": {"C2", "C3", "C4", "C5", "C6"}, "grpo": {"C1", "C4", "C6"}}[rival]
     assert set(lacking.claim) == expected
     assert set(lacking.verdict) == {"inconclusive"}
-    assert set(tested[tested.claim == "C6"].verdict) == {"supported"}
+    credit = tested[tested.claim == "C6"].set_index("part").drop(f"C6.finer.{rival}")
+    assert set(credit.verdict) == {"supported"}
 
 
 @pytest.mark.parametrize("place", [0.8, 0.2])
@@ -209,9 +213,43 @@ def test_credit_that_the_place_alone_gives_is_no_credit(place):
     """A signal that rises along the response says as much as one that falls."""
     study = a_study()
     tested = only_tests(claims(study, tables_of(study, np.random.default_rng(2), place=place)))
-    first, second = tested[tested.claim == "C6"].itertuples()
-    assert (first.verdict, second.verdict) == ("supported", "inconclusive")
-    assert second.effect == pytest.approx(0, abs=0.02)
+    by_part = tested.set_index("part")
+    assert by_part.verdict["C6.first_wrong"] == "supported"
+    assert by_part.verdict["C6.place"] == "inconclusive"
+    assert by_part.effect["C6.place"] == pytest.approx(0, abs=0.02)
+
+
+def test_credit_that_any_policy_has_is_no_merit_of_vimpo():
+    """The same td read out of a rival's policy, paired by seed: a tie, or one ahead."""
+    study, rng = a_study(), np.random.default_rng(3)
+    tables = tables_of(study, rng, theirs=0.8)
+    frame = tables.probes
+    td = frame.predictor == "implied_td"
+    frame.loc[td & (frame.algorithm == "ppo"), "value"] += 0.1
+    by_seed = 0.2 * (frame.seed - 3)  # between seeds, and the same for all: pairs do not see it
+    frame.loc[td, "value"] += by_seed[td]
+    tested = only_tests(claims(study, tables)).set_index("part")
+    tie, behind = tested.loc["C6.finer.grpo"], tested.loc["C6.finer.ppo"]
+    assert tie.effect == pytest.approx(0, abs=0.02)
+    assert (tie.verdict, tie.counted, tie.n) == ("inconclusive", "pairs", 10)
+    assert behind.effect == pytest.approx(-0.1, abs=0.02)
+    assert behind.verdict == "refuted"
+
+
+def test_every_mean_is_also_given_at_each_size_without_a_test():
+    study = a_study()
+    found = claims(study, tables_of(study, np.random.default_rng(0), drop=-0.2))
+    rows = found.set_index("part")
+    small, grown = rows.loc["C5.accurate.xs"], rows.loc["C5.accurate.s"]
+    assert small.effect == pytest.approx(0.6, abs=0.02)
+    assert grown.effect == pytest.approx(0.6 - 0.2 * math.log10(PARAMETERS["s"] / 1.07e5), abs=0.02)
+    assert (small.kind, small.role, small.n, small.verdict) == ("fact", "by_size", 5, "")
+    assert (small.effect + grown.effect) / 2 == pytest.approx(rows.effect["C5.accurate"])
+    tested = found[found.kind == "test"].part
+    given = found[found.role == "by_size"].part.str.rpartition(".")[0]
+    assert set(given) == set(tested) - {"C5.slope"}
+    one = a_study(sizes=["xs"])
+    assert "by_size" not in set(claims(one, tables_of(one, np.random.default_rng(0))).role)
 
 
 def test_a_size_without_pairs_is_not_silently_left_out():
@@ -360,10 +398,14 @@ def test_a_value_that_is_only_badly_scaled_is_a_fact_of_c5():
     study = a_study()
     found = claims(study, tables_of(study, np.random.default_rng(0), value=0.1))
     facts = found[(found.claim == "C5") & (found.kind == "fact")].set_index("part")
-    for name, centre in zip(SHAPES, (0.3, 0.4), strict=True):
+    for name, centre in zip(SHAPES, (0.3,), strict=True):
         row = facts.loc[f"C5.{name}"]
         assert row.effect == pytest.approx(centre, abs=0.01)
         assert (row.n, row.verdict, row.low < row.effect < row.high) == (10, "", True)
+    tested = found.set_index("part")
+    assert tested.verdict["C5.accurate"] == "refuted"
+    assert tested.verdict["C5.order"] == "supported"  # the order may be right all the same
+    assert tested.effect["C5.order"] == pytest.approx(0.9, abs=0.01)
 
 
 def test_the_error_over_shared_problems_does_not_average_out():

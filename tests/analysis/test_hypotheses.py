@@ -37,7 +37,7 @@ def hypothesis(measure="area", algorithm="vimpo", minus=0.0, **more):
     return fields | {"side": "above", "threshold": 0.0} | more
 
 
-def a_study(*asked, **grid):
+def a_study(*asked, probes=None, **grid):
     block = {"algorithms": ["vimpo", "ppo", "grpo", "oracle"], "sizes": ["xs"], "seeds": [*SEEDS]}
     return load_study(
         {
@@ -46,6 +46,7 @@ def a_study(*asked, **grid):
             "train": {"steps": STEPS},
             "statistics": {"resamples": 100},
             "claims": {"tested": []},
+            "probes": probes or {},
             "hypotheses": list(asked),
         }
     )
@@ -81,7 +82,7 @@ def flat(levels, algorithm, size="xs", noise="0"):
 
 def test_every_measure_of_the_configuration_is_computed():
     assert set(MEASURES) == set(types.MEASURES.values())
-    assert len(types.MEASURES) == 12
+    assert len(types.MEASURES) == 15
 
 
 def test_the_area_is_that_of_trapezia_and_a_failed_run_keeps_its_end():
@@ -211,8 +212,8 @@ def test_accuracy_lost_is_that_of_c4():
     with_claims = study.model_copy(update={"claims": load_study({}).claims})
     again = judged(with_claims, tables)
     assert again.loc["H.lost"].effect == again.loc["C4.lost.grpo"].effect
-    # eleven tests share one correction: the ten of the suite, and this one
-    assert (again.kind == "test").sum() == 11
+    # fourteen tests share one correction: the thirteen of the suite, and this one
+    assert (again.kind == "test").sum() == 14
 
 
 def test_costs_of_two_are_a_ratio_and_of_one_a_number():
@@ -268,6 +269,46 @@ def test_an_implied_value_is_compared_with_a_critic():
         Reason.NOT_MEASURED,
         "the runs of ppo have no explained_variance of critic",
     )
+
+
+ALL_PROBES = {"common": True, "pairs": 8, "baselines": {}}
+
+
+@pytest.mark.parametrize(
+    ("measure", "labels", "text"),
+    [
+        ("rescaled_variance", ("value", "implied", "change", "explained_variance_linear"),
+         "explained variance after the best rescaling of the change of value"),
+        ({"name": "rank_correlation", "predictor": "ceiling"},
+         ("value", "ceiling", "change", "spearman"), "(ceiling value)"),
+        ({"name": "explained_variance", "prefixes": "common"},
+         ("common", "implied", "change", "explained_variance"), "prefixes of the base policy"),
+        ("pairs_in_order", ("pairs", "implied", "value", "ordered"), "higher implied value"),
+        ({"name": "pairs_difference", "predictor": "log_probability"},
+         ("pairs", "log_probability", "value", "difference"), "log_probability value after"),
+    ],
+)  # fmt: skip
+def test_each_measure_of_the_probes_reads_its_own_rows(measure, labels, text):
+    study = a_study(hypothesis(measure), probes=ALL_PROBES)
+    rows = probe_rows(study, {("vimpo", "implied"): (0.4, 0.5, 0.6)})
+    names = ("probe", "predictor", "target", "metric")
+    right = [row | dict(zip(names, labels, strict=True)) for row in rows]
+    other = [
+        row | dict(zip(names, labels, strict=True)) | {name: "another", "value": 9.0}
+        for row in rows
+        for name in names
+    ]
+    row = judged(study, tables_of(study, probes=[*right, *other])).iloc[0]
+    assert row.effect == pytest.approx(0.5)
+    assert text in row.metric
+    row = judged(study, tables_of(study, probes=other)).iloc[0]
+    assert row.reason_code == Reason.NOT_MEASURED
+
+
+def test_own_prefixes_are_the_default_and_resolve_as_before():
+    study = a_study(hypothesis("rank_correlation"))
+    assert study.hypotheses[0].measure.prefixes == "own"
+    assert "prefixes" not in dump_yaml(study)
 
 
 def test_a_slope_is_that_of_the_contrast_in_log10_of_the_parameters():
@@ -420,6 +461,23 @@ def test_the_claims_of_a_published_study_are_made_again_digit_by_digit(tmp_path)
         (
             dict(contrast={"algorithm": "vimpo", "minus": float("inf")}),
             "hypotheses.0.contrast.minus: inf is not allowed; allowed: an algorithm, or a finite",
+        ),
+        (
+            dict(measure="pairs_in_order"),
+            r"hypotheses\[0\].measure.name: 'pairs_in_order' is not measured without probes.pairs; "
+            "allowed: with it",
+        ),
+        (
+            dict(measure={"name": "rank_correlation", "prefixes": "common"}),
+            r"hypotheses\[0\].measure.prefixes: 'common' is not measured without probes.common",
+        ),
+        (
+            dict(measure={"name": "explained_variance", "rival_predictor": "ceiling"}),
+            r"measure.predictor: 'ceiling' is not measured without probes.baselines; allowed: with",
+        ),
+        (
+            dict(measure={"name": "explained_variance", "predictor": "oracle"}),
+            "hypotheses.0.measure.*predictor: 'oracle' is not allowed; .*'ceiling'",
         ),
         (dict(axis="width"), "hypotheses.0.axis: 'width' is not allowed; .*'params'"),
         (

@@ -130,6 +130,36 @@ BAD = {
         "41",
         "1 to 40",
     ),
+    "pairs without steps": (
+        {
+            "task": {
+                "kind": "dataset",
+                "datasets": [{"path": "some/hub-name"}],
+                "benchmarks": {"test": {"task": "aime25"}},
+            },
+            "sizes": {"q": {"path": "some/model"}},
+            "grid": {"algorithms": ["grpo"], "sizes": ["q"]},
+            "probes": {"pairs": 3},
+        },
+        "probes.pairs",
+        "'dataset'",
+        "0, or kind: chain",
+    ),
+    "pairs below 0": ({"probes": {"pairs": -1}}, "probes.pairs", "-1", "[0, inf)"),
+    "few rollouts": (
+        {"probes": {"baselines": {"rollouts": 10}}},
+        "probes.baselines.rollouts",
+        "10",
+        "[20, inf)",
+    ),
+    "no updates": (
+        {"probes": {"baselines": {"updates": -1}}},
+        "probes.baselines.updates",
+        "-1",
+        "[0, inf)",
+    ),
+    "order": ({"claims": {"value_order": 1.5}}, "claims.value_order", "1.5", "[-1, 1]"),
+    "finer": ({"claims": {"finer_margin": 0.6}}, "claims.finer_margin", "0.6", "[0, 0.5]"),
 }
 
 

@@ -292,6 +292,16 @@ def test_probes_are_planned_with_the_studys_sampler():
     assert Planner(quick).probe_s(shape, objective) == Planner(more).probe_s(shape, objective)
 
 
+@pytest.mark.parametrize(
+    "asked", [{"common": True}, {"pairs": 64}, {"baselines": {}}, {"baselines": {"updates": 600}}]
+)
+def test_every_further_probe_is_planned(asked):
+    base = {"baselines": {}} if asked == {"baselines": {"updates": 600}} else {}
+    plain, more = (changed("quick", probes=probes) for probes in (base, asked))
+    shape, objective = Planner(plain).shapes["xs"], plain.algorithms["vimpo"]
+    assert Planner(more).probe_s(shape, objective) > Planner(plain).probe_s(shape, objective)
+
+
 def test_a_cell_that_cannot_fit_is_warned_of():
     text = describe(changed("paper", runtime={"processes": 1}))
     assert "qwen3-8b: cells of vimpo, ppo" in text

@@ -144,17 +144,20 @@ def test_predictors_of_value_and_of_change():
         plain(outcomes, np.array([[0.1, 0.2], [0.3, 0.4]])),
         critic=np.array([[0.5, 0.6], [0.7, 0.8]]),
         critic_start=np.array([0.4, 0.9]),
+        more={"linear": (np.array([[0.5, 0.1], [0.2, 0.3]]), np.array([0.25, 0.125]))},
     )
     expected = {
         "value": {
             "implied": [[0.6, 0.7], [0.3, 0.4]],
             "group_mean": [[0.5, 0.5], [0.0, 0.0]],
             "critic": [[0.5, 0.6], [0.7, 0.8]],
+            "linear": [[0.5, 0.1], [0.2, 0.3]],
         },
         "change": {
             "implied": [[0.1, 0.2], [0.3, 0.4]],
             "group_mean": [[0.0, 0.0], [0.0, 0.0]],
             "critic": [[0.1, 0.2], [-0.2, -0.1]],
+            "linear": [[0.25, -0.15], [0.075, 0.175]],
         },
     }
     for target, predictors in expected.items():
@@ -162,7 +165,7 @@ def test_predictors_of_value_and_of_change():
         assert set(found_) == set(predictors)
         for name, value in predictors.items():
             assert found_[name].value == pytest.approx(np.array(value)), (target, name)
-            noisy = target == "value" and name != "critic"  # as V(s_0) is
+            noisy = target == "value" and name not in ("critic", "linear")  # as V(s_0) is
             assert (found_[name].shared[0, 0] > 0) == noisy
 
 
@@ -239,6 +242,40 @@ def test_probe_run_writes_its_tables_and_repeats_them(tiny_study, tmp_path):
     with pytest.raises(ConfigError, match="model"):
         probe_run(study, Cell("grpo", "tiny", "0", 1), tmp_path / "three" / "probes.parquet")
     assert not (tmp_path / "three").exists()
+
+
+def test_further_probes_add_rows_and_change_none(tiny_study, tmp_path):
+    cell, rows = Cell("ppo", "tiny", "0", 1), {}
+    asked = {"common": True, "pairs": 12, "baselines": {"rollouts": 40, "updates": 20}}
+    for name, more in (("plain", {}), ("more", asked), ("again", asked)):
+        study = tiny_study(train={"steps": 2}, probes=SMALL | more)
+        if name == "plain":
+            train_cell(study, cell, quiet=True)
+        output = tmp_path / name / "probes.parquet"
+        probe_run(study, cell, output)
+        rows[name] = pq.read_table(output).to_pylist()
+    files = [[(tmp_path / n / f).read_bytes() for n in ("more", "again")] for f in FILES]
+    assert all(one == two for one, two in files)
+    plain, more = ({row_key(row): row for row in rows[name]} for name in ("plain", "more"))
+    assert len(more) == len(rows["more"])
+    assert all(str(more[key]) == str(row) for key, row in plain.items())  # NaN is NaN
+    added = {(row["probe"], row["predictor"]) for key, row in more.items() if key not in plain}
+    fitted = {"ceiling", "linear", "log_probability"}
+    known = {"implied", "critic", *fitted}
+    assert added == (
+        {("value", name) for name in fitted}
+        | {("common", name) for name in known | {"group_mean", "truth"}}
+        | {("pairs", name) for name in known | {"truth"}}
+        | {("baselines", name) for name in ("ceiling", "linear")}
+    )
+    assert all(math.isfinite(r["value"]) == (r["reason"] == "") for r in rows["more"])
+
+
+FILES = ("probes.parquet", "prefixes.parquet")
+
+
+def row_key(row: dict) -> tuple:
+    return tuple(row[name] for name in ("probe", "predictor", "target", "position", "metric"))
 
 
 def test_metric_rows_pair_estimates_with_errors():

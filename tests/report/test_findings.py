@@ -12,6 +12,7 @@ from vimpo.report.findings import findings, short_claims
 from vimpo.report.page import template_environment
 from vimpo.report.parts import SCALES, View
 from vimpo.report.readme import STUDIES
+from vimpo.report.verdicts import claims_table, facts_table, verdicts
 from vimpo.storage.codes import Reason
 from vimpo.storage.tables import read_table
 
@@ -127,21 +128,57 @@ def test_the_implied_value_is_held_against_its_mark_and_the_critic(claims, own, 
     _, short, body = said(frame, "value")
     assert short == answer
     assert "It explains 0.01 of the variance" in body
-    assert "That is 0.08 more than PPO's critic" in body
+    assert "It explains 0.08 more than PPO's critic (" in body
     assert "GRPO 0.00 (-0.30 to 0.30; 4 runs)" in body
 
 
 def test_scale_and_order_of_the_implied_value_are_said_beside_its_accuracy(claims):
     hidden = claims[claims["part"] == "C5.hidden.grpo"]
     rows = [
-        hidden.assign(part=f"C5.{name}", role=Role.SHAPE, statement=text, effect=effect)
-        for (name, (_, text)), effect in zip(SHAPES.items(), (0.37, 0.31), strict=True)
+        hidden.assign(part=f"C5.{name}", role=Role.SHAPE, statement=text, effect=0.37)
+        for name, (_, text) in SHAPES.items()
     ]
-    _, _, body = said(pd.concat([claims, *rows]), "value")
+    accurate = claims[claims["part"] == "C5.accurate"]
+    order = accurate.assign(part="C5.order", role=Role.ORDER, effect=0.31, threshold=0.5)
+    _, _, body = said(pd.concat([claims, order, *rows]), "value")
     assert (
         " Of the implied value: explained variance after the best rescaling 0.37 (-0.30 to 0.30; "
-        "4 runs), rank correlation with the truth 0.31 (-0.30 to 0.30; 4 runs)." in body
+        "4 runs)." in body
     )
+    assert "Its rank correlation with the truth is 0.31 (" in body
+    assert "order is all that the actor uses of it. Threshold: above 0.50." in body
+
+
+@pytest.mark.parametrize(("effect", "words"), [(0.04, "0.04 less"), (-0.04, "0.04 more")])
+def test_credit_is_held_against_the_same_read_out_of_a_rival(claims, effect, words):
+    first = claims[claims["part"] == "C6.first_wrong"]
+    finer = first.assign(
+        part="C6.finer.grpo", role=Role.FINER, rival="grpo", effect=effect, threshold=0.0
+    )
+    body = said(pd.concat([claims, finer]), "credit")[2]
+    assert f"The same td, read out of GRPO's policy on its own responses, scores {words}" in body
+
+
+def test_numbers_by_size_are_said_of_a_studys_own_questions_and_tabled_beside_every_test(claims):
+    first = claims[claims["part"] == GAP]
+    rows = [
+        first.assign(
+            part=f"{GAP}.{size}", kind=FACT, role=Role.BY_SIZE, effect=effect, side="", verdict="",
+            statement=f"size {size}",
+        )
+        for size, effect in (("0.6b", 0.25), ("s", -0.125))
+    ]  # fmt: skip
+    frame = pd.concat([claims, *rows])
+    assert "size 0.6b" not in said(frame, "grpo")[2]
+    table = claims_table(verdicts(frame))
+    place = table.columns.index("at each size")
+    cells = [row[place].text for row in table.rows]
+    assert cells[0] == "0.6b 0.250, s -0.125"
+    assert set(cells[1:]) == {"–"}
+    assert len(facts_table(frame).rows) == len(facts_table(claims).rows)
+    assert "at each size" not in claims_table(verdicts(claims)).columns
+    own = frame.replace({"claim": {"C1": "H"}})
+    assert "By size: size 0.6b +0.25" in said(own, "own")[2]
 
 
 def test_size_and_cost_are_answered_either_way(claims):

@@ -10,11 +10,13 @@ import pytest
 from vimpo.config import ChainTask
 from vimpo.tasks.chain import (
     ALPHABET,
+    Fork,
     Problem,
     demonstration,
     draw_problem,
     final_answer,
     forgets_carry,
+    fork,
     grade_steps,
     held_out_problems,
     is_held_out,
@@ -265,3 +267,35 @@ def test_a_step_draws_from_all_training_lengths():
     counts = [sum(len(p.terms[1]) == n for p in problems) for n in (2, 3, 4)]
     assert sum(counts) == 320
     assert min(counts) > 70
+
+
+@pytest.mark.parametrize(
+    ("prompt", "places"),
+    [
+        pytest.param("7+5-3=", [("7+5=", "1", "2"), ("7+5=12;12-3=", "9", "1")], id="two places"),
+        pytest.param("45+7+1=", [("45+7=", "5", "4")], id="tens digit"),
+        pytest.param("21-9=", [("21-9=", "1", "2")], id="borrow"),
+        pytest.param("10-9+1=", [("10-9=1", ";", "1")], id="one result begins with the other"),
+        pytest.param("10-9=", [("10-9=1", "#", "1")], id="the same at the last step"),
+        pytest.param("3-9=", [("3-9=", "-", "4")], id="sign"),
+        pytest.param("1+2-3=", [], id="nothing to carry"),
+    ],
+)
+def test_forks_are_where_a_carry_may_be_forgotten(prompt, places):
+    rng = random.Random(0)
+    drawn = {fork(Problem(prompt, ""), rng) for _ in range(40)}
+    assert drawn == ({Fork(*place) for place in places} or {None})
+
+
+def test_forks_lead_to_a_right_and_to_a_wrong_demonstration():
+    rng, task = random.Random(1), ChainTask(symbols="+-*", largest=9)
+    for _ in range(200):
+        problem = draw_problem(task, 3, rng)
+        if (place := fork(problem, rng)) is None:
+            continue
+        assert demonstration(problem, 0.0, rng).startswith(place.prefix + place.right)
+        slips = {
+            demonstration(problem, 1.0, rng),
+            *(demonstration(problem, 0.5, rng) for _ in range(60)),
+        }
+        assert any(text.startswith(place.prefix + place.wrong) for text in slips)

@@ -18,10 +18,14 @@ The same runs also give, as facts without a verdict,
 At p = 1/2 and above labels say nothing or the opposite: those runs are controls and enter none of
 these. Group noise is used if the grid has it, else noise per rollout.
 
-C5 tests the implied value, its change with size, and PPO's critic for comparison. C6 tests the
-implied td of single tokens against chance and against the token's place: GRPO's credit is constant
-within a response and scores one half, but a signal that merely rises or falls along the response
-does better, so td must beat that too.
+C5 tests the implied value, its order (the actor whitens, so order is what it uses), its change with
+size, and PPO's critic for comparison. C6 tests the implied td of single tokens against chance and
+against the token's place: GRPO's credit is constant within a response and scores one half, but a
+signal that merely rises or falls along the response does better, so td must beat that too. And a td
+can be read out of any policy, so VIMPO's must beat that of the rivals' policies, in pairs of runs:
+else it is no merit of the algorithm.
+
+Every part but a slope is also given at each size, as a fact, where there are several.
 
 C3 is tested by step time alone. Parameters and optimiser bytes follow from the design, and memory
 repeats between processes: a p value for either would be about nothing that varies.
@@ -36,7 +40,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vimpo.analysis.hypotheses import Comparison, Parts, hypothesis_parts, tested
+from vimpo.analysis.hypotheses import Comparison, Parts, at_sizes, hypothesis_parts, tested
 from vimpo.analysis.inference import pooled_spread, share
 from vimpo.analysis.intervals import AT_MOST_ONE, FRACTION, not_available, not_finite
 from vimpo.analysis.scores import (
@@ -81,12 +85,9 @@ CLAIMS: dict[str, str] = {name: claim.title for name, claim in SHIPPED.items()}
 DESIGN = Why(Reason.DESIGN, "it follows from the design: nothing varies")
 EXPLAINED = "explained_variance"
 CHANGE = "explained variance of the change of value along a response"
-# What an explained variance hides: a value that is right but for its scale, or right in its order.
+# What an explained variance hides: a value that is right but for its scale.
 # Name -> metric of the probe, and its text.
-SHAPES = {
-    "linear": ("explained_variance_linear", "explained variance after the best rescaling"),
-    "rank": ("spearman", "rank correlation with the truth"),
-}
+SHAPES = {"linear": ("explained_variance_linear", "explained variance after the best rescaling")}
 # Facts of C3: name -> metric of the measurement, and its text.
 COSTS = {
     "memory": (
@@ -126,6 +127,8 @@ def claim_tests(
             unit="ratio" if asked.is_ratio else "",
         )
         parts.append(tested(part, asked.target(study.claims), comparison, params))
+        if asked.pooling == "mean":
+            parts += at_sizes(comparison, part)
     return parts
 
 

@@ -42,7 +42,8 @@ def _parts(asked: Hypothesis, study: Study, tables: Tables, params: Mapping[str,
     comparison = Comparison.of(asked, study, tables)
     part = _described(asked, comparison)
     test = tested(part, asked.threshold, comparison, params)
-    return [test, *_by_size(asked, comparison, part), *_reached(asked, comparison, part)]
+    by_size = at_sizes(comparison, part) if asked.by_size else []
+    return [test, *by_size, *_reached(asked, comparison, part)]
 
 
 def tested(
@@ -140,6 +141,7 @@ def _described(asked: Hypothesis, comparison: Comparison) -> Part:
         "per tenfold of parameters" if asked.pooling == "slope" else "",
     ]
     fields = asked.measure.model_dump() | {"decoder": where.decoder}
+    details += ["prefixes of the base policy"] * (fields.get("prefixes") == "common")
     if other := fields.get("rival_predictor"):
         fields["predictor"] += f" minus {other}"
     on = f" on {where.benchmark}" if where.benchmark else ""
@@ -158,10 +160,10 @@ def _described(asked: Hypothesis, comparison: Comparison) -> Part:
     )
 
 
-def _by_size(asked: Hypothesis, comparison: Comparison, part: Part) -> Parts:
-    """The contrast at each size, without a test."""
+def at_sizes(comparison: Comparison, part: Part) -> Parts:
+    """The contrast at each size, without a test; none if there is only one size."""
     sizes = list(dict.fromkeys(key[0] for key in comparison.keys))
-    if not asked.by_size or len(sizes) < 2:
+    if len(sizes) < 2:
         return []
     found = {size: comparison.mean([k for k in comparison.keys if k[0] == size]) for size in sizes}
     facts = {

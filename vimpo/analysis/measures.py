@@ -172,13 +172,26 @@ def probe(tables: Tables, algorithm: str, labels: tuple[str, str, str, str]) -> 
 def value_probe(metric: str) -> Scorer:
     def scores(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
         measure = asked.measure
-        assert isinstance(measure, hypotheses.ExplainedVariance | hypotheses.RankCorrelation)
-        predictor = measure.predictor
-        if algorithm == asked.contrast.rival:
-            predictor = measure.rival_predictor or predictor
-        return probe(tables, algorithm, ("value", predictor, "change", metric))
+        assert isinstance(measure, hypotheses.OfChange)
+        where = "value" if measure.prefixes == hypotheses.OWN else measure.prefixes
+        return probe(tables, algorithm, (where, _predictor(asked, algorithm), "change", metric))
 
     return scores
+
+
+def pairs_probe(metric: str) -> Scorer:
+    def scores(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
+        return probe(tables, algorithm, ("pairs", _predictor(asked, algorithm), "value", metric))
+
+    return scores
+
+
+def _predictor(asked: Asked, algorithm: str) -> str:
+    """Whose value is read out of this side's runs."""
+    measure = asked.measure
+    assert isinstance(measure, hypotheses.OfValue)
+    other = measure.rival_predictor if algorithm == asked.contrast.rival else None
+    return other or measure.predictor
 
 
 def credit(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
@@ -264,8 +277,23 @@ MEASURES: dict[type[hypotheses.Measure], Entry] = {
     hypotheses.ExplainedVariance: Entry(
         value_probe("explained_variance"), f"explained variance {PREDICTED}", "", AT_MOST_ONE
     ),
+    hypotheses.RescaledVariance: Entry(
+        value_probe("explained_variance_linear"),
+        f"explained variance after the best rescaling {PREDICTED}",
+        "",
+        AT_MOST_ONE,
+    ),
     hypotheses.RankCorrelation: Entry(
         value_probe("spearman"), f"rank correlation {PREDICTED}", "", (-1.0, 1.0)
+    ),
+    hypotheses.PairsInOrder: Entry(
+        pairs_probe("ordered"),
+        "share of pairs in which the right digit has the higher {predictor} value",
+        "share",
+        FRACTION,
+    ),
+    hypotheses.PairsDifference: Entry(
+        pairs_probe("difference"), "{predictor} value after the right digit minus the wrong one"
     ),
     hypotheses.CreditAUC: Entry(
         credit, "AUC of finding the first wrong step by {signal}", "", FRACTION

@@ -49,7 +49,8 @@ BY_POSITION = {
     "precision": ("rms_drift", "relative_drift"),
 }
 _BOUNDS = {
-    FRACTION: "auc top1 top1_chance wrong_rollouts accuracy pearson_ceiling spearman_ceiling",
+    FRACTION: "auc top1 top1_chance wrong_rollouts accuracy pearson_ceiling spearman_ceiling "
+    "ordered",
     POSITIVE: "spread mean_stderr mse rmse rms residual_rms target_rms residual_ratio "
     "rms_drift relative_drift",
     (-1.0, 1.0): "spearman pearson",

@@ -50,20 +50,22 @@ class Role(StrEnum):
     CHEAPER = "cheaper"  # step time, over a rival's
     LOST = "lost"  # accuracy lost per unit of noise, minus a rival's
     ACCURATE = "accurate"  # explained variance of the implied value
-    SLOPE = "slope"  # its change per tenfold of parameters
+    ORDER = "order"  # rank correlation of the implied value
+    SLOPE = "slope"  # change of the explained variance per tenfold of parameters
     BEHIND_CRITIC = "behind_critic"  # it, minus the critic's
     CREDIT = "credit"  # AUC of finding the first wrong step
     PLACE = "place"  # it, minus that of the token's place
+    FINER = "finer"  # it, minus that of the same signal in a rival's policy
     # facts
     COST = "cost"  # any cost, over a rival's
     AREA = "area"  # mean accuracy along the noise curve, minus a rival's
     SPREAD = "spread"  # standard deviation of accuracy between seeds
     COLLAPSE = "collapse"  # share of runs
-    SHAPE = "shape"  # of the implied value: right but for its scale, or in its order
+    SHAPE = "shape"  # explained variance of the implied value, once its scale is right
     HIDDEN = "hidden"  # explained variance of a value read out of another algorithm's policy
     SIGNAL = "signal"  # AUC of another signal
     REACHED = "reached"  # share of runs that reached an accuracy
-    BY_SIZE = "by_size"  # what a hypothesis is about, at one size
+    BY_SIZE = "by_size"  # what a test is about, at one size
     # anything else is said in the words of claims.csv: the tests of hypotheses among them
     LEVEL = "level"
     DIFFERENCE = "difference"  # printed with its sign

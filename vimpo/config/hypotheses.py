@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
 from vimpo.config.grid import Cell
+from vimpo.config.judging import Probes
 from vimpo.config.noise import Noise
 from vimpo.config.types import Name, Strict
 from vimpo.errors import ConfigError
@@ -66,26 +67,56 @@ class Memory(Measure):
     name: Literal["memory"] = "memory"
 
 
-Predictor = Literal["implied", "critic"]
+FITTED = ("ceiling", "linear", "log_probability")  # need probes.baselines
+Predictor = Literal["implied", "critic", "ceiling", "linear", "log_probability"]
+OWN: Literal["own"] = "own"
 
 
 class OfValue(Strict):
-    """Which prediction of the change of value along a response is judged."""
+    """Which prediction of value is judged."""
 
     predictor: Predictor = "implied"
     rival_predictor: Predictor | None = Field(None, description="default: the same")
 
 
-class ExplainedVariance(OfValue, Measure):
+class OfChange(OfValue):
+    """Of the change of value along a response."""
+
+    prefixes: Literal["own", "common"] = Field(
+        OWN,
+        exclude_if=lambda value: value == OWN,
+        description="the policy's own, or the base policy's, the same for every algorithm",
+    )
+
+
+class ExplainedVariance(OfChange, Measure):
     """Explained variance of the change of value along a response (as C5)."""
 
     name: Literal["explained_variance"] = "explained_variance"
 
 
-class RankCorrelation(OfValue, Measure):
-    """Rank correlation of a predicted change of value with the true one."""
+class RescaledVariance(OfChange, Measure):
+    """The same after the best rescaling of the prediction: what its shape explains."""
+
+    name: Literal["rescaled_variance"] = "rescaled_variance"
+
+
+class RankCorrelation(OfChange, Measure):
+    """Rank correlation of a predicted change of value with the true one (as C5)."""
 
     name: Literal["rank_correlation"] = "rank_correlation"
+
+
+class PairsInOrder(OfValue, Measure):
+    """Share of pairs of a right and a wrong digit of which the right one has the higher value."""
+
+    name: Literal["pairs_in_order"] = "pairs_in_order"
+
+
+class PairsDifference(OfValue, Measure):
+    """By how much the value after the right digit is higher, a mean over pairs."""
+
+    name: Literal["pairs_difference"] = "pairs_difference"
 
 
 Signal = Literal["implied_td", "implied_gae", "critic_td", "critic_gae", "group", "position"]
@@ -136,7 +167,10 @@ AnyMeasure = (
     | Seconds
     | Memory
     | ExplainedVariance
+    | RescaledVariance
     | RankCorrelation
+    | PairsInOrder
+    | PairsDifference
     | CreditAUC
     | CreditBeyondPlace
     | KL
@@ -309,3 +343,24 @@ def check_hypotheses(
                         f"hypotheses[{i}].{field}: '{value}' is not in this study; allowed: "
                         f"{', '.join(known)}"
                     )
+
+
+def check_probed(hypotheses: Sequence[Hypothesis], probes: Probes) -> None:
+    """Raise ValueError for a measure of a probe that the study leaves out."""
+    for i, hypothesis in enumerate(hypotheses):
+        measure = hypothesis.measure
+        if not isinstance(measure, OfValue):
+            continue
+        read = (measure.predictor, measure.rival_predictor)
+        fitted = [name for name in read if name in FITTED]
+        common = isinstance(measure, OfChange) and measure.prefixes != OWN
+        for field, value, needs, given in (
+            ("name", measure.name, "pairs", bool(probes.pairs) or isinstance(measure, OfChange)),
+            ("prefixes", "common", "common", probes.common or not common),
+            ("predictor", fitted[0] if fitted else "", "baselines", probes.baselines or not fitted),
+        ):
+            if not given:
+                raise ValueError(
+                    f"hypotheses[{i}].measure.{field}: '{value}' is not measured without "
+                    f"probes.{needs}; allowed: with it, or another {field}"
+                )

@@ -24,6 +24,25 @@ class Evaluation(Strict):
     seed: Seed = 1234
 
 
+def _unset(value: object) -> bool:
+    """Left out of resolved files and digests, so that studies older than the field stay valid."""
+    return not value
+
+
+class Baselines(Strict):
+    """Predictors of value fitted to fresh rollouts of the same policy: a floor and a ceiling."""
+
+    rollouts: int = Field(512, ge=20, description="one each of as many prompts; a fifth held out")
+    updates: int = Field(
+        300, ge=0, description="at most, of the critic that is the ceiling; 0: no ceiling"
+    )
+    batch_size: Count = Field(64, description="rollouts of an update")
+    learning_rate: Positive = 1e-3
+    patience: Count = Field(
+        5, description="looks at the held-out error, one every 20 updates, that may bring nothing"
+    )
+
+
 class Probes(Strict):
     """The scaling caveat, measured on saved checkpoints with the same problems for every run."""
 
@@ -34,6 +53,24 @@ class Probes(Strict):
     continuations: int = Field(16, ge=4, description="Monte Carlo continuations per prefix")
     baseline_continuations: int = Field(64, ge=4, description="continuations of the bare prompt")
     credit_rollouts: int = Field(128, ge=2, description="fresh rollouts graded step by step")
+    common: bool = Field(
+        False,
+        exclude_if=_unset,
+        description="also on prefixes that the base policy wrote, the same for every algorithm; as "
+        "many continuations again",
+    )
+    pairs: int = Field(
+        0,
+        ge=0,
+        exclude_if=_unset,
+        description="prompts whose right response is continued by the right and by a wrong digit; "
+        "needs a task that knows them: chain",
+    )
+    baselines: Baselines | None = Field(
+        None,
+        exclude_if=_unset,
+        description="also judge log-probability, a linear probe and a critic fitted offline",
+    )
     cost_rounds: Count = Field(2, description="measurements per algorithm, taking turns")
     seed: Seed = 777
 
@@ -69,6 +106,14 @@ class Claims(Strict):
     value_accuracy: float = Field(
         0.25, le=1, description="C5: explained variance of the implied change of value, above this"
     )
+    value_order: float = Field(
+        0.5,
+        ge=-1,
+        le=1,
+        exclude_if=lambda value: value == 0.5,
+        description="C5: its rank correlation, above this: by default the root of value_accuracy, "
+        "as of a value that is right but for its scale",
+    )
     value_slope: float = Field(
         -0.1, description="C5: its change per tenfold of parameters, above this"
     )
@@ -80,5 +125,12 @@ class Claims(Strict):
     )
     place_margin: float = Field(
         0.0, ge=0, le=0.5, description="C6: and above that of the token's position alone by this"
+    )
+    finer_margin: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        exclude_if=_unset,
+        description="C6: and above the AUC of the same td read out of a rival's policy by this",
     )
     power: float = Field(0.8, gt=0, lt=1, description="for the estimated number of seeds needed")

@@ -17,10 +17,12 @@ Margin = Literal[
     "time_ratio",
     "noise_margin",
     "value_accuracy",
+    "value_order",
     "value_slope",
     "critic_margin",
     "credit_margin",
     "place_margin",
+    "finer_margin",
 ]
 
 

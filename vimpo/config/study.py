@@ -22,7 +22,7 @@ from vimpo.config.grid import (
     result_fields,
     training_fields,
 )
-from vimpo.config.hypotheses import Hypothesis, check_hypotheses
+from vimpo.config.hypotheses import Hypothesis, check_hypotheses, check_probed
 from vimpo.config.jobs import Cluster
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
 from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
@@ -135,7 +135,13 @@ class Study(Strict):
                     check_together(name, *models, self.train, self.runtime)
         if self.hypotheses:
             check_hypotheses(self.hypotheses, self.cells(), self.task.benchmarks, self.decoders())
+            check_probed(self.hypotheses, self.probes)
         self._algorithms_can_run()
+        if self.probes.pairs and self.task.kind != "chain":
+            raise ConfigError(
+                f"probes.pairs: {self.probes.pairs} needs a task that knows the right digit, which "
+                f"task.kind = '{self.task.kind}' does not; allowed: 0, or kind: chain"
+            )
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
@@ -299,7 +305,8 @@ class Study(Strict):
         train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
         # The default is left out, so that digests older than this field stay valid.
         usual = self.probes.cost_rounds == Probes().cost_rounds
-        probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"} if usual else None)
+        unread = {"common", "pairs", "baselines"} | ({"cost_rounds"} if usual else set())
+        probes = self.probes.model_dump(mode="json", exclude=unread)
         shared = [size_fields, self.task, train, self.runtime, probes]
         return digest([objectives, *shared])
 

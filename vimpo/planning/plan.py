@@ -228,15 +228,23 @@ class Planner:
         return self._started(self.decode_s(shape, benchmark_responses(self.study), together))
 
     def probe_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
-        """Continuations of prefixes and prompts, credit rollouts, and the passes over them."""
+        """Continuations of prefixes and prompts, rollouts, the passes over them, and a critic."""
         probes, lengths = self.study.probes, self.lengths
+        length = lengths.prompt + lengths.response
         prefixes = probes.problems * len(probes.positions) * probes.continuations
         starts = probes.problems * (1 + probes.baseline_continuations)
-        sampled = prefixes + starts + probes.credit_rollouts
-        length = lengths.prompt + lengths.response
+        rollouts, fitted = probes.credit_rollouts, 0.0  # fitted: tokens
+        if probes.baselines:
+            rollouts += probes.baselines.rollouts
+            fitted = probes.baselines.updates * probes.baselines.batch_size * length
+        if probes.common:
+            rollouts += probes.problems
+            prefixes *= 2
+        prefixes += 2 * probes.pairs * probes.continuations
+        sampled = prefixes + starts + rollouts
         networks = 2 + isinstance(objective, PPOConfig)
-        read = (probes.problems + probes.credit_rollouts) * length * networks
-        reading = self.compute_s(read * forward_flops(shape, length / 2))
+        read = (probes.problems + rollouts) * length * networks
+        reading = self.compute_s((read + 3 * fitted) * forward_flops(shape, length / 2))
         return self._started(self._sample_s(shape, sampled, sampled_together(self.study)) + reading)
 
     def cost_s(self, size: str, shape: Shape) -> float:

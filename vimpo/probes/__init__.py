@@ -3,12 +3,14 @@
 vimpo/probes/run.py writes two small tables next to a run. `probes.parquet` is tidy, one measured
 number per row, with the columns of :data:`COLUMNS`:
 
-    probe      value, credit, consistency or precision
-    predictor  what is judged: implied, critic, group_mean, truth (value); implied_td,
-               implied_gae, critic_td, critic_gae, group, position (credit); policy (consistency);
-               float32, bfloat16_float32_softmax, bfloat16 (precision)
-    target     on what: value, change (value); step, profile (credit); td, terminal (consistency);
-               log_ratio, implied_value (precision)
+    probe      value, credit, consistency or precision; if asked for, common (as value, on prefixes
+               of the base policy), pairs, and baselines (how they fit)
+    predictor  what is judged: implied, critic, group_mean, truth, and of baselines ceiling, linear,
+               log_probability (value, common, pairs); implied_td, implied_gae, critic_td,
+               critic_gae, group, position (credit); policy (consistency); float32,
+               bfloat16_float32_softmax, bfloat16 (precision)
+    target     on what: value, change (value, common); value (pairs); outcome (baselines); step,
+               profile (credit); td, terminal (consistency); log_ratio, implied_value (precision)
     position   where, as text: `all`, or a share of the response (value), a token relative to the
                first wrong one (profile), a number of summed tokens (precision)
     metric     what was computed; vimpo/probes/<probe>.py says how

@@ -33,6 +33,7 @@ from vimpo.probes import NO_ORACLE
 from vimpo.probes.measures import cluster_mean, row
 from vimpo.probes.subject import Reading, Subject, joined_readings, responses
 from vimpo.storage.codes import Reason, Why
+from vimpo.tasks import Problem
 from vimpo.tasks.chain import Step
 from vimpo.tasks.steps import step_tokens, token_spans
 
@@ -146,6 +147,21 @@ def credit_probe(subject: Subject) -> list[dict]:
     accuracy = _share_row("accuracy", rewards)
     if subject.task.grade_steps is None:
         return [*ungraded_rows(subject.critic is not None), accuracy]
+    graded, wrong = grade(subject, problems, tokens)
+    reading = joined_chunks([subject.read(chunk) for chunk in chunks])
+    signals = signals_of(reading, torch.tensor(rewards), subject.lam)
+    return [
+        *credit_rows(signals, reading.mask, graded),
+        _share_row("wrong_rollouts", wrong),
+        accuracy,
+    ]
+
+
+def grade(
+    subject: Subject, problems: Sequence[Problem], tokens: Sequence[Sequence[int]]
+) -> tuple[list[Graded], list[float]]:
+    """The rollouts with a first wrong step, and for each rollout whether any step is wrong."""
+    assert subject.task.grade_steps is not None
     rows = []
     for i, (problem, ids) in enumerate(zip(problems, tokens, strict=True)):
         steps = subject.task.grade_steps(problem, subject.text(ids))
@@ -153,13 +169,7 @@ def credit_probe(subject: Subject) -> list[dict]:
         rows.append((i, problem.id, steps, spans))
     clusters = {name: k for k, name in enumerate(dict.fromkeys(r[1] for r in rows))}
     graded = [g for r in rows if (g := _graded(r[0], clusters[r[1]], r[2], r[3]))]
-    reading = _joined([subject.read(chunk) for chunk in chunks])
-    signals = signals_of(reading, torch.tensor(rewards), subject.lam)
-    return [
-        *credit_rows(signals, reading.mask, graded),
-        _share_row("wrong_rollouts", [float(any(not s.right for s in r[2])) for r in rows]),
-        accuracy,
-    ]
+    return graded, [float(any(not s.right for s in r[2])) for r in rows]
 
 
 def ungraded_rows(critic: bool) -> list[dict]:
@@ -183,7 +193,7 @@ def _graded(index: int, cluster: int, steps: list[Step], tokens: list[list[int]]
     return Graded(index, cluster, [tokens[i] for i in kept], kept.index(wrong))
 
 
-def _joined(readings: Sequence[Reading]) -> Reading:
+def joined_chunks(readings: Sequence[Reading]) -> Reading:
     """Chunks of different widths as one batch, right-padded."""
     width = max(reading.mask.shape[1] for reading in readings)
     return joined_readings(readings, width)

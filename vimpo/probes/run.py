@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from vimpo.config import Cell, Study
 from vimpo.models.networks import set_up_torch
 from vimpo.probes import COLUMNS
+from vimpo.probes.baselines import NOTHING, fit_baselines
 from vimpo.probes.consistency import consistency_probe
 from vimpo.probes.credit import credit_probe
+from vimpo.probes.pairs import pairs_probe
 from vimpo.probes.precision import precision_probe
 from vimpo.probes.subject import Subject
 from vimpo.probes.value import measure_prefixes, prefix_table, value_rows
@@ -34,11 +36,20 @@ def probe_run(study: Study, cell: Cell, output: Path) -> None:
     remove_leftovers(output.parent, output.name, PREFIXES, beside(output).name)
     set_up_torch(study.runtime)
     subject = Subject.load(study, cell)
-    prefixes = measure_prefixes(subject)
+    fitted, fits = NOTHING, list[dict]()
+    if study.probes.baselines:
+        fitted, fits = fit_baselines(subject, study.probes.baselines)
+    prefixes = measure_prefixes(subject, fitted)
     rows = value_rows(prefixes, study.probes.seed)
     rows += credit_probe(subject)
     rows += consistency_probe(subject)
     rows += precision_probe(subject)
+    if study.probes.common:
+        common = measure_prefixes(subject, fitted, common=prefixes)
+        rows += value_rows(common, study.probes.seed, "common")
+    if study.probes.pairs:
+        rows += pairs_probe(subject, fitted)
+    rows += fits
     digest = study.probe_digest(cell)
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
     schema = pa.schema([(name, TYPES.get(name, pa.string())) for name in COLUMNS])

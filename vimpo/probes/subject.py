@@ -23,6 +23,7 @@ from vimpo.sampling.rollouts import (
     Sampler,
     TorchSampler,
     joined,
+    left_pad,
     micro_batches,
     sampling_of,
     step_seed,
@@ -37,7 +38,7 @@ class Reading:
     """The networks on a batch of rollouts; all [B, T], float32, 0 off mask.
 
     log_ratio = log pi - log pi_ref and token_kl in nats; td = beta (log_ratio - token_kl); values:
-    the critic's V(s_t), None without a critic.
+    the critic's V(s_t), None without a critic; logp: log pi, None where nothing needs it.
     """
 
     mask: Tensor
@@ -45,6 +46,7 @@ class Reading:
     token_kl: Tensor
     td: Tensor
     values: Tensor | None
+    logp: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,23 +122,42 @@ class Subject:
         purpose: str,
         group_size: int = 1,
         spent: Sequence[int] | None = None,
+        base: bool = False,
     ) -> list[Rollouts]:
         """Rollouts at the training temperature, in ordered chunks of whole groups.
 
         Random draws are a pure function of the probes' seed and `purpose`, the same for every
-        algorithm. spent: response tokens that each prompt already contains.
+        algorithm. spent: response tokens that each prompt already contains; base: of the base
+        policy.
         """
         spent = spent or [0] * len(prompts)
         limits = [self.train.max_response - n for n in spent]
         sampling = sampling_of(self.train, self.policy, self.tokenizer, group_size, max(limits))
-        sampler = (
-            self.sampler.with_(sampling) if self.sampler else TorchSampler(self.policy, sampling)
-        )
+        sampler: Sampler = TorchSampler(self.reference if base else self.policy, sampling)
+        if self.sampler and not base:
+            sampler = self.sampler.with_(sampling)
         seed = step_seed(self.probes.seed, 0, purpose)
         return [
             sampler.rollouts(prompts[s], seed, s.start, len(prompts), limits[s])
             for s in micro_batches(len(prompts), max(1, self.sample_rows // group_size))
         ]
+
+    def written(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> list[Rollouts]:
+        """Given responses as if they had been sampled, in ordered chunks that are read at once."""
+        pad, device = int(self.tokenizer.pad_token_id), self.policy.device
+        chunks = []
+        for s in micro_batches(len(prompts), self.read_rows):
+            prompt_ids, prompt_mask = left_pad(prompts[s], pad, device)
+            rows, width = responses[s], max(map(len, responses[s]))
+            ids = [[*row, *[pad] * (width - len(row))] for row in rows]
+            mask = [[1.0] * len(row) + [0.0] * (width - len(row)) for row in rows]
+            tokens, on = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+            ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+            nothing = torch.zeros_like(on)
+            chunks.append(Rollouts(prompt_ids, prompt_mask, tokens, on, nothing, ended))
+        return chunks
 
     def rewards(
         self,
@@ -180,6 +201,7 @@ class Subject:
             token_kl=torch.where(on, kl, 0.0).cpu(),
             td=td.cpu(),
             values=values,
+            logp=torch.where(on, logp, 0.0).cpu(),
         )
 
 

@@ -9,6 +9,11 @@ comes from separate continuations of the bare prompt. Predictors:
     critic       PPO's V(s_t)
     group_mean   V(s_0) at every prefix, all that GRPO knows
 
+and, if the study asks for baselines (vimpo/probes/baselines.py), `ceiling`, `linear` and
+`log_probability`. The same is measured on prefixes that the base policy wrote to the same problems
+(probe `common`), if the study asks for it: these are equal for every algorithm, and the truth is
+still of the run's own policy.
+
 Targets: `value`, V(s_t), and `change`, V(s_t) - V(s_0), about which group_mean knows nothing (the
 critic's prediction is critic(s_t) - critic(s_0)). The estimated V(s_0) belongs to the probe, not
 the predictor, so its noise is corrected for wherever it enters (vimpo/probes/measures.py).
@@ -16,13 +21,14 @@ the predictor, so its noise is corrected for wherever it enters (vimpo/probes/me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
 import torch
 
+from vimpo.probes.baselines import LOG_PROBABILITY, NOTHING, Fitted
 from vimpo.probes.measures import (
     SPLITS,
     Noisy,
@@ -48,6 +54,8 @@ UNITS = {
     "pearson_ceiling": "1",
     "spearman_ceiling": "1",
 }
+SCALE_FREE = ("explained_variance_linear", "spearman", "pearson")
+UNSCALED = (LOG_PROBABILITY,)  # predictors that are not in rewards
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ class Prefixes:
 
     positions: m shares of the response; tokens [P, m]: length of each prefix; outcomes [P, m, K]
     and baseline [P, K0] in {0, 1}; implied [P, m]: summed td; critic [P, m] and critic_start [P]:
-    V(s_t) and V(s_0) of the critic, None without one; prompts: P texts.
+    V(s_t) and V(s_0) of the critic, None without one; prompts: P texts; more: V(s_t) [P, m] and
+    V(s_0) [P] of further predictors by name.
     """
 
     positions: tuple[float, ...]
@@ -67,20 +76,28 @@ class Prefixes:
     critic: np.ndarray | None = None
     critic_start: np.ndarray | None = None
     prompts: tuple[str, ...] = ()
+    more: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
 # --- measuring -----------------------------------------------------------------------------------
 
 
-def measure_prefixes(subject: Subject) -> Prefixes:
-    """Roll out, cut, continue and grade; read the predictors off the rollouts."""
+def measure_prefixes(
+    subject: Subject, fitted: Fitted = NOTHING, common: Prefixes | None = None
+) -> Prefixes:
+    """Roll out, cut, continue and grade; read the predictors off the rollouts.
+
+    fitted: further predictors; common: the policy's own prefixes, if those of the base policy are
+    to be measured, to the same problems with the same V(s_0).
+    """
     probes = subject.probes
     problems = subject.problems(probes.problems, PURPOSE)
     prompts = [subject.encode(p) for p in problems]
-    chunks = subject.sample(prompts, "value")
+    name = "value" if common is None else "common"
+    chunks = subject.sample(prompts, name, base=common is not None)
     tokens, _ = responses(chunks)
     cuts = np.array([prefix_lengths(len(ids), probes.positions) for ids in tokens])
-    implied, critic, start = _predictions(subject, chunks, cuts)
+    found = predictions(subject, chunks, cuts, fitted)
     # One position at a time, because prefixes of similar length finish at similar times.
     outcomes = [
         continuation_rewards(
@@ -88,22 +105,23 @@ def measure_prefixes(subject: Subject) -> Prefixes:
             problems,
             [ids[:cut] for ids, cut in zip(tokens, cuts[:, j], strict=True)],
             probes.continuations,
-            f"continuations {j}",
+            f"continuations {j}" if common is None else f"common {j}",
         )
         for j in range(len(probes.positions))
     ]
-    baseline = continuation_rewards(
-        subject, problems, [[]] * len(problems), probes.baseline_continuations, "baseline"
-    )
+    if common is not None:
+        baseline = common.baseline
+    else:
+        nothing: list[list[int]] = [[]] * len(problems)
+        count = probes.baseline_continuations
+        baseline = continuation_rewards(subject, problems, nothing, count, "baseline")
     return Prefixes(
         positions=tuple(probes.positions),
         tokens=cuts,
         outcomes=np.stack(outcomes, 1),
         baseline=baseline,
-        implied=implied,
-        critic=critic,
-        critic_start=start,
         prompts=tuple(p.prompt for p in problems),
+        **vars(found),
     )
 
 
@@ -112,16 +130,34 @@ def prefix_lengths(length: int, positions: Sequence[float]) -> list[int]:
     return [min(max(1, round(p * length)), length - 1) for p in positions]
 
 
-def _predictions(
-    subject: Subject, chunks: Sequence[Rollouts], cuts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Summed td [P, m] up to each cut [P, m]; the critic there and at the start, or None."""
+@dataclass(frozen=True)
+class Predictions:
+    """What is read off P rollouts at m cuts each: those fields of :class:`Prefixes`."""
+
+    implied: np.ndarray
+    critic: np.ndarray | None
+    critic_start: np.ndarray | None
+    more: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def predictions(
+    subject: Subject, chunks: Sequence[Rollouts], cuts: np.ndarray, fitted: Fitted
+) -> Predictions:
+    """Summed td up to each cut [P, m], and each V there and at the start."""
     readings = [subject.read(chunk) for chunk in chunks]
-    implied = _pick([_summed_td(r) for r in readings], cuts)
+    start = np.zeros_like(cuts[:, :1])
+
+    def picked(tables: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return _pick(tables, cuts), _pick(tables, start)[:, 0]
+
+    more = {}
+    for name, value in fitted.items():
+        pairs = zip(chunks, readings, strict=True)
+        more[name] = picked([value(chunk, reading).numpy() for chunk, reading in pairs])
     values = [r.values.double().numpy() for r in readings if r.values is not None]
-    if not values:
-        return implied, None, None
-    return implied, _pick(values, cuts), _pick(values, np.zeros_like(cuts[:, :1]))[:, 0]
+    critic, critic_start = picked(values) if values else (None, None)
+    implied = _pick([_summed_td(r) for r in readings], cuts)
+    return Predictions(implied, critic, critic_start, more)
 
 
 def _summed_td(reading: Reading) -> np.ndarray:
@@ -162,7 +198,7 @@ def continuation_rewards(
 # --- judging -------------------------------------------------------------------------------------
 
 
-def value_rows(prefixes: Prefixes, seed: int) -> list[dict]:
+def value_rows(prefixes: Prefixes, seed: int, probe: str = "value") -> list[dict]:
     """All rows of the value probe, pooled over positions and for each position."""
     index = resampling(len(prefixes.outcomes), seed)
     rows = []
@@ -171,14 +207,14 @@ def value_rows(prefixes: Prefixes, seed: int) -> list[dict]:
         halves = _halves(prefixes, target, seed)
         predictors = predictions_of(prefixes, target)
         for j in range(-1, len(prefixes.positions)):
-            labels = {"probe": "value", "target": target, "position": "all"}
+            labels = {"probe": probe, "target": target, "position": "all"}
             if j >= 0:
                 labels["position"] = f"{prefixes.positions[j]:g}"
             rows += _truth_rows(_at(truth, j), _at(halves, j), index, labels)
             for name, prediction in predictors.items():
                 found = _at(prediction, j)
                 rows += _predictor_rows(_at(truth, j), found, index, labels | {"predictor": name})
-    return rows
+    return [row for row in rows if row["predictor"] not in UNSCALED or row["metric"] in SCALE_FREE]
 
 
 @overload
@@ -220,6 +256,8 @@ def predictions_of(prefixes: Prefixes, target: str) -> dict[str, Noisy]:
         known["critic"] = Noisy.exact(critic)
     elif critic is not None and critic_start is not None:
         known["critic"] = Noisy.exact(critic - critic_start[:, None])
+    for name, (value, at_start) in prefixes.more.items():
+        known[name] = Noisy.exact(value if target == "value" else value - at_start[:, None])
     return known
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from vimpo.analysis.scores import OURS, RIVALS
+from vimpo.config.hypotheses import FITTED
 from vimpo.report.labels import (
     GAE,
     READINGS,
@@ -46,12 +47,25 @@ class ProbeTable:
     where: Mapping[str, str]
     lines: Sequence[Line] = ()  # its rows at each size; without any: one per algorithm
     columns: Sequence[Column] = ()  # on clean rewards; without any: one per noise level
+    predictors: Mapping[str, str] = field(default_factory=dict)  # its rows, for each algorithm
 
 
 def _column(title: str, target: str, metric: str, digits: str = ".2f") -> Column:
     return Column(title, {"target": target, "metric": metric}, digits)
 
 
+READ = {  # read out of every policy
+    "implied": "implied value",
+    "critic": "its own critic",
+    "ceiling": "ceiling: a critic fitted offline",
+    "linear": "linear probe of its states",
+    "log_probability": "log-probability so far",
+}
+OF_CHANGE = [
+    _column("explained variance of change", "change", "explained_variance"),
+    _column("after best rescaling", "change", "explained_variance_linear"),
+    _column("rank correlation", "change", "spearman"),
+]
 PROBE_TABLES = {
     # Each predictor against the truth: the change of value, and the value itself.
     "value": ProbeTable(
@@ -59,9 +73,7 @@ PROBE_TABLES = {
         {"probe": "value"},
         VALUES,
         [
-            _column("explained variance of change", "change", "explained_variance"),
-            _column("after best rescaling", "change", "explained_variance_linear"),
-            _column("rank correlation", "change", "spearman"),
+            *OF_CHANGE,
             _column("slope of truth on prediction", "change", "slope"),
             _column("intercept", "change", "intercept"),
             _column("rms error", "change", "rmse"),
@@ -85,6 +97,20 @@ PROBE_TABLES = {
         "predictor",
         {"probe": "value", "target": "change", "metric": "explained_variance"},
         [line for line in VALUES if line.predictor != "group_mean"],
+    ),
+    # Between a floor and a ceiling, on the policy's own prefixes.
+    "baselines": ProbeTable("policy", {"probe": "value"}, columns=OF_CHANGE, predictors=READ),
+    # On the same prefixes for every policy.
+    "common": ProbeTable("policy", {"probe": "common"}, columns=OF_CHANGE, predictors=READ),
+    # After the right digit and after a wrong one.
+    "pairs": ProbeTable(
+        "policy",
+        {"probe": "pairs"},
+        columns=[
+            _column("right one higher", "value", "ordered"),
+            _column("right minus wrong", "value", "difference", ".3f"),
+        ],
+        predictors={"truth": "truth"} | READ,
     ),
     # Area under the ROC and hits of the first wrong step.
     "credit": ProbeTable(
@@ -125,15 +151,33 @@ PROBE_TABLES = {
 def probe_tables(probes: pd.DataFrame, looks: dict[str, Style]) -> dict[str, Table]:
     """PROBE_TABLES of a study."""
     whole = probes[probes["position"] == WHOLE]
-    return {name: _probe_table(table, whole, looks) for name, table in PROBE_TABLES.items()}
+    tables = {name: _probe_table(table, whole, looks) for name, table in PROBE_TABLES.items()}
+    if not set(whole["predictor"]) & set(FITTED):
+        tables["baselines"].rows.clear()  # nothing that the table of values does not say
+    return tables
 
 
 def _probe_table(table: ProbeTable, probes: pd.DataFrame, looks: dict[str, Style]) -> Table:
     frame = matching(probes, table.where)
     if table.columns:
         frame = on_clean_rewards(frame)
+    titles, columns = ["size", table.title], table.columns or noise_columns(frame)
+    if table.predictors:
+        rows = _predictor_rows(table.predictors, frame, looks)
+        return pivot(frame, [*titles, "predictor"], rows, columns)
     rows = _line_rows(table.lines, frame, looks) if table.lines else algorithm_rows(frame, looks)
-    return pivot(frame, ["size", table.title], rows, table.columns or noise_columns(frame))
+    return pivot(frame, titles, rows, columns)
+
+
+def _predictor_rows(
+    predictors: Mapping[str, str], frame: pd.DataFrame, looks: dict[str, Style]
+) -> list[Row]:
+    """One row per size, algorithm and predictor."""
+    return [
+        Row((*row.heads, Entry(label)), {**row.where, "predictor": name})
+        for row in algorithm_rows(frame, looks)
+        for name, label in predictors.items()
+    ]
 
 
 def _line_rows(lines: Iterable[Line], frame: pd.DataFrame, looks: dict[str, Style]) -> list[Row]:

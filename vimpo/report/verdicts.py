@@ -5,7 +5,16 @@ from __future__ import annotations
 import pandas as pd
 
 from vimpo.analysis.claims import CLAIMS
-from vimpo.analysis.verdicts import FACT, INCONCLUSIVE, REFUTED, SUPPORTED, TEST, Counted, overall
+from vimpo.analysis.verdicts import (
+    FACT,
+    INCONCLUSIVE,
+    REFUTED,
+    SUPPORTED,
+    TEST,
+    Counted,
+    Role,
+    overall,
+)
 from vimpo.report.parts import View, p_text
 from vimpo.report.tables import Entry, Table
 
@@ -18,14 +27,25 @@ def views(claims: pd.DataFrame) -> list[View]:
 
 def verdicts(claims: pd.DataFrame) -> list[dict]:
     """Each claim with its verdict and its tested parts, in order; a study's own come first."""
-    tests = [view for view in views(claims) if view.kind == TEST]
+    rows = views(claims)
+    tests = [view for view in rows if view.kind == TEST]
     found = []
     for claim, title in (own_claims(tests) | CLAIMS).items():
         if not (parts := [part for part in tests if part.claim == claim]):
             continue  # not tested by this study
         verdict = overall(part.verdict for part in parts)
-        found.append({"claim": claim, "title": title, "verdict": verdict, "parts": parts})
+        by_size = {part.part: _at_sizes(part, rows) for part in parts}
+        found.append(
+            {"claim": claim, "title": title, "verdict": verdict, "parts": parts, "by_size": by_size}
+        )
     return found
+
+
+def _at_sizes(part: View, rows: list[View]) -> dict[str, View]:
+    """The facts that give a test's number at each size."""
+    start = f"{part.part}."
+    facts = [view for view in rows if view.role == Role.BY_SIZE and view.part.startswith(start)]
+    return {fact.part.removeprefix(start): fact for fact in facts}
 
 
 def own_claims(rows: list[View]) -> dict[str, str]:
@@ -41,6 +61,7 @@ def counts(found: list[dict]) -> dict[str, int]:
 
 def claims_table(found: list[dict]) -> Table:
     """One row per tested part; the claim and its verdict stand at its first one."""
+    sizes = any(facts for claim in found for facts in claim["by_size"].values())
     rows = []
     for claim in found:
         head = [
@@ -54,13 +75,19 @@ def claims_table(found: list[dict]) -> Table:
                     *(head if i == 0 else [Entry(""), Entry("")]),
                     Entry(part.metric, f"{part.statement}: {part.verdict}" if several else ""),
                     Entry(part.effect_text, _detail(part)),
+                    *[_sizes_entry(claim["by_size"][part.part])] * sizes,
                     Entry(part.asked),
                     Entry(p_text(part.p_holm)),
                     _seeds_entry(part),
                 ]
             )
-    columns = ["claim", "verdict", "tested on", "effect", "threshold", "p", "seeds per size"]
-    return Table(columns, rows)
+    columns = ["claim", "verdict", "tested on", "effect"] + ["at each size"] * sizes
+    return Table([*columns, "threshold", "p", "seeds per size"], rows)
+
+
+def _sizes_entry(facts: dict[str, View]) -> Entry:
+    """`xs 0.123, s 0.045`"""
+    return Entry(", ".join(f"{size} {fact.effect_text}" for size, fact in facts.items()) or "–")
 
 
 def _detail(part: View, *more: str) -> str:
@@ -85,6 +112,6 @@ def facts_table(claims: pd.DataFrame) -> Table:
             Entry(fact.effect_text, _detail(fact, "" if fact.bounded else fact.reason)),
         ]
         for fact in views(claims)
-        if fact.kind == FACT
+        if fact.kind == FACT and fact.role != Role.BY_SIZE  # those stand beside their test
     ]
     return Table(["claim", "fact", "value"], rows)

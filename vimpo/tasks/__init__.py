@@ -5,6 +5,7 @@ A task is what a learner trains on; trainers see only :class:`Task`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from vimpo.config import CellConfig
-    from vimpo.tasks.chain import Step
+    from vimpo.tasks.chain import Fork, Step
 
 
 class Problem(Protocol):
@@ -37,13 +38,16 @@ class Task(Protocol):
     `benchmarks` names the held-out problem sets, which training never draws from. A response ends
     at a token that its model declares to be an end, or at its limit; in evaluation also at the stop
     texts of the benchmark's lm-eval definition. `grade_steps` is the oracle that grades each step
-    of a response, None if a task has none.
+    of a response, `fork` draws a place where a right one may go wrong; None if a task has none.
     """
 
     benchmarks: tuple[str, ...]
 
     @property
     def grade_steps(self) -> Callable[[Problem, str], list[Step]] | None: ...
+
+    @property
+    def fork(self) -> Callable[[Problem, random.Random], Fork | None] | None: ...
 
     def training_problems(self, seed: int, step: int, count: int) -> Sequence[Problem]:
         """The `count` distinct problems of one step of reinforcement learning."""

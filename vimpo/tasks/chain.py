@@ -51,6 +51,15 @@ class Step:
     right: bool
 
 
+@dataclass(frozen=True)
+class Fork:
+    """The start of a right response, and the character that goes on with it, or goes wrong."""
+
+    prefix: str
+    right: str
+    wrong: str
+
+
 def terms_of(prompt: str) -> tuple[int, list[tuple[str, int]]]:
     """First operand, then (operator, operand) pairs."""
     first, *rest = re.findall(r"^\d+|[+\-*]\d+", prompt)
@@ -131,6 +140,27 @@ def demonstration(problem: Problem, step_error: float, rng: random.Random) -> st
     return ";".join(steps) + f"#{value}"
 
 
+def fork(problem: tasks.Problem, rng: random.Random) -> Fork | None:
+    """A place where a right response can forget a carry, drawn at random; None if no step has one.
+
+    All before it is right. The two texts part at the first character in which the right result and
+    the wrong one differ, a digit in most cases; where one result begins with the other, it is what
+    ends the shorter one.
+    """
+    value, terms = terms_of(problem.prompt)
+    written, found = "", []
+    for i, (symbol, operand) in enumerate(terms):
+        written += f"{value}{symbol}{operand}="
+        result, slip = SYMBOL[symbol](value, operand), forgets_carry(value, symbol, operand)
+        end = ";" if i + 1 < len(terms) else "#"
+        if slip is not None:
+            right, wrong = f"{result}{end}", f"{slip}{end}"
+            shared = next(i for i, (a, b) in enumerate(zip(right, wrong, strict=False)) if a != b)
+            found.append(Fork(written + right[:shared], right[shared], wrong[shared]))
+        written, value = f"{written}{result}{end}", result
+    return rng.choice(found) if found else None
+
+
 def final_answer(response: str) -> str | None:
     """The integer after the last `#`; None if there is none."""
     _, mark, answer = response.rpartition("#")
@@ -173,6 +203,7 @@ class ChainProblems:
     """The task of kind `chain`; see vimpo.tasks.Task."""
 
     grade_steps = staticmethod(grade_steps)
+    fork = staticmethod(fork)
 
     def __init__(self, config: ChainTask) -> None:
         self.config = config

@@ -66,6 +66,7 @@ class DatasetProblems:
     """The task of kind `dataset`; see vimpo.tasks.Task."""
 
     grade_steps = None  # the verifier judges answers
+    fork = None
 
     def __init__(
         self,
