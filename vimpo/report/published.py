@@ -26,7 +26,7 @@ from vimpo.storage.files import write_atomic
 from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.manifests import check_manifests
-from vimpo.storage.tables import check_tables, read_tables
+from vimpo.storage.tables import check_tables, is_older, read_tables
 
 FOLDER = Path("results/published")
 
@@ -59,6 +59,8 @@ def publish(
     aside = folder / f".{study.study}.new"
     shutil.rmtree(aside, ignore_errors=True)
     for name in names:
+        if is_older(tables, name):
+            continue
         write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
     for name in FILES if "curves" not in names else ():
         file = f"{CELLS}/{name}"

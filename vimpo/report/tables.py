@@ -324,7 +324,8 @@ def _ours(study: Study, key: str, looks: dict[str, Style]) -> Entry:
 
 def _distinct(study: Study, used: list[str], name: str) -> list[str]:
     values = (getattr(study.algorithms[a], name, None) for a in used)
-    return list(dict.fromkeys(f"{v:g}" for v in values if v is not None))
+    shown = (f"{v:g}" if isinstance(v, float) else str(v) for v in values if v is not None)
+    return list(dict.fromkeys(shown))
 
 
 # --- Methods -------------------------------------------------------------------------------------

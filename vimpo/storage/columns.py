@@ -38,6 +38,11 @@ COLUMNS = {
         *("unit", "effect", "low", "high", "n", "expected", "counted", "p", "p_holm"),
         *("threshold", "side", "verdict", "per_size", "needed_per_size", *REASON),
     ],
+    "capacity": [
+        *("algorithm", "size", "params", "responses", "tokens", "surprisal", "stderr"),
+        *("right_responses", "right_tokens", "right_surprisal", "right_stderr"),
+        *("beta", "capacity"),
+    ],
     "sweeps": [
         *("sweep", "objective", "trial", "axis", "at", "settings", "metric"),
         *INTERVAL,
@@ -50,6 +55,8 @@ TABLES = tuple(COLUMNS)
 RAW = ("curves", "cost", "probes", "measured_cost")
 # What figures and report are made from, kept in results/published/<study>/tables.
 PUBLISHED_TABLES = tuple(name for name in TABLES if name not in RAW)
+# Tables that older published studies lack: read as empty there.
+NEWER = ("capacity",)
 # Rows of single runs, kept next to the tables as Parquet at full precision and with every position
 # of the probes: all other tables are computed from them.
 ARCHIVED = ("accuracy", "outcomes", "curves", "cost", "probes", "measured_cost")

@@ -70,12 +70,21 @@ def fault_of(path: Path, sums: Path | None = None) -> str | None:
     """
     if not path.is_file():
         return "is missing"
-    if sums is None:
-        sums = path.with_name(SUMS)
-        sums = sums if sums.is_file() else path.parent.with_name(SUMS)
+    sums = sums or _sums_of(path)
     if read_sums(sums).get(path.relative_to(sums.parent).as_posix()) != sha256(path):
         return f"is damaged: its checksum is not the one in {sums.name}"
     return None
+
+
+def is_sealed(path: Path) -> bool:
+    """Do the checksums of its folder, or of the one above, name this file?"""
+    sums = _sums_of(path)
+    return path.relative_to(sums.parent).as_posix() in read_sums(sums)
+
+
+def _sums_of(path: Path) -> Path:
+    sums = path.with_name(SUMS)
+    return sums if sums.is_file() else path.parent.with_name(SUMS)
 
 
 def check(field: str, path: Path, remedy: str, sums: Path | None = None) -> None:

@@ -18,9 +18,9 @@ from vimpo.config import ConfigError, Study, digest
 from vimpo.config.load import read_file
 from vimpo.config.study import RESERVED
 from vimpo.errors import DamagedError
-from vimpo.storage.columns import COLUMNS, OUTCOMES
+from vimpo.storage.columns import COLUMNS, NEWER, OUTCOMES
 from vimpo.storage.files import write_atomic
-from vimpo.storage.integrity import check
+from vimpo.storage.integrity import check, is_sealed
 
 # In column `algorithm`: the policy that all runs of a size start from.
 BASE = RESERVED["algorithms"]
@@ -35,12 +35,15 @@ NUMBERS = {
     *("mean", "low", "high", "confidence", "n", "expected", "count", "round", "parameters"),
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
     *("needed_per_size", "at", "failed"),
+    *("responses", "tokens", "surprisal", "right_responses", "right_tokens", "right_surprisal"),
+    *("right_stderr", "beta", "capacity"),
     *OUTCOMES,
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
 SECTION = "study."  # provenance: digest of a section of the study
-# Where results lie, and what is taken over instead of run, decides none of them.
-NO_SETTING = ("results", "continues")
+# Where results lie, what is taken over instead of run, and when a study was written decide none of
+# them.
+NO_SETTING = ("results", "continues", "registered")
 
 
 def write_table(path: Path, rows: Iterable[dict]) -> None:
@@ -76,9 +79,18 @@ def read_tables(folder: Path, names: Iterable[str]) -> dict[str, pd.DataFrame]:
     """
     tables = {}
     for name in dict.fromkeys(("provenance", *names)):
+        if is_older(folder, name):
+            tables[name] = pd.DataFrame(columns=COLUMNS[name])
+            continue
         check("tables", Path(folder) / f"{name}.csv", AGAIN)
         tables[name] = read_table(folder, name)
     return tables
+
+
+def is_older(folder: Path, name: str) -> bool:
+    """Are the tables of a folder older than this one, and not merely without it?"""
+    path = Path(folder) / f"{name}.csv"
+    return name in NEWER and not path.is_file() and not is_sealed(path)
 
 
 def read_table(folder: Path, name: str, file: str = "") -> pd.DataFrame:

@@ -1,7 +1,7 @@
 # Figures from tables, the report from both.
 
 from vimpo.report.figures.registry import FIGURES
-from vimpo.storage.columns import PUBLISHED_TABLES
+from vimpo.storage.columns import NEWER, PUBLISHED_TABLES
 
 
 rule draw:
@@ -68,6 +68,7 @@ rule figures:
             file
             for study in sorted(Path("results/published").glob("*/config.yaml"))
             for file in (study, *(study.parent / f"tables/{t}.csv" for t in PUBLISHED_TABLES))
+            if file.stem not in NEWER or file.exists()
         ],
     log:
         "results/published/logs/figures.log",
