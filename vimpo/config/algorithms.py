@@ -89,7 +89,8 @@ class VimpoConfig(PolicyUpdate):
         0.02,
         description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
         "responses carry less surprisal, because the summed log-ratio has to reach "
-        "(R - mean) / beta: vimpo/planning/beta.py); or `{capacity: 0.5}`, made a number before training",
+        "(R - mean) / beta: vimpo/planning/beta.py); or `{capacity: 0.5}`, from which the number "
+        "follows once the base policy is there",
     )
     actor_coef: float = Field(
         0.005, ge=0, allow_inf_nan=False, description="c_A (paper: 5e-3); 0 is value-only"

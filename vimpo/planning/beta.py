@@ -6,10 +6,10 @@ log-ratio can be S at most (vimpo/storage/surprisal.py). So
 
     capacity = beta * S / reward range
 
-stays the same if beta' = beta * (S / S') * (reward range' / reward range). Tokens stand for nats only
-between policies with equal entropy per token: the value loss of a response with every token repeated
-is unchanged then, and rewards in other units only scale the loss. This is dimensional analysis, not a
-result: a sweep must show how far it holds.
+stays the same if beta' = beta * (S / S') * (reward range' / reward range). Tokens can stand for
+nats only between policies of equal entropy per token: the value loss of a response with every token
+repeated is unchanged then, and rewards in other units only scale the loss. This is dimensional
+analysis, not a result: a sweep must show how far it holds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ SLACK = 10  # factor outside the range implied by the paper before a warning
 def scaled_beta(beta: float, tokens: float, new_tokens: float, reward_scale: float = 1.0) -> float:
     """The beta that moves each of `new_tokens` tokens as far as `beta` moves each of `tokens`.
 
-    Nats of surprisal in place of tokens keep the capacity. reward_scale: new range of rewards over the old. Raises ValueError unless all are above 0.
+    With nats of surprisal in place of tokens, the capacity stays the same. reward_scale: new range
+    of rewards over the old. Raises ValueError unless all are above 0.
     """
     if min(beta, tokens, new_tokens, reward_scale) <= 0:
         raise ValueError(

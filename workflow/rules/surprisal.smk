@@ -12,10 +12,10 @@ rule surprisal:
         f"{FOLDER}/logs/surprisal/{{size}}.log",
     benchmark:
         f"{FOLDER}/benchmarks/surprisal/{{size}}.tsv"
-    conda:
-        "../../envs/vimpo.yaml"
     # Before the cells of the size, which would otherwise end without knowing their capacity.
     priority: 1
+    conda:
+        "../../envs/vimpo.yaml"
     threads: cores("evaluate")
     resources:
         **asks("evaluate"),
