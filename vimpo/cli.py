@@ -150,10 +150,10 @@ def _pretrain(
     """Make the base policy of a size."""
     study = _study(config)
     require(size, study.sizes, "size")
+    registration_of(study, config)  # raises before anything is made
     from vimpo.planning.preflight import check_inputs
     from vimpo.training.runs import is_complete, pretrain_base
 
-    registration_of(study, config)  # refused before anything is made
     done = is_complete(study.base_folder(size), study.base_digest(size))
     tasks = {} if done or checked else check_inputs(study, [size])
     print(pretrain_base(study, size, quiet=quiet, task=tasks.get(size)))

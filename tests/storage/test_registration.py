@@ -1,4 +1,4 @@
-"""Registered studies: committed before they run, confirmatory while they say what was registered."""
+"""Registered studies: committed before they run, confirmatory while they say the same."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from fake_results import small_study, write_results
+from fake_results import small_study, write_figures, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
-from vimpo.report.figures import draw
 from vimpo.report.page import write_report
 from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.registration import (
@@ -29,7 +28,8 @@ from vimpo.storage.registration import (
 )
 from vimpo.storage.tables import read_table
 
-STUDY = {"study": "fake", "registered": True, "statistics": {"resamples": 200}}
+GRID = {"sizes": ["xs"], "noise": [0], "seeds": [1, 2]}
+STUDY = {"study": "fake", "registered": True, "statistics": {"resamples": 200}, "grid": GRID}
 
 
 def git(folder, *arguments):
@@ -187,7 +187,7 @@ def test_several_files_and_options_that_change_a_study_are_refused(checkout):
         register(study, [])
     other = study.model_copy(update={"train": study.train.model_copy(update={"steps": 7})})
     message = (
-        r"^registered: '.*study.yaml' is not all of this study \(study\.train\.steps: 60 there, 7"
+        r"^registered: '.*study.yaml' is not all of this study \(study\.train\.steps: 32 there, 7"
     )
     with pytest.raises(ConfigError, match=message):
         register(other, [file])
@@ -223,9 +223,9 @@ def provenance(*records):
 
 
 LATER = {
-    "a threshold": ({"claims": {"c5_explained_variance": 0.5}}, "claims"),
-    "a seed": ({"grid": {"seeds": [1, 2, 3]}}, "grid"),
-    "a seed less": ({"grid": {"seeds": [1]}}, "grid"),
+    "a threshold": ({"claims": {"value_accuracy": 0.5}}, "claims"),
+    "a seed": ({"grid": GRID | {"seeds": [1, 2, 3]}}, "grid"),
+    "a seed less": ({"grid": GRID | {"seeds": [1]}}, "grid"),
     "a confidence": ({"statistics": {"confidence": 0.9, "resamples": 200}}, "statistics"),
     "a hypothesis": (
         {
@@ -234,7 +234,9 @@ LATER = {
                     "id": "h1",
                     "question": "Is it?",
                     "measure": "accuracy",
-                    "contrast": ["vimpo", "grpo"],
+                    "contrast": {"algorithm": "vimpo", "minus": "grpo"},
+                    "side": "above",
+                    "threshold": 0,
                 }
             ]
         },
@@ -288,7 +290,7 @@ def finished(tmp_path_factory):
     """Results of a registered study, its tables and figures, and its file."""
     folder = tmp_path_factory.mktemp("registered")
     git(folder, "init", "-q")
-    study = small_study(folder / "results", registered=True)
+    study = small_study(folder / "results", registered=True, grid=GRID)
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(STUDY | {"results": study.results}))
     commit(folder)
@@ -297,7 +299,7 @@ def finished(tmp_path_factory):
     for cell in study.cells():
         note_in_manifest(study, cell, registration)
     aggregate(study, study.folder / "tables")
-    draw(study.folder / "tables", study.folder / "figures")
+    write_figures(study.folder / "figures")
     return study, file, registration
 
 
@@ -327,7 +329,7 @@ def test_a_report_says_confirmatory_with_its_commit_once_near_the_top(finished, 
 
 def test_a_threshold_that_is_changed_afterwards_makes_a_report_exploratory(finished, tmp_path):
     study, _, registration = finished
-    claims = study.claims.model_copy(update={"c5_explained_variance": 0.01})
+    claims = study.claims.model_copy(update={"value_accuracy": 0.01})
     changed = study.model_copy(update={"claims": claims, "results": str(tmp_path)})
     shutil.copytree(study.folder, changed.folder)
     aggregate(changed, changed.folder / "tables")
