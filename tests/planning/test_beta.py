@@ -82,10 +82,9 @@ def test_where_nats_are_known_they_count_and_tokens_do_not(surprisal, capacity):
         found = list(unusual_betas(study, tokens, {"xs": nats(surprisal)}))
         assert len(found) == (capacity is not None)
         if capacity:
-            assert found[0].startswith(
-                f"algorithms.vimpo.beta: 0.02 gives base responses of {surprisal:.3g} nats at size xs "
-                f"a capacity of {capacity}; "
-            )
+            base = f"gives base responses of {surprisal:.3g} nats at size xs"
+            start = f"algorithms.vimpo.beta: 0.02 {base} a capacity of {capacity}; "
+            assert found[0].startswith(start)
             assert "paper: probably 0.4 to 0.5" in found[0]
 
 

@@ -40,7 +40,6 @@ def study(tmp_path_factory):
     for size, surprisal in FOUND.items():
         write_surprisal(study, size, surprisal)
     aggregate(study, study.folder / "tables")
-    write_figures(study.folder / "figures")
     return study
 
 
@@ -56,7 +55,7 @@ def older(study, tmp_path):
 
 
 def report(study, tables, folder):
-    write_report(study, tables, study.folder / "figures", folder / "report.html")
+    write_report(study, tables, write_figures(folder / "figures"), folder / "report.html")
     return (folder / "report.md").read_text()
 
 

@@ -50,21 +50,21 @@ def unusual_betas(
     By capacity at sizes whose surprisal is known (found); by tokens of a response for an algorithm
     whose surprisal is known at none.
     """
-    unknown: dict[str, float] = {}
-    known = set()
+    judged: set[str] = set()
+    others: dict[str, float] = {}
     for size in study.used_sizes():
         for name, beta in betas_at(study, size).items():
             if found and size in found:
-                known.add(name)
+                judged.add(name)
                 yield from _far_in_nats(name, size, found[size], found[size].beta(beta, size))
-            elif isinstance(beta, Capacity):
-                known.add(name)
+            elif not isinstance(beta, Capacity):
+                others[name] = beta
+            elif name not in judged:
+                judged.add(name)
                 yield from _far(f"algorithms.{name}.beta: {beta}", beta.capacity)
-            else:
-                unknown[name] = beta
     low, high = (scaled_beta(PAPER_BETA, paper, tokens) for paper in PAPER_TOKENS)
-    for name, beta in unknown.items():
-        if name not in known and not low / SLACK <= beta <= high * SLACK:
+    for name, beta in others.items():
+        if name not in judged and not low / SLACK <= beta <= high * SLACK:
             yield (
                 f"algorithms.{name}.beta: {beta:g} for responses of {tokens:g} tokens; the paper's "
                 f"{PAPER_BETA:g} scales to {low:.2g} to {high:.2g} at that length, if tokens carry "
