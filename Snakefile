@@ -18,6 +18,7 @@ if not config:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/resolve.smk"
 include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/surprisal.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/sweep.smk"

@@ -19,6 +19,7 @@ from vimpo.report.figures.registry import FIGURES
 from vimpo.storage.codes import NO_REASON, Reason, Why
 from vimpo.storage.files import write_rows
 from vimpo.storage.integrity import SUMS, beside, seal
+from vimpo.storage.surprisal import Surprisal, surprisal_digest, surprisal_file
 
 PARAMETERS = {"xs": 107_000, "s": 371_000, "m": 860_000, "l": 2_900_000, "xl": 6_800_000}
 PROVENANCE = {
@@ -101,6 +102,13 @@ def _write_base(study: Study, size: str, rng: np.random.Generator) -> None:
     _write_json(folder / "manifest.json", manifest | PROVENANCE)
     _write_json(folder / "eval.json", _evaluation(study, base_accuracy(study, size), rng))
     seal_again(folder)
+
+
+def write_surprisal(study: Study, size: str, surprisal: Surprisal) -> None:
+    """As vimpo/training/surprisal.py leaves it beside a base policy."""
+    path = surprisal_file(study, size)
+    _write_json(path, {"digest": surprisal_digest(study, size)} | surprisal.to_json())
+    seal(beside(path), [path.name])
 
 
 def _write_cell(study: Study, cell: Cell, rng: np.random.Generator) -> None:

@@ -19,9 +19,12 @@ from typer.models import OptionInfo
 
 from vimpo.config import Cell, ConfigError, Study, dump_yaml, load_study, require, study_schema
 from vimpo.errors import DiskFullError, StoppedError
+from vimpo.planning.capacity import capacity_lines
 from vimpo.planning.preflight import check_before_running
 from vimpo.storage.files import room_for, write_atomic
 from vimpo.storage.integrity import check_model
+from vimpo.storage.registration import registration_of
+from vimpo.storage.surprisal import surprisal_file
 from vimpo.training.launch import is_first_process, is_launched, launch
 
 PROGRAM = "python -m vimpo"
@@ -147,12 +150,26 @@ def _pretrain(
     """Make the base policy of a size."""
     study = _study(config)
     require(size, study.sizes, "size")
+    registration_of(study, config)  # raises before anything is made
     from vimpo.planning.preflight import check_inputs
     from vimpo.training.runs import is_complete, pretrain_base
 
     done = is_complete(study.base_folder(size), study.base_digest(size))
     tasks = {} if done or checked else check_inputs(study, [size])
     print(pretrain_base(study, size, quiet=quiet, task=tasks.get(size)))
+
+
+@app.command("surprisal")
+def _surprisal(size: Size, config: Config = None, quiet: Quiet = False) -> None:
+    """Measure how surprised a base policy is by its own responses."""
+    study = _study(config)
+    require(size, study.sizes, "size")
+    from vimpo.training.runs import pretrain_base
+    from vimpo.training.surprisal import measured_surprisal
+
+    pretrain_base(study, size, quiet=quiet)
+    measured_surprisal(study, size)
+    print(surprisal_file(study, size))
 
 
 @app.command("train")
@@ -168,6 +185,7 @@ def _train(
     """Train one cell: an algorithm, size, noise level and seed."""
     study, cell = _study(config), Cell(algorithm, size, noise, seed)
     runtime = study.cell_config(cell).runtime
+    registration = registration_of(study, config)
     from vimpo.planning.preflight import check_inputs
     from vimpo.training.runs import is_complete, prepare_cell, train_cell
 
@@ -179,7 +197,7 @@ def _train(
         options = [f"--config={config}"] if config else []
         options += [f"--{field}={value}" for field, value in vars(cell).items()]
         launch(runtime, ["train", *options, *["--quiet"] * quiet])
-    folder = train_cell(study, cell, quiet=quiet, task=task)
+    folder = train_cell(study, cell, quiet=quiet, task=task, registration=registration)
     if is_first_process():
         print(folder)
 
@@ -190,7 +208,12 @@ def _check(config: Config = None) -> None:
     from vimpo.planning.preflight import check_inputs
 
     study = _study(config)
+    registration = registration_of(study, config)
     check_inputs(study, say=print)
+    if registration:
+        print(f"'{registration.file}' is registered in commit {registration.commit}")
+    for line in capacity_lines(study):
+        print(line)
     print(f"models, data and benchmarks of '{study.study}' are available")
 
 

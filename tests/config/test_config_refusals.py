@@ -55,6 +55,20 @@ BAD = {
     "beta of 0": ({"algorithms": {"vimpo": {"beta": 0}}}, "vimpo.beta", ": 0 ", "greater than 0"),
     "beta below 0": ({"algorithms": {"vimpo": {"beta": -1}}}, "vimpo.beta", "-1", "than 0"),
     "endless beta": ({"algorithms": {"vimpo": {"beta": float("inf")}}}, "beta", "inf", "finite"),
+    "capacity of 0": (
+        {"algorithms": {"vimpo": {"beta": {"capacity": 0}}}},
+        "algorithms.vimpo.beta.capacity",
+        ": 0 ",
+        "greater than 0",
+    ),
+    "capacity below 0": (
+        {"algorithms": {"tbrm": {"beta": {"capacity": -0.5}}}},
+        "algorithms.tbrm.beta.capacity",
+        ": -0.5 ",
+        "greater than 0",
+    ),
+    "beta of text": ({"algorithms": {"vimpo": {"beta": "half"}}}, "vimpo.beta", "'half'", "number"),
+    "registered by a word": ({"registered": "soon"}, "registered", "'soon'", "boolean"),
     "endless actor coefficient": (
         {"algorithms": {"vimpo": {"actor_coef": float("inf")}}},
         "vimpo.actor_coef",

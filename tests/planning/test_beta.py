@@ -8,6 +8,7 @@ import torch
 from vimpo.config import load_study
 from vimpo.objectives.vimpo import value_loss
 from vimpo.planning.beta import PAPER_BETA, PAPER_TOKENS, scaled_beta, unusual_betas
+from vimpo.storage.surprisal import Nats, Surprisal
 
 BETA, TOKENS = 0.02, 6
 
@@ -64,6 +65,40 @@ def test_a_beta_of_another_length_is_worth_a_word():
     assert warning.startswith("algorithms.vimpo.beta: 0.0005 for responses of 30 tokens; the paper")
     assert list(unusual_betas(load_study(), 30)) == []
     assert len(list(unusual_betas(load_study(), 30_000))) == 1
+
+
+def nats(mean: float) -> Surprisal:
+    return Surprisal(Nats(256, 30, mean, 0.1), None)
+
+
+@pytest.mark.parametrize(
+    ("surprisal", "capacity"),
+    [(1.0, "0.02"), (1.9, "0.038"), (2.1, None), (240, None), (260, "5.2")],
+)
+def test_where_nats_are_known_they_count_and_tokens_do_not(surprisal, capacity):
+    """The paper's capacity of .4 to .5, a factor of ten to either side."""
+    study = load_study({"grid": {"sizes": ["xs"]}})
+    for tokens in (30, 30_000):
+        found = list(unusual_betas(study, tokens, {"xs": nats(surprisal)}))
+        assert len(found) == (capacity is not None)
+        if capacity:
+            base = f"gives base responses of {surprisal:.3g} nats at size xs"
+            start = f"algorithms.vimpo.beta: 0.02 {base} a capacity of {capacity}; "
+            assert found[0].startswith(start)
+            assert "paper: probably 0.4 to 0.5" in found[0]
+
+
+def test_each_size_is_judged_by_its_own_nats():
+    study = load_study({"grid": {"sizes": ["xs", "s"]}})
+    (warning,) = unusual_betas(study, 30, {"xs": nats(20), "s": nats(0.5)})
+    assert "at size s a capacity of 0.01" in warning
+
+
+def test_a_capacity_needs_no_measurement_to_be_unusual():
+    small, usual = ({"algorithms": {"vimpo": {"beta": {"capacity": c}}}} for c in (0.01, 0.1))
+    (warning,) = unusual_betas(load_study(small), 30)
+    assert warning.startswith("algorithms.vimpo.beta: capacity 0.01; the implied value cannot rise")
+    assert list(unusual_betas(load_study(usual), 30_000)) == []
 
 
 @pytest.mark.parametrize("bad", [(0, 1, 1), (0.1, 0, 1), (0.1, 1, -1)])

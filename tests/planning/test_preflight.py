@@ -248,7 +248,8 @@ def test_check_shows_a_prompt_as_the_model_reads_it_and_the_ends(tmp_path, capsy
     assert re.fullmatch(
         r"  \| brief\.<\|end\|><\|user\|>What is \d+ plus \d+\?<\|end\|><\|assistant\|>", lines[3]
     )
-    assert lines[4:] == ["models, data and benchmarks of 'real' are available"]
+    assert lines[4].startswith("Capacity: beta times mean surprisal")
+    assert lines[-1] == "models, data and benchmarks of 'real' are available"
 
 
 def test_check_shows_the_ends_of_a_model_that_trains_on_chains(tmp_path, capsys):

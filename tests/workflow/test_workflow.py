@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -210,3 +211,57 @@ def test_a_failed_cell_stops_no_other_and_is_named_in_the_partial_report(copy):
 def test_lint_is_clean():
     result = run(ROOT, "--lint")
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_a_registered_study_starts_from_one_committed_file_alone(tmp_path):
+    def git(*arguments):
+        named = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run([*named, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    def refused(*arguments):
+        result = run(tmp_path, "-n", "--nolock", "--configfile", file, *arguments)
+        assert result.returncode
+        (line,) = (x for x in (result.stdout + result.stderr).splitlines() if "error: " in x)
+        assert "error: registered: " in line
+        return line
+
+    file = tmp_path / "registered.yaml"
+    file.write_text(yaml.safe_dump(tiny_config() | {"registered": True}))
+    git("init", "-q")
+    assert f"'{file}' is not committed" in refused()
+    git("add", file.name)
+    git("commit", "-q", "-m", "registered")
+    counts, _ = planned(run(tmp_path, "-n", "--nolock", "--configfile", file))
+    assert counts["train"] == 3
+    (kept,) = (tmp_path / ".snakemake/studies").glob("*.registered.json")
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True)
+    assert json.loads(kept.read_text())["commit"] == commit.stdout.decode().strip()
+    assert "is not all of this study" in refused("--config", "study=another")
+    second = tmp_path / "second.yaml"
+    second.write_text("train: {steps: 3}\n")
+    assert f"comes from '{file}', '{second}'" in refused(second)
+    file.write_text(file.read_text() + "claims: {value_accuracy: 0.1}\n")
+    assert "has changed since it was committed" in refused()
+
+
+@pytest.mark.slow
+def test_only_what_needs_a_number_waits_for_the_surprisal(tmp_path):
+    def waiting(folder, config):
+        """(rule, algorithm) of the jobs that need it."""
+        result = snakemake(tmp_path / folder, "-n", config=config)
+        assert planned(result)[0]["surprisal"] == 1
+        return {
+            (re.search(r"rule (\w+):", job)[1], job.split("algorithm=")[-1].split(",")[0])
+            for job in re.split(r"\n *(?=\[)", result.stdout + result.stderr)
+            if "rule " in job and "base/nano/surprisal.json" in job.split("output:")[0]
+        }
+
+    config = tiny_config()
+    assert {rule for rule, _ in waiting("fixed", config)} == {"aggregate"}
+    config["algorithms"] = {"vimpo": {"beta": {"capacity": 0.5}}}
+    found = waiting("given", config)
+    assert {rule for rule, _ in found} == {"train", "probe", "cost", "aggregate"}
+    assert {name for rule, name in found if rule == "train"} == {"vimpo"}
+    # The values of all policies are read out at VIMPO's beta.
+    assert {name for rule, name in found if rule == "probe"} == {"vimpo", "ppo", "grpo"}

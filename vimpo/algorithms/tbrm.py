@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vimpo.algorithms.base import Algorithm, Batch, Share
-from vimpo.config import TBRMConfig
+from vimpo.config import TBRMConfig, beta_number
 from vimpo.objectives.tbrm import trajectory_residual
 
 
@@ -34,9 +34,13 @@ class Tbrm(Algorithm):
     config: TBRMConfig
     advantage_reads_policy: ClassVar[bool] = True
 
+    def __init__(self, config: TBRMConfig) -> None:
+        super().__init__(config)
+        self._beta = beta_number(config.beta)
+
     def _residual(self, logp: Tensor, rows: Batch) -> Tensor:
         return trajectory_residual(
-            logp, rows.ref_logp, rows.start, rows.rewards, rows.mask, self.config.beta
+            logp, rows.ref_logp, rows.start, rows.rewards, rows.mask, self._beta
         )
 
     def advantage(self, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vimpo.algorithms.base import Algorithm, Batch, Share
-from vimpo.config import VimpoConfig
+from vimpo.config import VimpoConfig, beta_number
 from vimpo.objectives.common import masked_mean
 from vimpo.objectives.vimpo import actor_advantage, implied_td, terminal_residual, vimpo_loss
 
@@ -25,8 +25,12 @@ class Vimpo(Algorithm):
     config: VimpoConfig
     advantage_reads_policy: ClassVar[bool] = True
 
+    def __init__(self, config: VimpoConfig) -> None:
+        super().__init__(config)
+        self._beta = beta_number(config.beta)
+
     def _td(self, batch: Batch) -> Tensor:
-        return implied_td(batch.logp, batch.ref_logp, batch.token_kl, batch.mask, self.config.beta)
+        return implied_td(batch.logp, batch.ref_logp, batch.token_kl, batch.mask, self._beta)
 
     def advantage(self, batch: Batch) -> Tensor:
         return actor_advantage(self._td(batch), batch.mask, self.config.lam)
@@ -41,7 +45,7 @@ class Vimpo(Algorithm):
             rows.rewards,
             rows.baseline,
             rows.mask,
-            c.beta,
+            self._beta,
             c.actor_coef,
             c.lam,
             c.clip_low,
@@ -60,7 +64,7 @@ class Vimpo(Algorithm):
             batch.rewards,
             batch.baseline,
             batch.mask,
-            self.config.beta,
+            self._beta,
         )
         target = (batch.rewards - batch.baseline).square().mean().sqrt()
         # If every group has equal rewards, there is no target and no ratio to it.

@@ -45,8 +45,10 @@ from vimpo.storage.archive import write_archive
 from vimpo.storage.columns import COLUMNS, curves_of
 from vimpo.storage.continued import taken_over
 from vimpo.storage.integrity import SUMS, sealing
-from vimpo.storage.manifests import BASE_WEIGHTS, weights, write_manifests
+from vimpo.storage.manifests import BASE_SURPRISAL, BASE_WEIGHTS, weights, write_manifests
 from vimpo.storage.manifests import FILE as MANIFESTS
+from vimpo.storage.registration import registered_items
+from vimpo.storage.surprisal import Surprisal, betas_at, read_surprisal
 from vimpo.storage.tables import BASE, WHOLE, read_table, section_digests, write_tables
 
 STEP_PHASES = ("rollout_s", "reference_s", "critic_s", "update_s", "total_s")
@@ -94,6 +96,9 @@ class Collection:
         self.params[size] = manifest.get("parameters", math.nan)
         self.manifests[name] = manifest
         key["params"] = self.params[size]
+        if not taken and (surprisal := read_surprisal(self.study, size)):
+            manifest[BASE_SURPRISAL] = surprisal.to_json()
+        self._capacity(size, manifest)
         self._provenance(manifest)
         self._saw(f"{BASE_WEIGHTS}.{size}", weights(manifest))
         if taken:
@@ -101,6 +106,18 @@ class Collection:
             return
         self._costs(key, manifest, None)
         self._evaluation(folder, name, key)
+
+    def _capacity(self, size: str, manifest: dict) -> None:
+        """Surprisal of a base policy, if it was measured, and the capacities that follow."""
+        if (record := manifest.get(BASE_SURPRISAL)) is None:
+            return
+        found = Surprisal.from_json(record)
+        shared = {"size": size, "params": self.params[size]} | found.columns()
+        self.tables["capacity"].append({"algorithm": BASE} | shared)
+        for name, beta in betas_at(self.study, size).items():
+            number = found.beta(beta, size)
+            capacity = {"beta": number, "capacity": found.capacity(number)}
+            self.tables["capacity"].append({"algorithm": name} | shared | capacity)
 
     def cell(self, cell: Cell) -> None:
         folder = self.study.run_folder(cell)
@@ -223,6 +240,8 @@ class Collection:
 
     def _provenance(self, manifest: dict) -> None:
         self._saw("git_commit", manifest.get("git_commit"))
+        for item, registered in registered_items(manifest).items():
+            self._saw(item, registered)
         for group in ("versions", "hardware"):
             value = manifest.get(group)
             if isinstance(value, dict):

@@ -28,7 +28,7 @@ from vimpo.analysis.intervals import FRACTION, UNBOUNDED, mean_interval
 from vimpo.analysis.scores import Tables, accuracies, probed
 from vimpo.analysis.summaries import DRAWN, SUMMARISED_CURVES, interval_columns, smoothed_seeds
 from vimpo.analysis.verdicts import Scores
-from vimpo.config import ConfigError, PolicyUpdate, Study
+from vimpo.config import Capacity, ConfigError, PolicyUpdate, Study
 from vimpo.storage.columns import OUTCOMES
 from vimpo.storage.tables import write_table
 
@@ -167,11 +167,14 @@ def _identity(study: Study, name: str, fields: list[str]) -> dict:
     """Trial, the field on a figure's axis, and the other settings."""
     axis, *others = fields or ["lr_scale"]
     objective = study.algorithms[name]
+    at = getattr(objective, axis)
+    if isinstance(at, Capacity):
+        axis, at = "capacity", at.capacity
     return {
         "sweep": study.study,
         "trial": name,
         "axis": axis,
-        "at": getattr(objective, axis),
+        "at": at,
         "settings": settings_text(objective, others),
     }
 

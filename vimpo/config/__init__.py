@@ -14,6 +14,8 @@ from __future__ import annotations
 from vimpo.config.algorithms import (
     ALGORITHMS,
     AlgorithmConfig,
+    Beta,
+    Capacity,
     CorrectedGRPOConfig,
     DrGRPOConfig,
     EntropyConfig,
@@ -27,6 +29,7 @@ from vimpo.config.algorithms import (
     RLOOConfig,
     TBRMConfig,
     VimpoConfig,
+    beta_number,
 )
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config.hypotheses import Hypothesis

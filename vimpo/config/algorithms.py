@@ -46,18 +46,51 @@ class PolicyUpdate(Strict):
         return False
 
 
+class Capacity(Strict):
+    """beta as a share of what rewards ask of it: beta * surprisal of the base / reward range.
+
+    It becomes a number once the base policy is there (vimpo/storage/surprisal.py).
+    """
+
+    capacity: Positive = Field(
+        description="how far the implied value of a base policy's response can rise, over the "
+        "range of rewards"
+    )
+
+    def __str__(self) -> str:
+        return f"capacity {self.capacity:g}"
+
+
+NUMBER, CAPACITY = "number", "capacity"
+Beta = Annotated[
+    Annotated[Positive, Tag(NUMBER)] | Annotated[Capacity, Tag(CAPACITY)],
+    Discriminator(lambda value: CAPACITY if isinstance(value, dict | Capacity) else NUMBER),
+]
+
+
 KL_ESTIMATORS = ("exact", "k2", "k3", "topk")
+
+
+def beta_number(beta: Beta) -> float:
+    """beta, if it is a number. Raises ConfigError if it is a capacity, which has none yet."""
+    if isinstance(beta, Capacity):
+        raise ConfigError(
+            f"beta: {beta} is no number before the surprisal of the base policy is measured; "
+            "allowed: after `python -m vimpo surprisal`, or a number"
+        )
+    return beta
 
 
 class VimpoConfig(PolicyUpdate):
     """VIMPO (arXiv 2606.20008): terminal-anchor value loss, and an actor that uses its td."""
 
     objective: Literal["vimpo"] = "vimpo"
-    beta: Positive = Field(
+    beta: Beta = Field(
         0.02,
         description="scale of the log-ratio (paper: 5e-4 at thousands of tokens; it must grow as "
-        "responses get shorter, because the summed log-ratio has to reach (R - mean) / beta: "
-        "vimpo/planning/beta.py)",
+        "responses carry less surprisal, because the summed log-ratio has to reach "
+        "(R - mean) / beta: vimpo/planning/beta.py); or `{capacity: 0.5}`, from which the number "
+        "follows once the base policy is there",
     )
     actor_coef: float = Field(
         0.005, ge=0, allow_inf_nan=False, description="c_A (paper: 5e-3); 0 is value-only"
@@ -154,7 +187,7 @@ class TBRMConfig(PolicyUpdate):
     """TBRM (arXiv 2505.15311): logits are action values, with one residual per response."""
 
     objective: Literal["tbrm"] = "tbrm"
-    beta: Positive = Field(0.02, description="scale of the KL regulariser, as VIMPO's")
+    beta: Beta = Field(0.02, description="scale of the KL regulariser, as VIMPO's")
 
     @property
     def needs_reference(self) -> bool:

@@ -12,7 +12,7 @@ from vimpo.config.models import NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.task import TaskConfig
 from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train, check_together
-from vimpo.config.types import Name, Seed, Strict, digest
+from vimpo.config.types import Name, Positive, Seed, Strict, digest
 
 
 class GridBlock(Strict):
@@ -67,6 +67,11 @@ class CellConfig(Strict):
     pretrain: Pretrain
     train: Train
     runtime: Runtime
+    capacity: Positive | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="what objective.beta was resolved from; filled in before training",
+    )
 
     @model_validator(mode="after")
     def _can_be_spread(self) -> CellConfig:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from vimpo.config.algorithms import (
     ALGORITHMS,
     AlgorithmConfig,
+    Beta,
     CorrectedGRPOConfig,
     OwnConfig,
     VimpoConfig,
@@ -76,6 +77,11 @@ class Study(Strict):
     plan: Planning = Planning()
     sweeps: list[Annotated[str, Field(pattern=r"\.csv$")]] = Field(
         [], description="tables of `sweep` for the report: how settings were chosen, and maps"
+    )
+    registered: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="start only if the study's file is committed in git and unchanged",
     )
     continues: str | None = Field(
         None,
@@ -310,8 +316,11 @@ class Study(Strict):
         shared = [size_fields, self.task, train, self.runtime, probes]
         return digest([objectives, *shared])
 
-    def readout_beta(self, algorithm: str) -> float:
-        """beta of the implied value: VIMPO's own, and `vimpo`'s for the other algorithms."""
+    def readout_beta(self, algorithm: str) -> Beta:
+        """beta of the implied value: VIMPO's own, and `vimpo`'s for the other algorithms.
+
+        If it is a capacity, vimpo/storage/surprisal.py has its number.
+        """
         for name in (algorithm, "vimpo"):
             objective = self.algorithms[name]
             if isinstance(objective, VimpoConfig):

@@ -119,6 +119,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         allowed = _allowed(model, place)
         if place[:1] == ["algorithms"] and len(place) > 3:
             del place[2]  # the tag of the union
+            if place[2:3] == ["beta"]:
+                del place[3:4]  # likewise
         # A key may contain a line break, but a fault is one line.
         place = [part if part.isprintable() else repr(part) for part in place]
         where = ".".join([prefix] * bool(prefix) + place)

@@ -24,6 +24,7 @@ from vimpo.config.jobs import Stage
 from vimpo.models import memory
 from vimpo.models.memory import Shape, Workload
 from vimpo.planning.beta import unusual_betas
+from vimpo.planning.capacity import measured
 from vimpo.planning.inputs import (
     benchmark_responses,
     load_device,
@@ -34,6 +35,7 @@ from vimpo.planning.jobs import cell_request, job_request
 from vimpo.probes import sampled_together
 from vimpo.probes.cost import STEPS, WARM_UP
 from vimpo.storage.continued import taken_over
+from vimpo.storage.surprisal import Surprisal
 
 GIB = 2**30
 HOUR = 3600
@@ -109,6 +111,11 @@ class Planner:
         self.cells = [cell for cell in study.cells() if cell not in self.taken.cells]
         self.numbers = memory.study_numbers(study)
         self.checkpointing = study.runtime.gradient_checkpointing
+
+    @cached_property
+    def surprisal(self) -> dict[str, Surprisal]:
+        """Of the base policies, where it has been measured."""
+        return measured(self.study)
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -348,7 +355,7 @@ class Planner:
             *self._cost_misfits(),
             *self._engine_too_small(),
             *self._too_short(),
-            *unusual_betas(self.study, self.lengths.response),
+            *unusual_betas(self.study, self.lengths.response, self.surprisal),
         ]
 
     def _unknown_shapes(self) -> Iterable[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from vimpo.config import Study
 from vimpo.models.memory import parameter_count
+from vimpo.planning.capacity import capacity_lines
 from vimpo.planning.inputs import benchmark_responses
 from vimpo.planning.plan import Job, Planner
 from vimpo.text import BYTES, aligned, short
@@ -22,6 +23,7 @@ def describe(study: Study) -> str:
         _memory(planner),
         _hours(planner, jobs),
         _disk(planner),
+        "\n".join(capacity_lines(study, planner.surprisal)),
         _assumptions(planner),
         _warnings(planner),
     ]
@@ -133,7 +135,8 @@ def _submitted(planner: Planner) -> str:
     """Jobs that a scheduler sees."""
     cells, sizes = len(planner.cells), len(planner.shapes) - len(planner.taken.sizes)
     one = planner.study.cluster.one_job_a_cell
-    submitted = 3 * sizes + cells * (1 if one else 3)  # pretrain, cost, evaluate_base
+    submitted = 4 * sizes  # pretrain, surprisal, cost, evaluate_base
+    submitted += cells * (1 if one else 3)
     return f"a scheduler gets {plural(submitted, 'job')}, {'one' if one else 'three'} per cell"
 
 

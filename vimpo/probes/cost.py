@@ -23,6 +23,7 @@ from vimpo.config import Cell, CellConfig, ConfigError, Study, load_study
 from vimpo.models import memory
 from vimpo.storage.files import write_rows
 from vimpo.storage.integrity import beside, check_model, sealing
+from vimpo.storage.surprisal import betas_at, needs_surprisal, resolved
 from vimpo.training.launch import is_first_process, launch_command, launch_environment
 from vimpo.training.telemetry import peak_bytes
 
@@ -60,6 +61,7 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
     from vimpo.training.trainer import Trainer
 
     config, base = _checked(study, algorithm, size)
+    config = resolved(study, config)
     world = join(config.runtime)
     set_up_torch(config.runtime)
     floor = resident_bytes(world.device)
@@ -144,6 +146,10 @@ def compare_costs(
     for algorithm in algorithms:
         _checked(study, algorithm, size)
     check_model(study.base_folder(size))
+    if needs_surprisal(*betas_at(study, size).values()):
+        from vimpo.training.surprisal import measured_surprisal
+
+        measured_surprisal(study, size)
     if study.runtime.processes > 1:
         from vimpo.models.distributed import check_devices
 

@@ -20,6 +20,8 @@ from vimpo.probes.subject import Subject
 from vimpo.probes.value import measure_prefixes, prefix_table, value_rows
 from vimpo.storage.files import remove_leftovers, write_atomic
 from vimpo.storage.integrity import beside, check_model, sealing
+from vimpo.storage.surprisal import needs_surprisal
+from vimpo.training.surprisal import measured_surprisal
 
 PREFIXES = "prefixes.parquet"
 TYPES = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
@@ -33,6 +35,8 @@ def probe_run(study: Study, cell: Cell, output: Path) -> None:
     """
     for folder in (study.run_folder(cell), study.base_folder(cell.size)):
         check_model(folder)
+    if needs_surprisal(study.readout_beta(cell.algorithm)):
+        measured_surprisal(study, cell.size)
     remove_leftovers(output.parent, output.name, PREFIXES, beside(output).name)
     set_up_torch(study.runtime)
     subject = Subject.load(study, cell)

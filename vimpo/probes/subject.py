@@ -28,6 +28,7 @@ from vimpo.sampling.rollouts import (
     sampling_of,
     step_seed,
 )
+from vimpo.storage.surprisal import known_beta
 from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.prompts import encode
 from vimpo.tasks.steps import decoded
@@ -91,7 +92,7 @@ class Subject:
             task=load_task(config, policy, tokenizer),
             train=train,
             probes=study.probes,
-            beta=study.readout_beta(cell.algorithm),
+            beta=known_beta(study, cell.size, study.readout_beta(cell.algorithm)),
             lam=getattr(config.objective, "lam", 1.0),
             sampler=make_sampler(policy, folder, sampling, runtime),
             sample_rows=sampled_together(study),

@@ -29,6 +29,7 @@ from vimpo.report.yardstick import frontier_content, headroom_content, ignorant_
 from vimpo.storage.codes import Reason
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
+from vimpo.storage.registration import standing
 from vimpo.storage.tables import ALL_SIZES, check_tables, read_tables
 from vimpo.text import short
 
@@ -109,6 +110,7 @@ def report_content(
         "cell_count": len(cells),
         "complete_count": len(cells) - len(untrained),
         "without": without,
+        "standing": standing(study, frames["provenance"], len(frames["outcomes"]), config),
         "confidence": f"{100 * study.statistics.confidence:g}",
         "outcomes": report_tables.outcomes(frames["outcome_summary"], looks),
         "failures": report_tables.failures(frames["outcomes"]),
@@ -122,7 +124,7 @@ def report_content(
         | headroom_content(frames["headroom"], looks)
         | frontier_content(frames["frontier"], looks)
         | _accuracy(study, frames, looks)
-        | _scaling(frames, looks)
+        | _scaling(study, frames, looks)
         | _cost(frames, looks)
         | _methods(study, frames, looks, templates)
     )
@@ -186,10 +188,13 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
     }
 
 
-def _scaling(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
+def _scaling(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
     probes = frames["probe_summary"]
     reasons = set(probes["reason_code"])
+    known = set(frames["capacity"]["size"])
     return {
+        "capacity": report_tables.capacity(frames["capacity"], looks),
+        "unmeasured": [size for size in study.used_sizes() if size not in known],
         "probed": len(probes) > 0,
         "graded": Reason.NO_ORACLE not in reasons,
         "doubled": Reason.IS_THE_TRUTH not in reasons,

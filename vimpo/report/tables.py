@@ -195,6 +195,36 @@ def failures(runs: pd.DataFrame) -> Table:
     return Table(["run", "outcome", "step", "what happened"], rows)
 
 
+# --- Capacity ------------------------------------------------------------------------------------
+
+
+def capacity(table: pd.DataFrame, looks: dict[str, Style]) -> Table:
+    """One row per size: surprisal in nats, and what it makes of each algorithm's beta."""
+    names = list(dict.fromkeys(table.loc[table["algorithm"] != BASE, "algorithm"]))
+    rows = []
+    for size, own in table.groupby("size", sort=False):
+        base = own.iloc[0]
+        right = _surprisal_entry(base, "right_") if base["right_responses"] else Entry("none")
+        betas = (_capacity_entry(only(own, algorithm=name)) for name in names)
+        rows.append([Entry(str(size)), _surprisal_entry(base), right, *betas])
+    titles = (f"capacity of {algorithm_entry(name, looks).text}" for name in names)
+    return Table(["size", "surprisal, nats", "of right responses", *titles], rows)
+
+
+def _surprisal_entry(row: pd.Series, kind: str = "") -> Entry:
+    """`3.87`, below it `standard error 0.16, 256 responses of 8.3 tokens`; kind: a prefix."""
+    error, count = row[f"{kind}stderr"], row[f"{kind}responses"]
+    known = f"standard error {error:.2g}, " if math.isfinite(error) else ""
+    detail = f"{known}{count:g} responses of {row[f'{kind}tokens']:.3g} tokens"
+    return Entry(f"{row[f'{kind}surprisal']:.3g}", detail)
+
+
+def _capacity_entry(row: pd.Series | None) -> Entry:
+    if row is None:
+        return Entry("n/a", "not in the grid")
+    return Entry(f"{row['capacity']:.3g}", f"beta {row['beta']:.4g}")
+
+
 # --- Cost ----------------------------------------------------------------------------------------
 
 COST_COLUMNS: dict[str, tuple[str, float, str]] = {
@@ -324,7 +354,8 @@ def _ours(study: Study, key: str, looks: dict[str, Style]) -> Entry:
 
 def _distinct(study: Study, used: list[str], name: str) -> list[str]:
     values = (getattr(study.algorithms[a], name, None) for a in used)
-    return list(dict.fromkeys(f"{v:g}" for v in values if v is not None))
+    shown = (f"{v:g}" if isinstance(v, float) else str(v) for v in values if v is not None)
+    return list(dict.fromkeys(shown))
 
 
 # --- Methods -------------------------------------------------------------------------------------

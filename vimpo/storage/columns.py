@@ -38,6 +38,11 @@ COLUMNS = {
         *("unit", "effect", "low", "high", "n", "expected", "counted", "p", "p_holm"),
         *("threshold", "side", "verdict", "per_size", "needed_per_size", *REASON),
     ],
+    "capacity": [
+        *("algorithm", "size", "params", "responses", "tokens", "surprisal", "stderr"),
+        *("right_responses", "right_tokens", "right_surprisal", "right_stderr"),
+        *("beta", "capacity"),
+    ],
     "sweeps": [
         *("sweep", "objective", "trial", "axis", "at", "settings", "metric"),
         *INTERVAL,
@@ -57,7 +62,7 @@ COLUMNS = {
 TABLES = tuple(COLUMNS)
 # Newer than some committed studies, which are not run again for them: one that was never written
 # reads as an empty table (vimpo/storage/tables.py).
-OPTIONAL_TABLES = ("headroom", "frontier", "sweeps_curves")
+OPTIONAL_TABLES = ("headroom", "frontier", "sweeps_curves", "capacity")
 # Rows of single steps, seeds and rounds: figures and report read only their summaries.
 RAW = ("curves", "cost", "probes", "measured_cost")
 # What figures and report are made from, kept in results/published/<study>/tables.

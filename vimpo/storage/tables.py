@@ -35,12 +35,15 @@ NUMBERS = {
     *("mean", "low", "high", "confidence", "n", "expected", "count", "round", "parameters"),
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
     *("needed_per_size", "at", "failed", "level", "kl"),
+    *("responses", "tokens", "surprisal", "right_responses", "right_tokens", "right_surprisal"),
+    *("right_stderr", "beta", "capacity"),
     *OUTCOMES,
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
 SECTION = "study."  # provenance: digest of a section of the study
-# Where results lie, and what is taken over instead of run, decides none of them.
-NO_SETTING = ("results", "continues")
+# Where results lie, what is taken over instead of run, and when a study was written decide none of
+# them.
+NO_SETTING = ("results", "continues", "registered")
 
 
 def write_table(path: Path, rows: Iterable[dict]) -> None:

@@ -38,6 +38,8 @@ from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import AdamW, optimizer_bytes
 from vimpo.storage import files
 from vimpo.storage.integrity import SUMS, check, check_model, make_again, only_writer, sealing
+from vimpo.storage.registration import Registration, registered_note
+from vimpo.storage.surprisal import capacity_note, needs_surprisal, resolved
 from vimpo.tasks import Task
 from vimpo.training import telemetry
 from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -85,6 +87,7 @@ class Job:
     shown: str
     quiet: bool
     world: Alone = field(default_factory=Alone)
+    notes: Callable[[], dict] = dict  # what else the manifest says, once the run has ended
 
     @property
     def checkpoints(self) -> Path:
@@ -180,12 +183,20 @@ def pretrain_base(
     return folder
 
 
-def train_cell(study: Study, cell: Cell, *, quiet: bool = False, task: Task | None = None) -> Path:
+def train_cell(
+    study: Study,
+    cell: Cell,
+    *,
+    quiet: bool = False,
+    task: Task | None = None,
+    registration: Registration | None = None,
+) -> Path:
     """Train one cell unless it is done, from the base policy of its size; returns its folder.
 
-    task: as in :func:`pretrain_base`. Raises ConfigError for a folder of another configuration and
-    DamagedError for a base policy that is not what was written, before anything is loaded;
-    StoppedError, after a checkpoint, if a signal asked to stop.
+    task: as in :func:`pretrain_base`; registration: of the study, for the manifest. Raises
+    ConfigError for a folder of another configuration and DamagedError for a base policy that is not
+    what was written, before anything is loaded; StoppedError, after a checkpoint, if a signal asked
+    to stop.
     """
     from vimpo.training.trainer import Trainer
 
@@ -199,22 +210,26 @@ def train_cell(study: Study, cell: Cell, *, quiet: bool = False, task: Task | No
         shutil.rmtree(folder / f"checkpoint-{digest}", ignore_errors=True)
         return folder
     world = join(config.runtime)
-    job = Job(
-        folder,
-        config,
-        digest,
-        steps=config.train.steps,
-        checkpoint_every=config.train.checkpoint_every,
-        title=cell.name,
-        shown="accuracy",
-        quiet=quiet or not world.main,
-        world=world,
-    )
     with StopRequest() as stop:
         if world.size == 1:
             base = pretrain_base(study, cell.size, quiet=quiet, task=task)
+            _measure_if_needed(study, cell, task)
         else:
             base = require_base(study, cell.size)
+        config = resolved(study, config)
+        beta = getattr(config.objective, "beta", None)  # a number by now
+        job = Job(
+            folder,
+            config,
+            digest,
+            steps=config.train.steps,
+            checkpoint_every=config.train.checkpoint_every,
+            title=cell.name,
+            shown="accuracy",
+            quiet=quiet or not world.main,
+            world=world,
+            notes=lambda: capacity_note(study, cell.size, beta) | registered_note(registration),
+        )
         if world.main:
             check_model(base)
         set_up_torch(config.runtime)
@@ -236,9 +251,18 @@ def prepare_cell(
         return False
     if study.runtime.nodes == 1:
         pretrain_base(study, cell.size, quiet=quiet, task=task)
+        _measure_if_needed(study, cell, task)
     else:
         require_base(study, cell.size)
     return True
+
+
+def _measure_if_needed(study: Study, cell: Cell, task: Task | None) -> None:
+    """The surprisal of the base policy, if the cell's beta is given by its capacity."""
+    if needs_surprisal(getattr(study.algorithms[cell.algorithm], "beta", None)):
+        from vimpo.training.surprisal import measured_surprisal
+
+        measured_surprisal(study, cell.size, task=task)
 
 
 def require_base(study: Study, size: str) -> Path:
@@ -369,4 +393,5 @@ def _manifest(learner: Learner, job: Job, progress: Progress, outcome: Outcome) 
         "git_commit": telemetry.git_commit(),
         "hardware": telemetry.hardware(job.config.runtime.device),
         **({"data": data} if data else {}),
+        **job.notes(),
     }

@@ -7,6 +7,7 @@ rule aggregate:
     input:
         study=f"{FOLDER}/config.yaml",
         base=expand(rules.evaluate_base.output.scores, size=MADE_SIZES),
+        surprisal=expand(rules.surprisal.output.surprisal, size=MADE_SIZES),
         runs=[f"{path}/eval.json" for path in RUNS],
         probes=[f"{path}/probes.parquet" for path in RUNS],
         costs=expand(rules.cost.output.cost, size=MADE_SIZES),

@@ -20,6 +20,8 @@ from vimpo.planning.progress import Progress
 from vimpo.planning.slurm import check_cluster, check_one_machine
 from vimpo.storage.continued import taken_over
 from vimpo.storage.files import write_atomic
+from vimpo.storage.registration import keep, register
+from vimpo.storage.surprisal import betas_at, needs_surprisal, settings_digest, surprisal_file
 
 # A graph of jobs holds no garbage; looking for it takes a quarter of the time for a large grid.
 gc.disable()
@@ -30,6 +32,8 @@ try:
     STUDY = load_study(dict(config))
     check_before_running(STUDY)
     TAKEN_OVER = taken_over(STUDY)
+    # Jobs of a cluster read what the main process has found, and need no git.
+    registration = register(STUDY, workflow.configfiles) if workflow.is_main_process else None
 except ConfigError as error:
     raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
@@ -44,6 +48,7 @@ FOLDER = str(STUDY.folder)
 MERGED = Path(".snakemake/studies") / f"{digest(STUDY)}.yaml"
 if not MERGED.exists():
     write_atomic(MERGED, dump_yaml(STUDY))
+keep(registration, MERGED)
 
 CELLS = {cell.name: cell for cell in STUDY.cells()}
 # Cells reused from a published study have no jobs here.
@@ -102,6 +107,11 @@ def base_digest(wildcards):
 
 
 @known
+def surprisal_settings(wildcards):
+    return settings_digest(STUDY, wildcards.size)
+
+
+@known
 def cell_digest(wildcards):
     return STUDY.cell_digest(CELLS[RUN.format(**wildcards)])
 
@@ -114,6 +124,27 @@ def probe_digest(wildcards):
 @known
 def cost_digest(wildcards):
     return STUDY.cost_digest(wildcards.size)
+
+
+# A beta given by its capacity has no number before the base policy is measured. Ancient: a base policy
+# that is measured again has not changed.
+
+
+def _measured_first(size, *betas):
+    return [ancient(str(surprisal_file(STUDY, size)))] if needs_surprisal(*betas) else []
+
+
+def surprisal_of_cell(wildcards):
+    beta = getattr(STUDY.algorithms[wildcards.algorithm], "beta", None)
+    return _measured_first(wildcards.size, beta)
+
+
+def surprisal_of_values(wildcards):
+    return _measured_first(wildcards.size, STUDY.readout_beta(wildcards.algorithm))
+
+
+def surprisal_of_size(wildcards):
+    return _measured_first(wildcards.size, *betas_at(STUDY, wildcards.size).values())
 
 
 def scores_of_trials(wildcards):

@@ -7,6 +7,7 @@ rule probe:
         manifest=rules.train.output.manifest,
         # Sequential if both run in one job; a new evaluation does not rerun probes.
         evaluated=ancient(rules.evaluate.output.scores),
+        surprisal=surprisal_of_values,
     output:
         probes=f"{FOLDER}/runs/{RUN}/probes.parquet",
         prefixes=f"{FOLDER}/runs/{RUN}/prefixes.parquet",
@@ -34,6 +35,7 @@ rule probe:
 rule cost:
     input:
         base=rules.pretrain.output.manifest,
+        surprisal=surprisal_of_size,
     output:
         cost=f"{FOLDER}/cost/{{size}}.csv",
         sums=f"{FOLDER}/cost/{{size}}.sha256",
