@@ -180,8 +180,8 @@ def speed():
         f"{ranges(steps, 'time_to_grpo')} of GRPO's"
     )
     yield (
-        f"rollouts of the ladder's models take {min(decoding):.2f} to {max(decoding):.2f} times less "
-        "processor time"
+        f"rollouts of the ladder's models take {min(decoding):.2f} to {max(decoding):.2f} times "
+        "less processor time"
     )
     yield f"every further cell of the tiny study takes {a_cell:.1f} s"
     yield (f"on {dry['cells']:,} cells takes {dry['seconds']:.0f} s and {dry['peak_mb']:.0f} MB")

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import ChainTask, ConfigError, DatasetTask, Study
+from vimpo.config.algorithms import beta_number
 from vimpo.config.task import VerifierLimits
 from vimpo.models.ends import ends_of
 from vimpo.models.networks import (
@@ -142,7 +143,7 @@ def load_pair(
         task=_task(study, trained, new, given),
         train=study.train,
         probes=study.probes,
-        beta=study.readout_beta(OURS),
+        beta=beta_number(study.readout_beta(OURS)),
         lam=1.0,
         sample_rows=sampled_together(study),
         read_rows=read_together(study),
