@@ -28,6 +28,7 @@ from vimpo.config.algorithms import (
     TBRMConfig,
     VimpoConfig,
 )
+from vimpo.config.decoders import Decoder
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config.hypotheses import Hypothesis
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
@@ -38,4 +39,5 @@ from vimpo.config.study import Study
 from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
 from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train
 from vimpo.config.types import Strict, check_model_path, digest, require
+from vimpo.config.watching import Validation
 from vimpo.errors import ConfigError

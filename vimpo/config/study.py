@@ -37,6 +37,7 @@ from vimpo.config.task import (
 )
 from vimpo.config.training import Runtime, Train, check_together
 from vimpo.config.types import LONGEST_NAME, Name, Strict, digest, explain, require
+from vimpo.config.watching import snapshot_folder
 from vimpo.errors import ConfigError
 
 # What tables call the base policies, the mean over sizes and the mean over benchmarks.
@@ -177,9 +178,21 @@ class Study(Strict):
         self._check_supply(
             self.task, "train.prompts_per_step", self.train.prompts_per_step, "train_operators"
         )
+        self._check_validation(self.task)
         if pretrained:
             self._check_supply(
                 self.task, "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
+            )
+
+    def _check_validation(self, task: ChainTask) -> None:
+        """As for benchmarks: of the fifth that is held out, half may be used."""
+        space = sum(task.problem_space(n) for n in set(task.train_operators))
+        validation = self.train.validation
+        if validation and validation.problems > space // 10:
+            raise ValueError(
+                f"train.validation.problems: {validation.problems} is more than this task holds "
+                f"out at task.train_operators = {task.train_operators}; allowed: 1 to "
+                f"{space // 10} (more operands or operators give more)"
             )
 
     @staticmethod
@@ -272,8 +285,10 @@ class Study(Strict):
         used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
         return {name: found for name, found in used.items() if isinstance(found, OwnConfig)}
 
-    def run_folder(self, cell: Cell) -> Path:
-        return self.folder / "runs" / cell.name
+    def run_folder(self, cell: Cell, step: int | None = None) -> Path:
+        """Of a run, or of its snapshot at a step."""
+        folder = self.folder / "runs" / cell.name
+        return folder if step is None else snapshot_folder(folder, step)
 
     # Digests determine what is rerun: each covers exactly what its result depends on.
 
@@ -296,7 +311,8 @@ class Study(Strict):
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
         size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
-        train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
+        # No step is judged there, and nothing is looked at.
+        train = self.train.model_dump(mode="json", exclude={"collapse", "validation", "snapshots"})
         # The default is left out, so that digests older than this field stay valid.
         usual = self.probes.cost_rounds == Probes().cost_rounds
         probes = self.probes.model_dump(mode="json", exclude={"cost_rounds"} if usual else None)

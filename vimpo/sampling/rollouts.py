@@ -17,6 +17,7 @@ from vimpo.config import Train
 from vimpo.models.ends import ends_of
 from vimpo.models.kinds import ATTENDS, cache_argument
 from vimpo.models.networks import positions
+from vimpo.sampling.decoding import token_logp
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
 # the KV cache, keeping costs their share of every further step.
@@ -139,7 +140,8 @@ def draw_tokens(logp: Tensor, uniform: Tensor) -> Tensor:
 class Sampling:
     """What every sampler must know; max_response in tokens, the end included.
 
-    ends: each of these tokens ends a response (vimpo/models/ends.py).
+    ends: each of these tokens ends a response (vimpo/models/ends.py). temperature 0 is greedy;
+    top_p: see vimpo/sampling/decoding.py.
     """
 
     group_size: int
@@ -147,6 +149,7 @@ class Sampling:
     temperature: float
     ends: tuple[int, ...]
     pad: int
+    top_p: float = 1.0
 
 
 def sampling_of(
@@ -276,6 +279,7 @@ def sample(
     ends: Sequence[int],
     pad: int,
     generator: torch.Generator,
+    top_p: float = 1.0,
     first: int = 0,
     total: int | None = None,
     limits: Sequence[int] | None = None,
@@ -306,7 +310,7 @@ def sample(
     attention = prompt_mask
     name = cache_argument(model)
     for t in range(max_response):
-        log_probs = (logits.float() / temperature).log_softmax(-1)
+        log_probs = token_logp(logits, temperature, top_p)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
         live = ~written.finished[rows] & (t < most[rows])
         _write(written, rows[live], t, tokens[live], log_probs[live], stops)

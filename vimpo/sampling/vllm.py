@@ -106,11 +106,11 @@ class VllmSampler:
         return self._padded(prompts, outputs)
 
     def _settings(self, seed: int, most: int):
-        """Plain sampling from the whole distribution."""
+        """Sampling without limits other than top-p."""
         return self._vllm.SamplingParams(
             n=1,
             temperature=self._sampling.temperature,
-            top_p=1.0,
+            top_p=self._sampling.top_p,
             top_k=0,
             seed=seed,
             max_tokens=most,
