@@ -68,7 +68,7 @@ def labels(algorithm: str, size: str, noise: str) -> dict:
 
 
 def metrics_of(study: Study) -> list[str]:
-    return study.decoders()
+    return study.score_names()
 
 
 def summarise_accuracy(

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
+from vimpo.config.decoders import SAMPLED
 from vimpo.config.grid import Cell
 from vimpo.config.noise import Noise
 from vimpo.config.types import Name, Strict
@@ -211,7 +212,7 @@ class Where(Strict):
     )
     sizes: list[Name] | None = Field(None, min_length=1, description="default: all of the grid")
     benchmark: Name | None = Field(None, description="default: the mean over all benchmarks")
-    decoder: Literal["sampled", "greedy"] = "sampled"
+    decoder: Name = Field(SAMPLED, description="one of the study's: `greedy`, `training`, ...")
 
 
 class Asked(Strict):

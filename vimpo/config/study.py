@@ -14,6 +14,7 @@ from vimpo.config.algorithms import (
     OwnConfig,
     VimpoConfig,
 )
+from vimpo.config.decoders import GREEDY, SAMPLED, Decoder
 from vimpo.config.grid import (
     Cell,
     CellConfig,
@@ -137,6 +138,7 @@ class Study(Strict):
         if self.hypotheses:
             check_hypotheses(self.hypotheses, self.cells(), self.task.benchmarks, self.decoders())
         self._algorithms_can_run()
+        self._samples_suffice()
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:
             raise ValueError(
                 f"train.micro_batch: {self.train.micro_batch} is more than the "
@@ -157,6 +159,19 @@ class Study(Strict):
                 if isinstance(objective, CorrectedGRPOConfig):
                     for noise in block.noise:
                         objective.rates(noise)
+
+    def _samples_suffice(self) -> None:
+        """pass@k needs k responses to a problem of every benchmark, or means would be of few."""
+        for i, k in enumerate(self.evaluation.pass_at):
+            for name, benchmark in self.task.benchmarks.items():
+                if k <= (most := self.samples_of(name)):
+                    continue
+                real = isinstance(benchmark, RealBenchmark)
+                field = f"task.benchmarks.{name}.samples" if real else "evaluation.samples"
+                raise ValueError(
+                    f"evaluation.pass_at[{i}]: {k} is more than the {most} samples of {name}; "
+                    f"allowed: 1 to {most}, or {field}: {k}"
+                )
 
     def _task_suits_the_sizes(self) -> None:
         """Real text needs a model with its own tokenizer; pretraining needs demonstrations."""
@@ -267,14 +282,39 @@ class Study(Strict):
         """The side-by-side measurement of the cost of a step at a size."""
         return self.folder / "cost" / f"{size}.csv"
 
-    def samples_of(self, benchmark: str) -> int:
-        """k of avg@k: real benchmarks set their own, chains share one."""
+    def samples_of(self, benchmark: str, decoder: str = SAMPLED) -> int:
+        """k of avg@k: real benchmarks set their own, chains share one; greedy answers once."""
+        if self.decoding(decoder).is_greedy:
+            return 1
         spec = self.task.benchmarks[benchmark]
         return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
 
     def decoders(self) -> list[str]:
         """How benchmarks are answered: metrics of the table of accuracy."""
-        return ["sampled", "greedy"] if self.evaluation.greedy else ["sampled"]
+        usual = [SAMPLED, GREEDY] if self.evaluation.greedy else [SAMPLED]
+        return [*usual, *self.evaluation.decoders]
+
+    def decoding(self, decoder: str) -> Decoder:
+        """What a name of :meth:`decoders` stands for, with its temperature filled in."""
+        evaluation = self.evaluation
+        if decoder == SAMPLED:
+            return Decoder(temperature=evaluation.temperature, top_p=evaluation.top_p)
+        if decoder == GREEDY:
+            return Decoder(temperature=0.0)
+        found = evaluation.decoders[decoder]
+        return found.model_copy(update={"temperature": found.at(self.train.temperature)})
+
+    def score_names(self) -> list[str]:
+        """Metrics of the table of accuracy: avg@k of every decoder, and its pass@k."""
+        return [
+            name
+            for decoder in self.decoders()
+            for name in (decoder, *(f"{decoder}_pass@{k}" for k in self.passes_of(decoder)))
+        ]
+
+    def passes_of(self, decoder: str) -> list[int]:
+        """k of pass@k under a decoder; a single answer has none."""
+        return [] if self.decoding(decoder).is_greedy else self.evaluation.pass_at
 
     def algorithms_at(self, size: str) -> list[str]:
         """The grid's algorithms at a size, in grid order."""
@@ -301,7 +341,9 @@ class Study(Strict):
         return cell_digest(self.cell_config(cell))
 
     def evaluation_digest(self) -> str:
-        return digest([self.evaluation, self.task, result_fields(self.runtime)])
+        parts = [self.evaluation, self.task, result_fields(self.runtime)]
+        asks = any(d.temperature is None for d in self.evaluation.decoders.values())
+        return digest([*parts, self.train.temperature] if asks else parts)
 
     def probe_digest(self, cell: Cell) -> str:
         """Includes the beta at which values are read out of the policy."""

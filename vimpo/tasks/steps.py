@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from vimpo.tasks.chain import Step
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from vimpo.tasks import Problem
 
 NO_STEP = -1
