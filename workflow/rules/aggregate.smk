@@ -9,6 +9,9 @@ rule aggregate:
         base=expand(rules.evaluate_base.output.scores, size=MADE_SIZES),
         runs=[f"{path}/eval.json" for path in RUNS],
         probes=[f"{path}/probes.parquet" for path in RUNS],
+        snapshots=[
+            f"{path}/{file}" for path in SNAPSHOTS for file in ("eval.json", "probes.parquet")
+        ],
         costs=expand(rules.cost.output.cost, size=MADE_SIZES),
         sweeps=STUDY.sweeps,
     output:
