@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -61,10 +62,13 @@ def read_outcome(manifest: dict) -> dict:
     return {"outcome": found["kind"], "step": found["step"], "reason": found["reason"]}
 
 
-def read_series(path: Path) -> pd.DataFrame:
-    """Numbers of a run by step. Raises IncompleteError if it is missing or not what was written."""
+def read_series(path: Path, numbers: Iterable[str] | None = None) -> pd.DataFrame:
+    """Numbers of a run by step; numbers: as in :func:`read_csv`.
+
+    Raises IncompleteError if it is missing or not what was written.
+    """
     check_run(path.parent, path.name)
-    return read_csv(path, numbers=None)
+    return read_csv(path, numbers)
 
 
 def read_scores(folder: Path, study: Study) -> list[dict]:
@@ -136,12 +140,12 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def read_probes(study: Study, cell: Cell) -> list[dict]:
-    """Rows of probes.parquet (vimpo/probes/__init__.py).
+def read_probes(study: Study, cell: Cell, step: int | None = None) -> list[dict]:
+    """Rows of probes.parquet (vimpo/probes/__init__.py); step: of a snapshot.
 
     Raises IncompleteError if there are none, or none of these settings.
     """
-    path = study.run_folder(cell) / "probes.parquet"
+    path = study.run_folder(cell, step) / "probes.parquet"
     check_stage(path)
     table = pq.read_table(path)
     digest = table.schema.metadata[b"digest"].decode()

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.along import BOUNDS, is_sparse
 from vimpo.analysis.inference import share
 from vimpo.analysis.intervals import (
     AT_MOST_ONE,
@@ -159,18 +160,20 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
     """Mean and interval over seeds of moving averages along training.
 
     Steps are smoothed within a seed first (centred, a tenth of the run), so that the interval
-    shows the spread between seeds and not the sampling noise of single batches.
+    shows the spread between seeds and not the sampling noise of single batches. What is measured
+    at some steps alone (along.py) is not smoothed.
     """
     confidence = study.statistics.confidence
-    window = max(1, study.train.steps // WINDOWS)
     expected = _expected(study)
-    chosen = curves[curves["metric"].isin(SUMMARISED_CURVES)]
+    sparse = [metric for metric in curves["metric"].unique() if is_sparse(metric)]
+    chosen = curves[curves["metric"].isin([*SUMMARISED_CURVES, *sparse])]
     rows = []
     for (*key, metric), frame in chosen.groupby(["algorithm", "size", "noise", "metric"]):
         seeds = frame.pivot(index="step", columns="seed", values="value")
+        window = 1 if metric in sparse else max(1, study.train.steps // WINDOWS)
         # gaps are not bridged: if a step is not finite, neither is its window
         smooth = seeds.rolling(window, center=True, min_periods=1).mean().where(seeds.notna())
-        bounds = FRACTION if metric == "accuracy" else UNBOUNDED
+        bounds = BOUNDS.get(str(metric).partition(".")[0], UNBOUNDED)
         row = labels(*map(str, key)) | {"params": frame["params"].iloc[0], "metric": metric}
         for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
             estimate = mean_interval(values, confidence, bounds)

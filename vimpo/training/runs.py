@@ -43,7 +43,7 @@ from vimpo.tasks import Task
 from vimpo.training import telemetry
 from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
-from vimpo.training.snapshots import save_snapshot
+from vimpo.training.snapshots import drop_snapshots, save_snapshot
 from vimpo.training.stopping import StopRequest
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model", "manifest.json")
@@ -276,6 +276,8 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
         learner = make_learner()
         found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
         progress = Progress(**found[1]) if found else Progress()
+        if job.world.main:
+            drop_snapshots(job.folder, len(progress.metrics))
         outcome = _do_steps(learner, job, progress, startup, stop)
         _finish(learner, job, progress, startup, outcome)
 

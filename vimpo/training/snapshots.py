@@ -1,7 +1,7 @@
 """The policy at chosen steps, saved while a run goes on: sealed folders of the form of a run.
 
 A snapshot holds model/, manifest.json and SHA256SUMS, so whatever reads a run's model reads a
-snapshot's. It is written once: a run that resumes from before its step leaves it as it is.
+snapshot's. A run that resumes keeps those of the steps that it need not do again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from vimpo.config.watching import snapshot_folder
 from vimpo.models.distributed import Alone
 from vimpo.storage import files
 from vimpo.storage.integrity import SUMS, fault_of, sealing
@@ -45,6 +46,13 @@ def save_snapshot(
             files.move_folder(aside, folder / "model")
             files.write_json(folder / "manifest.json", manifest | {"updates": updates or step})
     world.wait()
+
+
+def drop_snapshots(run: Path, done: int) -> None:
+    """Remove the snapshots of a run beyond the steps that are done."""
+    for folder in snapshot_folder(run, 0).parent.glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > done:
+            shutil.rmtree(folder)
 
 
 def _is_sealed(folder: Path, digest: str) -> bool:
