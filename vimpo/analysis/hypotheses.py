@@ -139,13 +139,18 @@ def described(asked: Asked, comparison: Comparison) -> str:
     details = [
         noise if comparison.keys and comparison.keys[0][1] and asked.measure.name != "lost" else "",
         f"size {', '.join(where.sizes)}" if where.sizes else "",
+        f"step {where.step}" if where.step else "",
         "per tenfold of parameters" if asked.pooling == "slope" else "",
     ]
     fields = asked.measure.model_dump() | {"decoder": where.decoder}
+    fields |= {"of": "training", "curve": "learning", "under": ""}
+    if asked.validated:
+        fields |= {"of": "validation", "curve": "validation", "under": f" under {where.decoder}"}
     if other := fields.get("rival_predictor"):
         fields["predictor"] += f" minus {other}"
     on = f" on {where.benchmark}" if where.benchmark else ""
-    what = comparison.entry.text.format(**fields, on=on, steps=comparison.study.train.steps)
+    steps = comparison.study.train.steps
+    what = comparison.entry.text.format(**fields, on=on, steps=steps)
     return ", ".join([what, whose, *filter(None, details)])
 
 

@@ -136,7 +136,13 @@ class Study(Strict):
                     models = self.sizes[size], self.algorithms[name]
                     check_together(name, *models, self.train, self.runtime)
         if self.hypotheses:
-            check_hypotheses(self.hypotheses, self.cells(), self.task.benchmarks, self.decoders())
+            check_hypotheses(
+                self.hypotheses,
+                self.cells(),
+                self.task.benchmarks,
+                self.decoders(),
+                self.train,
+            )
         self._algorithms_can_run()
         self._samples_suffice()
         if self.train.micro_batch and self.train.micro_batch > self.rollouts_per_step:

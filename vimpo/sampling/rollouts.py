@@ -17,7 +17,7 @@ from vimpo.config import Train
 from vimpo.models.ends import ends_of
 from vimpo.models.kinds import ATTENDS, cache_argument
 from vimpo.models.networks import positions
-from vimpo.sampling.decoding import token_logp
+from vimpo.sampling.decoding import decoded_logp, plain_logp
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
 # the KV cache, keeping costs their share of every further step.
@@ -140,8 +140,8 @@ def draw_tokens(logp: Tensor, uniform: Tensor) -> Tensor:
 class Sampling:
     """What every sampler must know; max_response in tokens, the end included.
 
-    ends: each of these tokens ends a response (vimpo/models/ends.py). temperature 0 is greedy;
-    top_p: see vimpo/sampling/decoding.py.
+    ends: each of these tokens ends a response (vimpo/models/ends.py). decoders: temperature (0:
+    greedy) and top-p of each response of a group, instead of `temperature` for all.
     """
 
     group_size: int
@@ -149,7 +149,7 @@ class Sampling:
     temperature: float
     ends: tuple[int, ...]
     pad: int
-    top_p: float = 1.0
+    decoders: tuple[tuple[float, float], ...] = ()
 
 
 def sampling_of(
@@ -279,7 +279,7 @@ def sample(
     ends: Sequence[int],
     pad: int,
     generator: torch.Generator,
-    top_p: float = 1.0,
+    decoders: Sequence[tuple[float, float]] = (),
     first: int = 0,
     total: int | None = None,
     limits: Sequence[int] | None = None,
@@ -289,8 +289,8 @@ def sample(
     prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once per
     group; each of the tokens `ends` finishes its row, and finished rows leave the batch. first,
     total: these are prompts first, first + 1, ... of `total`, and get the same random draws as if
-    all were sampled here. limits: N, 1 to `max_response`, for prompts that leave room for fewer
-    tokens.
+    all were sampled here. decoders: see :class:`Sampling`. limits: N, 1 to `max_response`, for
+    prompts that leave room for fewer tokens.
     """
     device = model.device
     prompt_ids, prompt_mask = left_pad(prompts, pad, device)
@@ -305,12 +305,15 @@ def sample(
     written = _blank(prompt_ids, prompt_mask, max_response, pad)
     most = torch.tensor(limits or [max_response] * len(prompts), device=device)
     most = most.repeat_interleave(group_size)
-    stops = torch.tensor(ends, device=device)
+    stops, each = torch.tensor(ends, device=device), torch.tensor(decoders, device=device).T
     rows = torch.arange(count, device=device)  # still being decoded
     attention = prompt_mask
     name = cache_argument(model)
     for t in range(max_response):
-        log_probs = token_logp(logits, temperature, top_p)
+        if decoders:
+            log_probs = decoded_logp(logits, *each[:, rows % group_size])
+        else:
+            log_probs = plain_logp(logits, temperature)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
         live = ~written.finished[rows] & (t < most[rows])
         _write(written, rows[live], t, tokens[live], log_probs[live], stops)

@@ -1,8 +1,8 @@
 """Held-out accuracy along training, under several decoders: the rows of validation.csv.
 
 The training loop's own sampler answers the same problems at every look. Random draws are a pure
-function of (seed, step, decoder), apart from those of training, so looking changes nothing and an
-interrupted run gives the same rows.
+function of (seed, step), apart from those of training: looking changes nothing, and an interrupted
+run gives the same rows.
 """
 
 from __future__ import annotations
@@ -49,47 +49,57 @@ class Validator:
     def rows(self, sampler: Sampler, sampling: Sampling, updates: int) -> list[dict]:
         """A row per decoder, the same on every process, all of which must call it.
 
-        sampling: of training. flawless: the share of right responses without a wrong step; NaN if
-        none is right, or if the task grades no steps. stderr: of the accuracy, over problems.
+        sampling: of training. All decoders answer a problem together, as one group.
         """
-        return [self._row(name, sampler, sampling, updates) for name in self.validation.decoders]
-
-    def _row(self, name: str, sampler: Sampler, sampling: Sampling, updates: int) -> dict:
-        decoder, k = self.validation.decoders[name], self.validation.samples_of(name)
-        temperature = decoder.at(self.train.temperature)
-        sampler = sampler.with_(
-            replace(sampling, group_size=k, temperature=temperature, top_p=decoder.top_p)
-        )
-        seed = step_seed(self.seed, updates, f"validation:{name}")
-        # No more sequences at once than a training step has.
-        rows = self.train.prompts_per_step * self.train.group_size // self.world.size
+        looked, temperature = self.validation, self.train.temperature
+        names = [name for name in looked.decoders for _ in range(looked.samples_of(name))]
+        decoders = [looked.decoders[name] for name in names]
+        how = tuple((decoder.at(temperature), decoder.top_p) for decoder in decoders)
+        sampler = sampler.with_(replace(sampling, group_size=len(names), decoders=how))
+        seed = step_seed(self.seed, updates, "validation")
         marks = [
             self._marks(
-                sampler.rollouts(
-                    self.prompts[s], seed, self.mine.start + s.start, self.validation.problems
-                ),
+                sampler.rollouts(self.prompts[s], seed, self.mine.start + s.start, looked.problems),
                 s,
-                k,
             )
-            for s in micro_batches(len(self.prompts), max(1, rows // k))
+            for s in micro_batches(len(self.prompts), max(1, self._most // len(names)))
         ]
-        right, clean = self.world.gather(torch.cat(marks)).double().cpu().unbind(1)
-        problems = right.view(-1, k).mean(1)
-        count = len(problems)
+        found = self.world.gather(torch.cat(marks)).double().cpu()
+        found = found.view(looked.problems, len(names), 2)
+        return [
+            self._row(updates, name, found[:, [other == name for other in names]])
+            for name in looked.decoders
+        ]
+
+    @property
+    def _most(self) -> int:
+        """Sequences that are sampled at once: no more than in a training step."""
+        return self.train.prompts_per_step * self.train.group_size // self.world.size
+
+    def _row(self, updates: int, decoder: str, marks: Tensor) -> dict:
+        """marks [problems, samples, 2]: is a response right, and is it flawless too?
+
+        flawless: their share among the right ones; NaN if none is right, or if the task grades no
+        steps. stderr: of the accuracy, over problems.
+        """
+        right, clean = marks.unbind(-1)
+        count, samples = right.shape
         graded = self.task.grade_steps is not None
+        problems = right.mean(1)
         return {
             "step": updates,
-            "decoder": name,
+            "decoder": decoder,
             "accuracy": float(problems.mean()),
             "flawless": float(clean.sum() / right.sum()) if graded else float("nan"),
             "problems": count,
-            "samples": k,
+            "samples": samples,
             "stderr": float(problems.std() / count**0.5) if count > 1 else float("nan"),
         }
 
-    def _marks(self, rollouts: Rollouts, part: slice, k: int) -> Tensor:
+    def _marks(self, rollouts: Rollouts, part: slice) -> Tensor:
         """Of each response: is it right, and is it right and flawless? -> [b, 2]"""
-        owners = [problem for problem in self.problems[part] for _ in range(k)]
+        problems, rows = self.problems[part], len(rollouts.mask)
+        owners = [problem for problem in problems for _ in range(rows // len(problems))]
         texts = rollouts.texts(self.tokenizer)
         marks = self.task.rewards(owners, texts)
         # A response that was cut off is wrong, as in training.

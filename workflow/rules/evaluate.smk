@@ -64,8 +64,6 @@ rule evaluate_snapshot:
         f"{FOLDER}/logs/evaluate_snapshot/{RUN}/{SNAPSHOT}.log",
     benchmark:
         f"{FOLDER}/benchmarks/evaluate_snapshot/{RUN}/{SNAPSHOT}.tsv"
-    group:
-        CELL_JOB
     conda:
         "../../envs/vimpo.yaml"
     threads: cores("evaluate")

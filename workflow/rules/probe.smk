@@ -35,8 +35,6 @@ rule probe_snapshot:
     input:
         base=rules.pretrain.output.manifest,
         manifest=rules.train.output.manifest,
-        # Sequential if both run in one job; a new evaluation does not rerun probes.
-        evaluated=ancient(rules.evaluate_snapshot.output.scores),
     output:
         probes=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/probes.parquet",
         prefixes=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/prefixes.parquet",
@@ -45,8 +43,6 @@ rule probe_snapshot:
         f"{FOLDER}/logs/probe_snapshot/{RUN}/{SNAPSHOT}.log",
     benchmark:
         f"{FOLDER}/benchmarks/probe_snapshot/{RUN}/{SNAPSHOT}.tsv"
-    group:
-        CELL_JOB
     conda:
         "../../envs/vimpo.yaml"
     threads: cores("probe")
