@@ -141,7 +141,7 @@ def test_the_distance_is_that_of_the_policy_that_drew_the_rollouts(make_trainer,
         )
     drawn_by = {k: v.clone() for k, v in trainer.policy.state_dict().items()}
     found = trainer.step(2)["reference_kl"]
-    rollouts, _ = trainer._drawn
+    rollouts, *_ = trainer._drawn
     base = trainer._load_network()
     trainer.policy.load_state_dict(drawn_by)
     total = 0.0

@@ -164,7 +164,7 @@ class Train(Strict):
     validation: Validation | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="held-out accuracy and KL to the base policy along training; `{}`: every 10 "
+        description="held-out accuracy and KL to the base policy along training; `{}`: every 20 "
         "steps; default: none",
     )
     snapshots: list[Count] = Field(

@@ -19,8 +19,8 @@ TRAINING = "training"
 class Validation(Strict):
     """Held-out accuracy along training, on problems that training never draws."""
 
-    every: Count = Field(10, description="steps from one to the next; also at step 0 and the last")
-    problems: Count = Field(64, description="held-out problems, the same for every run and step")
+    every: Count = Field(20, description="steps from one to the next; also at step 0 and the last")
+    problems: Count = Field(40, description="held-out problems, the same for every run and step")
     samples: Count = Field(1, description="responses per problem; a greedy decoder gives one")
     decoders: dict[Name, Decoder] = Field(
         {

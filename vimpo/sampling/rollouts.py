@@ -305,12 +305,13 @@ def sample(
     written = _blank(prompt_ids, prompt_mask, max_response, pad)
     most = torch.tensor(limits or [max_response] * len(prompts), device=device)
     most = most.repeat_interleave(group_size)
-    stops, each = torch.tensor(ends, device=device), torch.tensor(decoders, device=device).T
+    stops = torch.tensor(ends, device=device)
+    each = torch.tensor(decoders, device=device).mT if decoders else None  # [2, group_size]
     rows = torch.arange(count, device=device)  # still being decoded
     attention = prompt_mask
     name = cache_argument(model)
     for t in range(max_response):
-        if decoders:
+        if each is not None:
             log_probs = decoded_logp(logits, *each[:, rows % group_size])
         else:
             log_probs = plain_logp(logits, temperature)

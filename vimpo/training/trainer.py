@@ -8,8 +8,8 @@ same bytes as an uninterrupted one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -76,7 +76,6 @@ class Trainer:
         self.algorithm = make_algorithm(config.objective, setup)
         if self.algorithm.needs_steps:
             check_step_grades(f"algorithms.{config.algorithm}", config.task)
-        self._reads_reference = config.objective.needs_reference
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
         self._load(base)
@@ -137,13 +136,10 @@ class Trainer:
         self.scorer, self._calls = Scorer(self.policy, self.config.objective, *self._how), {}
         self._calls["policy"] = self.world.spread(self.scorer, ids, mask, ids, mask)
         if self.reference is not None:
-            self._spread_reference()
+            reader = Reader(self.reference, *self._how)
+            self._calls["reference"] = self.world.spread(reader, ids, mask, 1)
         if self.critic is not None:
             self._calls["critic"] = self.world.spread(self.critic, ids, mask, 1)
-
-    def _spread_reference(self) -> None:
-        reader = Reader(cast(PreTrainedModel, self.reference), *self._how)
-        self._calls["reference"] = self.world.spread(reader, *self._example, 1)
 
     # --- one step ---------------------------------------------------------------------------
 
@@ -177,7 +173,7 @@ class Trainer:
             updates.append(metrics)
             if self.watch.fault:
                 break
-        self._drawn = rollouts, batch.old_logp
+        self._drawn = rollouts, batch.old_logp, batch.ref_logp
         return {
             "step": step,
             "accuracy": sum(clean) / len(clean),
@@ -312,7 +308,7 @@ class Trainer:
 
     @torch.no_grad()
     def _read_reference(self, ids: Tensor, mask: Tensor, last: int) -> Reading | None:
-        if not self._reads_reference:
+        if not self.config.objective.needs_reference:
             return None
         with self.clock("reference"):
             if self.reference is not None:
@@ -408,47 +404,42 @@ class Trainer:
         """How the run failed in the last of its rows, or None; every process must call it."""
         return outcome_of(rows, self.watch, self.config.train.collapse, self._reference_kl)
 
-    @contextmanager
-    def _reading_reference(self) -> Iterator[None]:
-        """While entered, scores include the reference's; a loss without one loads it for this."""
-        lacking = self.reference is None and not self.config.model.lora
-        if lacking:
-            self.reference = self._load_network().eval().requires_grad_(False)
-            self._spread_reference()
-        self._reads_reference = True
-        try:
-            yield
-        finally:
-            self._reads_reference = self.config.objective.needs_reference
-            if lacking:
-                self.reference = None
-                del self._calls["reference"]
-
     def _distance(self, step: int, batch: Batch) -> dict[str, float]:
         """`reference_kl`, as in :meth:`_reference_kl`: where the reference is read, and where due.
 
         Algorithms that need a KL per token have their own, over the whole vocabulary.
         """
-        if batch.token_kl is not None:
-            return {}
-        if batch.ref_logp is not None:
-            return {"reference_kl": response_kl(batch.old_logp, batch.ref_logp, batch.mask)}
         last = self.config.train.steps - 1
-        if self.validator and (step == last or self.validator.due(step)):
-            return {"reference_kl": self._reference_kl()}
-        return {}
+        due = self.validator and (step == last or self.validator.due(step))
+        if batch.token_kl is not None or not (due or batch.ref_logp is not None):
+            return {}
+        return {"reference_kl": self._reference_kl()}
 
-    @torch.no_grad()
     def _reference_kl(self) -> float:
         """KL(pi || base) in nats, summed over a response, mean over those of the last step, by k3.
 
         pi is the policy that drew them.
         """
-        rollouts, logp = self._drawn
+        rollouts, logp, ref_logp = self._drawn
+        if ref_logp is None:
+            with self.clock("validation"):
+                ref_logp = self.world.gather(self._base_logp(rollouts))
+        return response_kl(logp, ref_logp, self.world.gather(rollouts.mask))
+
+    @torch.no_grad()
+    def _base_logp(self, rollouts: Rollouts) -> Tensor:
+        """log pi_ref of the tokens, for a loss that reads no reference: it is loaded for this."""
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
-        with self.clock("validation"), self._reading_reference():
-            found = torch.cat([self._score(rollouts.rows(s)).ref_logp for s in slices])
-        return response_kl(logp, self.world.gather(found), self.world.gather(rollouts.mask))
+        pieces = [piece for s in slices for piece in self._pieces(rollouts.rows(s))]
+        if not self.config.model.lora:
+            base = Scorer(self._load_network().eval(), self.config.objective, *self._how)
+            scorer = self.world.spread(base.requires_grad_(False), *self._example, *self._example)
+            found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in pieces]
+        else:
+            with without_adapters(self.policy):
+                scorer = self._calls["policy"]
+                found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in pieces]
+        return joined(found, rollouts.width)
 
     # --- held-out problems (vimpo/training/validation.py) -----------------------------------------
 
