@@ -51,7 +51,7 @@ def check_snapshots(snapshots: Sequence[int], steps: int) -> None:
     for i, step in enumerate(snapshots):
         if step > steps:
             raise ValueError(
-                f"snapshots[{i}]: {step} is beyond the last step; allowed: 1 to steps = {steps}"
+                f"snapshots.{i}: {step} is beyond the last step; allowed: 1 to steps = {steps}"
             )
         if step in snapshots[:i]:
-            raise ValueError(f"snapshots[{i}]: {step} is repeated; allowed: each step once")
+            raise ValueError(f"snapshots.{i}: {step} is repeated; allowed: each step once")
