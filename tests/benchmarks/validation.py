@@ -2,8 +2,9 @@
 
     python tests/benchmarks/validation.py --output validation.json
 
-The default run of a size, with `train.validation` at its defaults and without, by turns. Seconds
-are those of the processor, in one thread: other processes cannot lengthen them.
+The default run of a size, with `train.validation` at its defaults and without: two trainers in one
+process that do each step in turn, so that a busy machine is busy for both. Seconds are those of the
+processor, in one thread.
 """
 
 from __future__ import annotations
@@ -16,42 +17,49 @@ from pathlib import Path
 
 SIZES = {"xs": {"pretrain_steps": 300}, "m": {"pretrain_steps": 200}}
 ALGORITHMS = ("vimpo", "ppo", "grpo")
+NAMES = ("with", "without")
 
 
-def cpu_seconds(size: str, algorithm: str, results: str, validation: dict | None) -> float:
-    """Of all steps of a run, and of what is looked at between them."""
+def make_trainer(size: str, algorithm: str, results: str, watched: bool):
     from vimpo.config import Cell, load_study
     from vimpo.models.networks import set_up_torch
     from vimpo.training.runs import pretrain_base
     from vimpo.training.trainer import Trainer
 
-    changes = {"study": f"validation-{size}", "results": results, "sizes": SIZES}
-    train = {"validation": validation} if validation is not None else {}
-    study = load_study(changes | {"train": train})
+    train = {"train": {"validation": {}}} if watched else {}
+    study = load_study({"study": f"validation-{size}", "results": results, "sizes": SIZES} | train)
     base = pretrain_base(study, size, quiet=True)
     set_up_torch(study.runtime)
-    trainer = Trainer(study.cell_config(Cell(algorithm, size, "0", 1)), base / "model")
-    start = time.process_time()
-    for step in range(study.train.steps):
-        trainer.validate(step)
-        trainer.step(step)
-    trainer.validate(study.train.steps)
-    return time.process_time() - start
+    return Trainer(study.cell_config(Cell(algorithm, size, "0", 1)), base / "model")
+
+
+def round_of(size: str, algorithm: str, results: str) -> dict[str, float]:
+    """Seconds of both runs."""
+    trainers = {name: make_trainer(size, algorithm, results, name == "with") for name in NAMES}
+    seconds = dict.fromkeys(NAMES, 0.0)
+    steps = trainers["with"].config.train.steps
+    for step in range(steps + 1):
+        for name in NAMES if step % 2 else NAMES[::-1]:
+            start = time.process_time()
+            trainers[name].validate(step)
+            if step < steps:
+                trainers[name].step(step)
+            seconds[name] += time.process_time() - start
+    return seconds
 
 
 def measure(results: str, rounds: int) -> dict:
-    found: dict[str, dict] = {}
+    found = {}
     for size in SIZES:
         for algorithm in ALGORITHMS:
-            cpu_seconds(size, algorithm, results, None)  # fills caches
-            seconds: dict[str, list[float]] = {"with": [], "without": []}
-            for _ in range(rounds):
-                seconds["without"].append(cpu_seconds(size, algorithm, results, None))
-                seconds["with"].append(cpu_seconds(size, algorithm, results, {}))
-            middle = {name: statistics.median(values) for name, values in seconds.items()}
-            share = middle["with"] / middle["without"] - 1
-            found[f"{size} {algorithm}"] = middle | {"more": share}
-            print(size, algorithm, middle, f"{share:.1%}", flush=True)
+            runs = [round_of(size, algorithm, results) for _ in range(rounds)]
+            more = [run["with"] / run["without"] - 1 for run in runs]
+            found[f"{size} {algorithm}"] = {
+                "seconds": {name: statistics.median(run[name] for run in runs) for name in NAMES},
+                "more": statistics.median(more),
+                "rounds": more,
+            }
+            print(size, algorithm, [f"{share:.1%}" for share in more], flush=True)
     return found
 
 
