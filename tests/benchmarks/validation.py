@@ -15,7 +15,7 @@ import statistics
 import time
 from pathlib import Path
 
-SIZES = {"xs": {"pretrain_steps": 300}, "m": {"pretrain_steps": 200}}
+SIZES = {"xs": {"pretrain_steps": 300}}
 ALGORITHMS = ("vimpo", "ppo", "grpo")
 NAMES = ("with", "without")
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("validation.json"))
     parser.add_argument("--results", default="results")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     found = measure(arguments.results, arguments.rounds)
     arguments.output.write_text(json.dumps({"runs": found}, indent=2) + "\n")

@@ -164,12 +164,13 @@ def test_flawless_is_right_without_a_wrong_step():
     from vimpo.tasks.chain import grade_steps
 
     problem = Problem("7+5-3=", "9")
-    texts = ["7+5=12;12-3=9#9", "7+5=11;11-3=9#9", "7+5=12;12-3=9#8", "#9"]
+    texts = ["7+5=12;12-3=9#9", "7+5=11;11-3=9#9", "7+5=12;12-3=9#8", "#9", "7+5=12;12-3=9#9"]
     right = [float(is_right("9", text)) for text in texts]
-    assert right == [1, 1, 0, 1]
-    found = flawless_among(grade_steps, [problem] * 4, texts, right)
-    assert found == [1, 0, 0, 0]
-    assert flawless_among(None, [problem] * 4, texts, right) == [0] * 4
+    right[-1] = 0.0  # cut off
+    assert right == [1, 1, 0, 1, 0]
+    found = flawless_among(grade_steps, [problem] * 5, texts, right)
+    assert found == [1, 0, 0, 0, 0]
+    assert flawless_among(None, [problem] * 5, texts, right) == [0] * 5
 
 
 def test_the_share_of_flawless_responses_is_among_the_right_ones(make_trainer, monkeypatch):
