@@ -27,6 +27,7 @@ from vimpo.analysis.verdicts import (
     slope,
 )
 from vimpo.config import Hypothesis, Study
+from vimpo.config.decoders import GREEDY, SAMPLED
 from vimpo.config.hypotheses import OF_COST, Asked, StepsTo
 from vimpo.storage.codes import Reason, Why
 
@@ -142,7 +143,7 @@ def described(asked: Asked, comparison: Comparison) -> str:
         f"step {where.step}" if where.step else "",
         "per tenfold of parameters" if asked.pooling == "slope" else "",
     ]
-    fields = asked.measure.model_dump() | {"decoder": where.decoder}
+    fields = asked.measure.model_dump() | {"decoded": accuracy_by(where.decoder)}
     fields |= {"of": "training", "curve": "learning", "under": ""}
     if asked.validated:
         fields |= {"of": "validation", "curve": "validation", "under": f" under {where.decoder}"}
@@ -152,6 +153,12 @@ def described(asked: Asked, comparison: Comparison) -> str:
     steps = comparison.study.train.steps
     what = comparison.entry.text.format(**fields, on=on, steps=steps)
     return ", ".join([what, whose, *filter(None, details)])
+
+
+def accuracy_by(decoder: str) -> str:
+    """`greedy accuracy`; the name of a further decoder may be any word."""
+    usual = decoder in (SAMPLED, GREEDY)
+    return f"{decoder} accuracy" if usual else f"accuracy by decoder {decoder}"
 
 
 def _described(asked: Hypothesis, comparison: Comparison) -> Part:

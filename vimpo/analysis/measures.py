@@ -336,7 +336,7 @@ Scorer = Callable[[Study, Tables, Asked, str], Scored]
 class Entry:
     """A measure: its function, and how its number is bounded and said.
 
-    text: may name fields of the measure and of `where`; under: the decoder of validation. unit: how
+    text: may name fields of the measure, and what `described` in hypotheses.py adds. unit: how
     sentences print it.
     """
 
@@ -349,7 +349,7 @@ class Entry:
 
 PREDICTED = "of the change of value along a response ({predictor} value)"
 MEASURES: dict[type[hypotheses.Measure], Entry] = {
-    hypotheses.Accuracy: Entry(accuracy, "{decoder} accuracy{on}", "share", FRACTION),
+    hypotheses.Accuracy: Entry(accuracy, "{decoded}{on}", "share", FRACTION),
     hypotheses.Area: Entry(area, "area under the {curve} curve{under}", "share", FRACTION),
     hypotheses.StepsTo: Entry(
         steps_to,
@@ -358,7 +358,7 @@ MEASURES: dict[type[hypotheses.Measure], Entry] = {
         POSITIVE,
     ),
     hypotheses.Lost: Entry(
-        accuracy_lost, "{decoder} accuracy{on} lost per unit of noise", "share", keys=curve_keys
+        accuracy_lost, "{decoded}{on} lost per unit of noise", "share", keys=curve_keys
     ),
     hypotheses.Seconds: Entry(
         cost("step_total"), "seconds per step", "seconds", POSITIVE, round_keys

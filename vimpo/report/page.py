@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from vimpo.analysis.hypotheses import accuracy_by
 from vimpo.analysis.scores import CONTROL
 from vimpo.analysis.verdicts import TEST
 from vimpo.config import ConfigError, Study
@@ -189,11 +190,11 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
 def _score_titles(study: Study) -> dict[str, str]:
     """The metrics of the table of accuracy, and what they are called."""
     return {
-        name: title
+        name: title[0].upper() + title[1:]
         for decoder in study.decoders()
         for name, title in (
-            (decoder, f"{decoder.capitalize()} accuracy"),
-            *((f"{decoder}_pass@{k}", f"Pass@{k}, {decoder}") for k in study.passes_of(decoder)),
+            (decoder, accuracy_by(decoder)),
+            *((f"{decoder}_pass@{k}", f"pass@{k}, {decoder}") for k in study.passes_of(decoder)),
         )
     }
 
