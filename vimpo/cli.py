@@ -88,6 +88,8 @@ Size = Annotated[str, Option(metavar="NAME", help=SIZE)]
 AnySize = Annotated[str | None, Option(metavar="NAME", help=SIZE)]
 Noise = Annotated[str, Option(metavar="LEVEL", help="0.25, rollout-0.25, asymmetric-0.1-0.3")]
 Seed = Annotated[int, Option(metavar="N", parser=_whole)]
+SNAPSHOT = "the snapshot of this step; default: the end of training"
+Step = Annotated[int | None, Option(metavar="N", parser=_whole, help=SNAPSHOT)]
 Quiet = Annotated[bool, Option("--quiet", help="no progress bar")]
 Checked = Annotated[bool, Option("--checked", help="`check` has already run: skip its checks")]
 Tables = Annotated[Path | None, _folder("default: tables/ of the study")]
@@ -223,6 +225,7 @@ def _evaluate(
     size: AnySize = None,
     noise: Noise = "0",
     seed: Seed = 1,
+    step: Step = None,
     base: Annotated[bool, Option("--base", help="the base policy of --size")] = False,
     model: Annotated[Path | None, _folder("a checkpoint outside the study")] = None,
     output: Annotated[Path | None, _folder("with --model: where eval.json goes")] = None,
@@ -248,7 +251,7 @@ def _evaluate(
             raise ConfigError(f"{name}: is required; allowed: one of the study's, by --{name}")
         cell = Cell(algorithm, size, noise, seed)
         study.cell_config(cell)
-        folder = study.run_folder(cell)
+        folder = study.run_folder(cell, _snapshot(study, step))
     if not model:
         check_model(folder)
     scores = folder / "eval.json"
@@ -268,15 +271,20 @@ def _evaluate(
 
 @app.command("probe")
 def _probe(
-    algorithm: Algorithm, size: Size, noise: Noise = "0", seed: Seed = 1, config: Config = None
+    algorithm: Algorithm,
+    size: Size,
+    noise: Noise = "0",
+    seed: Seed = 1,
+    step: Step = None,
+    config: Config = None,
 ) -> None:
     """Measure value, credit and precision of a trained cell."""
     from vimpo.probes.run import probe_run
 
     study, cell = _study(config), Cell(algorithm, size, noise, seed)
     study.cell_config(cell)
-    output = study.run_folder(cell) / "probes.parquet"
-    probe_run(study, cell, output)
+    output = study.run_folder(cell, _snapshot(study, step)) / "probes.parquet"
+    probe_run(study, cell, output, step)
     print(output)
 
 
@@ -302,6 +310,15 @@ def _read(
     write_tokens(found.tokens, output)
     print(described(found.summary))
     print(output)
+
+
+def _snapshot(study: Study, step: int | None) -> int | None:
+    """The step of a snapshot, or None. Raises ConfigError if the study does not make it."""
+    known = study.train.snapshots
+    if step is not None and step not in known:
+        allowed = ", ".join(map(str, known)) or "none; train.snapshots names the steps to keep"
+        raise ConfigError(f"step: {step} has no snapshot in this study; allowed: {allowed}")
+    return step
 
 
 @app.command("cost")

@@ -127,12 +127,12 @@ def test_an_algorithm_without_a_distance_says_so():
 def test_held_out_accuracy_has_a_frontier_of_its_own():
     validated = {
         name: {
-            seed: metrics | {"validation_sampled": metrics["accuracy"] / 2}
+            seed: metrics | {"validation_accuracy.sampled": metrics["accuracy"] / 2}
             for seed, metrics in runs.items()
         }
         for name, runs in RUNS.items()
     }
     rows = frontier_rows(study_of(*RUNS), tables_of(validated, every=4))
-    own = line(rows, "vimpo", metric="validation_sampled")
+    own = line(rows, "vimpo", metric="validation_accuracy.sampled")
     assert own["mean"].tolist() == pytest.approx(line(rows, "vimpo")["mean"] / 2)
     assert len(line(rows, "vimpo", metric="kl")) == 1

@@ -15,14 +15,14 @@ from vimpo.analysis.curves import area_under, first_step
 from vimpo.analysis.measures import MEASURES
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import labels
-from vimpo.analysis.verdicts import Role
+from vimpo.analysis.verdicts import DECODER, Role
 from vimpo.config import ConfigError, dump_yaml, load_study
 from vimpo.config import hypotheses as types
 from vimpo.config.judging import CLAIM_NAMES, Claims
 from vimpo.config.shipped import shipped_claims
 from vimpo.report.parts import SCALES
 from vimpo.storage.codes import Reason
-from vimpo.storage.columns import COLUMNS
+from vimpo.storage.columns import COLUMNS, SNAPSHOTS
 from vimpo.storage.tables import write_table
 
 PUBLISHED = Path(__file__).parents[2] / "results/published"
@@ -82,7 +82,7 @@ def flat(levels, algorithm, size="xs", noise="0"):
 
 def test_every_measure_of_the_configuration_is_computed():
     assert set(MEASURES) == set(types.MEASURES.values())
-    assert len(types.MEASURES) == 15
+    assert len(types.MEASURES) == 16
 
 
 def test_the_area_is_that_of_trapezia_and_a_failed_run_keeps_its_end():
@@ -417,12 +417,145 @@ def test_the_claims_that_come_with_the_suite_are_entries_of_the_same_kind():
 
 def test_the_claims_of_a_published_study_are_made_again_digit_by_digit(tmp_path):
     folder = PUBLISHED / "one_size"
-    names = [field.name for field in fields(Tables)]
+    names = [field.name for field in fields(Tables) if field.name not in SNAPSHOTS]
     tables = {name: pd.read_parquet(folder / f"cells/{name}.parquet") for name in names}
     sizes = tables["accuracy"].groupby("size")["params"].first()
     rows = claim_rows(load_study(folder / "config.yaml"), Tables(**tables), sizes.to_dict())
-    write_table(tmp_path / "claims.csv", rows)
+    # Published before tests were made under each decoder.
+    write_table(tmp_path / "claims.csv", [row for row in rows if row["kind"] != DECODER])
     assert (tmp_path / "claims.csv").read_text() == (folder / "tables/claims.csv").read_text()
+
+
+# --- along training ------------------------------------------------------------------------------
+
+WATCHED = {"train": {"steps": 8, "validation": {"every": 4}, "snapshots": [4]}}
+
+
+def watched_study(*asked, **grid):
+    """Two algorithms, looked at in steps 0, 4 and 8, with a snapshot at 4."""
+    plain = a_study(algorithms=["vimpo", "grpo"], noise=[0], **grid).model_dump(mode="json")
+    return load_study(plain | WATCHED | {"hypotheses": list(asked)})
+
+
+def points(metric, levels):
+    """{(algorithm, seed): {step: value}} -> rows of curves.csv."""
+    return [
+        labels(algorithm, "xs", "0") | {"seed": s, "metric": metric, "step": i, "value": v}
+        for (algorithm, s), values in levels.items()
+        for i, v in values.items()
+    ]
+
+
+def with_rows(study, **rows):
+    tables = tables_of(study)
+    return replace(tables, **{n: pd.DataFrame(r, columns=COLUMNS[n]) for n, r in rows.items()})
+
+
+def test_the_area_of_validation_is_over_the_whole_run_under_its_decoder():
+    asked = hypothesis({"name": "area", "of": "validation"}, where={"decoder": "greedy"})
+    study = watched_study(asked)
+    heights = {("vimpo", s): {0: 0.1, 4: 0.5 + s / 10, 8: 0.9} for s in SEEDS}
+    other = {key: {0: 0.0, 4: 0.0, 8: 0.0} for key in heights}
+    rows = points("validation_accuracy.greedy", heights) + points(
+        "validation_accuracy.sampled", other
+    )
+    row = judged(study, with_rows(study, curves=rows)).loc["H.area"]
+    areas = [(0.1 + h) / 4 + (h + 0.9) / 4 for h in (0.6, 0.7, 0.8)]
+    assert row.effect == pytest.approx(np.mean(areas))
+    assert row.metric == "area under the validation curve under greedy, VIMPO, clean rewards"
+
+
+def test_steps_to_an_accuracy_in_validation_may_be_all_steps_without_being_censored():
+    measure = {"name": "steps_to", "of": "validation", "accuracy": 0.6}
+    study = watched_study(hypothesis(measure))
+    runs = {("vimpo", 1): {0: 0.1, 4: 0.6, 8: 0.9}, ("vimpo", 2): {0: 0.1, 4: 0.5, 8: 0.7}}
+    runs["vimpo", 3] = {0: 0.1, 4: 0.2, 8: 0.3}
+    rows = judged(study, with_rows(study, curves=points("validation_accuracy.sampled", runs)))
+    assert rows.loc["H.steps_to"].effect == pytest.approx((4 + 8 + 8) / 3)
+    assert rows.loc["H.reached.vimpo"].effect == pytest.approx(2 / 3)
+    assert "a validation accuracy of 0.6 under sampled, of 8" in rows.loc["H.steps_to"].metric
+
+
+def test_headroom_may_be_that_of_validation():
+    measure = {"name": "headroom", "of": "validation", "floor": "grpo", "ceiling": "ppo"}
+    plain = a_study(algorithms=["vimpo", "grpo", "ppo"], noise=[0]).model_dump(mode="json")
+    study = load_study(plain | WATCHED | {"hypotheses": [hypothesis(measure)]})
+    heights = {"vimpo": 0.6, "grpo": 0.4, "ppo": 0.8}
+    flat_runs = {
+        (name, s): dict.fromkeys((0, 4, 8), height + s / 1000 * (name == "ppo"))
+        for name, height in heights.items()
+        for s in SEEDS
+    }
+    rows = points("validation_accuracy.sampled", flat_runs)
+    row = judged(study, with_rows(study, curves=rows)).loc["H.headroom"]
+    assert row.effect == pytest.approx(0.2 / 0.402)
+
+
+def test_a_measure_of_a_step_reads_the_snapshots():
+    places = dict(where={"step": 4, "decoder": "greedy"})
+    value = hypothesis("explained_variance", id="V", where={"step": 4})
+    study = watched_study(hypothesis("accuracy", minus="grpo", **places), value)
+    scores, probes = [], []
+    for algorithm, base in (("vimpo", 0.5), ("grpo", 0.3)):
+        for seed in SEEDS:
+            key = labels(algorithm, "xs", "0") | {"seed": seed, "stderr": 0.01}
+            for step, more in ((4, 0.0), (8, 0.4)):
+                score = {"benchmark": "chain_easy", "metric": "greedy", "value": base + more}
+                scores.append(key | score | {"step": step, "value": base + more + seed / 100})
+                labelled = ("value", "implied", "change", "explained_variance")
+                names = dict(zip(("probe", "predictor", "target", "metric"), labelled, strict=True))
+                row = names | {"position": "all", "reason_code": "", "reason": "", "step": step}
+                probes.append(key | row | {"value": base + more + seed / 100})
+    found = judged(study, with_rows(study, snapshot_accuracy=scores, snapshot_probes=probes))
+    assert found.loc["H.accuracy"].effect == pytest.approx(0.2)
+    assert found.loc["V.explained_variance"].effect == pytest.approx(0.52)
+    assert found.loc["V.explained_variance"].metric.endswith("VIMPO, clean rewards, step 4")
+
+
+def test_the_distance_and_flawless_responses_are_those_of_the_last_tenth():
+    study = watched_study(hypothesis("kl"), hypothesis("flawless", id="F"))
+    kl = {("vimpo", s): {0: 0.0, 4: 9.0, 7: s / 10} for s in SEEDS}  # only where it was measured
+    clean = {("vimpo", s): {**dict.fromkeys(range(7), 0.1), 7: 0.5 + s / 10} for s in SEEDS}
+    clean["vimpo", 3][7] = NAN  # no right rollout in that step
+    rows = points("reference_kl", kl) + points("flawless", clean)
+    found = judged(study, with_rows(study, curves=rows))
+    assert found.loc["H.kl"].effect == pytest.approx(0.2)
+    assert math.isnan(found.loc["F.flawless"].effect)
+    assert found.loc["F.flawless"].reason_code == Reason.NOT_FINITE
+    clean["vimpo", 3][7] = 0.8
+    rows = points("flawless", clean)
+    assert judged(study, with_rows(study, curves=rows)).loc["F.flawless"].effect == pytest.approx(
+        0.7
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (dict(measure="accuracy", where={"step": 3}),
+         r"hypotheses\[0\].where.step: '3' is not in this study; allowed: 4$"),
+        (dict(where={"step": 4}),
+         "hypotheses.0.where.step: has no meaning for measure 'area'; allowed: without it, or "),
+        (dict(measure="accuracy", where={"decoder": "training"}),
+         r"hypotheses\[0\].where.decoder: 'training' is not in this .*: sampled, greedy$"),
+        (dict(measure={"name": "area", "of": "validation"}, where={"decoder": "beam"}),
+         r"hypotheses\[0\].where.decoder: 'beam' is not in this .*: training, sampled, greedy$"),
+        (dict(measure={"name": "area", "of": "test"}), "hypotheses.0.measure.of: 'test' is not"),
+        (dict(where={"decoder": "greedy"}), "where.decoder: has no meaning for measure 'area'"),
+    ],
+)  # fmt: skip
+def test_what_a_study_does_not_look_at_cannot_be_asked(asked, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        watched_study(hypothesis(**({"measure": "area"} | asked)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_without_validation_or_snapshots_has_none_to_ask_of():
+    message = r"hypotheses\[0\].measure.of: 'validation' is not in this study; allowed: training"
+    with pytest.raises(ConfigError, match=message):
+        a_study(hypothesis({"name": "steps_to", "of": "validation", "accuracy": 0.5}))
+    with pytest.raises(ConfigError, match=r"where.step: '4' is not in this study; allowed: none"):
+        a_study(hypothesis("accuracy", where={"step": 4}))
 
 
 # --- configuration -------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from vimpo.evaluation import lm_eval as evaluate
 from vimpo.evaluation.benchmarks import benchmark_task
 from vimpo.models.networks import build_policy, chain_tokenizer, save_policy
 from vimpo.storage.integrity import beside, fault_of
-from vimpo.tasks.chain import held_out_problems
+from vimpo.tasks.chain import Problem, held_out_problems
 
 VOCABULARY = ["<pad>", "<eos>", *"0123456789+-*=;#"]
 PAD, EOS = 0, 1
@@ -240,6 +240,74 @@ def test_results_repeat_byte_for_byte_and_do_not_depend_on_company(run):
 def test_greedy_is_optional(run):
     report, _, _ = run(make_study(greedy=False))
     assert {result["metric"] for result in report["results"]} == {"sampled"}
+
+
+MORE = {
+    "samples": 4,
+    "pass_at": [1, 2, 4],
+    "decoders": {"training": {}, "likeliest": {"temperature": 0}},
+}
+
+
+def test_further_decoders_leave_the_usual_ones_alone(run, generated):
+    usual, _, lines = run(make_study(samples=4))
+    generated.clear()
+    study = make_study(**MORE)
+    found, _, more = run(study)
+    order = [(r["benchmark"], r["metric"], r["samples"]) for r in found["results"]]
+    assert order == [
+        (benchmark, *decoder)
+        for benchmark in ("chain_easy", "chain_hard")
+        for decoder in (("sampled", 4), ("greedy", 1), ("training", 4), ("likeliest", 1))
+    ]
+    scores = {(r["benchmark"], r["metric"]): r["value"] for r in found["results"]}
+    assert all(scores[r["benchmark"], r["metric"]] == r["value"] for r in usual["results"])
+    assert [x for x in more if x["metric"] in ("sampled", "greedy")] == lines
+    assert scores["chain_easy", "likeliest"] == scores["chain_easy", "greedy"]
+    how = {(k["temperature"], k["top_p"]) for k, _ in generated if k["do_sample"]}
+    assert how == {(study.evaluation.temperature, study.evaluation.top_p), (1.0, 1.0)}
+
+
+def test_pass_at_k_is_of_the_same_responses(run):
+    report, _, logs = run(make_study(**MORE))
+    for result in report["results"]:
+        marks = [
+            log["marks"]
+            for log in logs
+            if (log["benchmark"], log["metric"]) == (result["benchmark"], result["metric"])
+        ]
+        if result["samples"] == 1:
+            assert "pass_at" not in result
+            continue
+        assert result["pass_at"]["1"]["value"] == pytest.approx(result["value"])
+        any_of_all = [float(any(m)) for m in marks]
+        assert result["pass_at"]["4"]["value"] == pytest.approx(statistics.mean(any_of_all))
+        error = statistics.stdev(any_of_all) / len(any_of_all) ** 0.5
+        assert result["pass_at"]["4"]["stderr"] == pytest.approx(error)
+
+
+def test_right_responses_are_graded_step_by_step(run, monkeypatch):
+    """Answers put into the model's mouth: right with right steps, right without, and wrong."""
+    from vimpo.evaluation.policy import PolicyLM
+
+    def response(i, prompt):
+        answer = right_answer(prompt)
+        wrong, careless = f"#{answer + 1}", f"0+0=1#{answer}"
+        terms, value, steps = Problem(prompt, "").terms, None, []
+        for symbol, operand in terms[1]:
+            before = terms[0] if value is None else value
+            value = before + operand if symbol == "+" else before - operand
+            steps.append(f"{before}{symbol}{operand}={value}")
+        return (wrong, careless, ";".join(steps) + f"#{value}")[i % 3]
+
+    def speak(self, requests, disable_tqdm=True):
+        return [response(i, request.args[0]) for i, request in enumerate(requests)]
+
+    monkeypatch.setattr(PolicyLM, "generate_until", speak)
+    report, _, _ = run(make_study(greedy=False, samples=3), benchmarks=["chain_hard"])
+    (result,) = report["results"]
+    assert result["value"] == pytest.approx(2 / 3, abs=0.05)
+    assert result["flawless"] == pytest.approx(1 / 2, abs=0.05)
 
 
 def test_needs_no_network(run, monkeypatch):

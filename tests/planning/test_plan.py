@@ -50,6 +50,23 @@ def test_jobs_are_those_of_the_grid():
     assert counts == {"pretrain": 2, "cost": 2, "train": 24, "evaluate": 26, "probe": 24}
 
 
+def test_what_is_looked_at_along_training_is_planned():
+    study = shipped("quick")
+    looked_at = {"validation": {"every": 10, "problems": 64, "samples": 2}, "snapshots": [8, 16]}
+    train = study.train.model_dump(mode="json") | looked_at
+    watched = load_study(study.model_dump(mode="json") | {"train": train})
+    before, after = Planner(study), Planner(watched)
+    counts = {}
+    for job in after.jobs():
+        counts[job.rule] = counts.get(job.rule, 0) + job.count
+    assert counts == {"pretrain": 2, "cost": 2, "train": 24, "evaluate": 2 + 72, "probe": 72}
+    shape, grpo = before.left["xs"], study.algorithms["grpo"]
+    # steps 0, 10, 20, 30, 32, and 64 problems x (2 + 2 + 1) responses, 128 at once
+    more = after.train_s(shape, grpo) - before.train_s(shape, grpo)
+    assert more == pytest.approx(5 * 320 / 128 * before.rollout_s(shape))
+    assert after.disk()[0] > 2.5 * before.disk()[0]
+
+
 def test_the_forward_pass_of_a_known_shape():
     # 128 x 3 without its look-up: counted by hand.
     study = load_study(

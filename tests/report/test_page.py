@@ -195,9 +195,8 @@ def test_the_markdown_twin_has_the_same_tables(written):
         assert not link.startswith("/")
     blocks = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
     content = report_content(written, written.folder / "tables")
-    assert len(blocks) == sum(
-        isinstance(item, Table) and len(item.rows) > 0 for item in content.values()
-    )
+    items = [*content.values(), *content["other_scores"].values()]
+    assert len(blocks) == sum(isinstance(item, Table) and len(item.rows) > 0 for item in items)
     for block in blocks:
         columns = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(columns) == 1, block
@@ -283,7 +282,8 @@ def test_the_claims_table_and_the_sentences_are_those_of_the_csv(written):
     assert "**Is VIMPO better than GRPO here? " in markdown
     assert sum(content["verdict_counts"].values()) == 6
     assert len(content["claims_table"].rows) == len(tests) == content["part_count"]
-    assert len(content["facts"].rows) == len(claims) - len(tests)
+    assert len(content["facts"].rows) == (claims["kind"] == "fact").sum()
+    assert len(content["decoders"].rows) == 4  # C1, C2, and C4 twice
 
 
 def test_limits_are_those_of_the_study(written):

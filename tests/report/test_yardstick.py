@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
         rows = pd.read_csv(path)
         distance = SPEED.get(cell.algorithm, 1.5) * 0.1 * rows.step
         rows["reference_kl"] = np.where(rows.step % 5 == 0, distance, np.nan)
-        rows["validation_greedy"] = np.where(rows.step % 10 == 0, rows.accuracy, np.nan)
+        rows["validation_accuracy.greedy"] = np.where(rows.step % 10 == 0, rows.accuracy, np.nan)
         if cell.algorithm == "grpo":
             rows = rows.drop(columns="reference_kl") if cell.noise != "0" else rows
         if cell.algorithm == "oracle" and cell.noise != "0":
@@ -106,7 +106,13 @@ def test_frontier_draws_each_line_with_its_band_and_leaves_out_what_has_no_dista
 
 def test_training_draws_a_row_per_number_and_a_column_per_noise_level(folder):
     figure, table = drawn(folder, "training_curves")
-    metrics = ["accuracy", "validation_greedy", "response_length", "entropy", "reference_kl"]
+    metrics = [
+        "accuracy",
+        "validation_accuracy.greedy",
+        "response_length",
+        "entropy",
+        "reference_kl",
+    ]
     assert len(figure.axes) == len(metrics) * 2
     for i, metric in enumerate(metrics):
         for j, noise in enumerate(("0", "0.25")):
@@ -117,7 +123,7 @@ def test_training_draws_a_row_per_number_and_a_column_per_noise_level(folder):
             rows = part[part.algorithm == "vimpo"]
             assert lines[colour("vimpo")][0] == pytest.approx(rows["step"])
             assert lines[colour("vimpo")][1] == pytest.approx(rows["mean"])
-    held_out = table[(table.metric == "validation_greedy") & (table.algorithm == "vimpo")]
+    held_out = table[(table.metric == held_out) & (table.algorithm == "vimpo")]
     assert sorted(set(held_out["step"])) == [0, 10, 20, 30]
     assert figure.axes[2].get_ylabel() == "held-out accuracy,\ngreedy"
 

@@ -8,11 +8,13 @@ grid order, so bytes repeat.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.along import Point, snapshot_points, validation_points
 from vimpo.analysis.claims import claim_rows
 from vimpo.analysis.comparisons import compare_accuracy
 from vimpo.analysis.frontier import frontier_rows
@@ -39,10 +41,9 @@ from vimpo.analysis.summaries import (
 )
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.models.memory import projection
-from vimpo.storage.archive import FILES as ARCHIVE_FILES
 from vimpo.storage.archive import FOLDER as ARCHIVE
-from vimpo.storage.archive import write_archive
-from vimpo.storage.columns import COLUMNS, curves_of
+from vimpo.storage.archive import archived, write_archive
+from vimpo.storage.columns import COLUMNS, SNAPSHOTS, curves_of
 from vimpo.storage.continued import taken_over
 from vimpo.storage.integrity import SUMS, sealing
 from vimpo.storage.manifests import BASE_SURPRISAL, BASE_WEIGHTS, weights, write_manifests
@@ -54,6 +55,8 @@ from vimpo.storage.tables import BASE, WHOLE, read_table, section_digests, write
 STEP_PHASES = ("rollout_s", "reference_s", "critic_s", "update_s", "total_s")
 # A gap in any of these means a broken run; other columns may be undefined at single steps.
 ALWAYS_FINITE = ("accuracy", "reward", "loss", "grad_norm")
+AT_SOME_STEPS = ("reference_kl",)
+VALIDATED = {"step", "accuracy", "flawless", "problems", "samples", "stderr"}
 
 
 class Collection:
@@ -72,7 +75,8 @@ class Collection:
 
     def numbers(self) -> Tables:
         """Scores and curves of single runs, and measurements of cost."""
-        names = ("accuracy", "probes", "measured_cost", "outcomes", "curves")
+        names = ["accuracy", "probes", "measured_cost", "outcomes", "curves"]
+        names += SNAPSHOTS * bool(self.study.hypotheses)
         return Tables(**{name: self.frame(name) for name in names})
 
     def provenance(self) -> list[dict]:
@@ -156,6 +160,14 @@ class Collection:
         outcome = read_outcome(manifest)
         self.tables["outcomes"].append(key | outcome)
         self._curves(key, metrics, cell.name, outcome)
+        if self.study.train.validation:
+            try:
+                looked_at = read_series(folder / "validation.csv", VALIDATED)
+                self._points(key, validation_points(looked_at))
+            except IncompleteError as reason:
+                self.missing(cell.name, "train", reason)
+        for step in self.study.train.snapshots:
+            self._snapshot(cell, key, step)
         self._costs(key, manifest, folder, metrics)
         self._evaluation(folder, cell.name, key)
         try:
@@ -164,6 +176,25 @@ class Collection:
             self.missing(cell.name, "probe", reason)
             return
         self.tables["probes"] += [key | row for row in probes]
+
+    def _snapshot(self, cell: Cell, key: dict, step: int) -> None:
+        study, name = self.study, f"{cell.name}, step {step}"
+        folder = study.run_folder(cell, step)
+        try:
+            read_manifest(folder, study.cell_digest(cell), name)
+            scores, probes = read_scores(folder, study), read_probes(study, cell, step)
+        except IncompleteError as reason:
+            self.missing(cell.name, "snapshot", f"step {step}: {reason}")
+            return
+        at = key | {"step": step}
+        self.tables["snapshot_accuracy"] += [at | row for row in scores]
+        self.tables["snapshot_probes"] += [at | row for row in probes]
+        self._points(key, snapshot_points(step, study.decoders(), scores, probes))
+
+    def _points(self, key: dict, points: Iterable[Point]) -> None:
+        self.tables["curves"] += [
+            key | {"step": step, "metric": metric, "value": value} for step, metric, value in points
+        ]
 
     def measured_cost(self, size: str) -> None:
         if size in self.taken.sizes:
@@ -192,10 +223,10 @@ class Collection:
             listed = ", ".join(f"{c} at {n} of {len(numeric)} steps" for c, n in bad.items())
             self.missing(name, "train", f"not finite: {listed}")
         for metric in numeric.columns:
-            self.tables["curves"] += [
-                key | {"step": int(step), "metric": metric, "value": value}
-                for step, value in zip(metrics["step"], numeric[metric], strict=True)
-            ]
+            series = zip(metrics["step"].astype(int), numeric[metric], strict=True)
+            # Without the steps at which it was not measured.
+            known = (pair for pair in series if metric not in AT_SOME_STEPS or pair[1] == pair[1])
+            self._points(key, ((step, metric, value) for step, value in known))
 
     def _costs(
         self, key: dict, manifest: dict, folder: Path | None, metrics: pd.DataFrame | None = None
@@ -293,11 +324,13 @@ def aggregate(study: Study, output: Path) -> None:
         for row in read_table(path.parent, "sweeps_curves", path.name).to_dict("records")
     ]
     tables["provenance"] = [*collection.provenance(), *_digests(study)]
-    single_runs = [f"{ARCHIVE}/{name}" for name in (*ARCHIVE_FILES, MANIFESTS)]
+    files = [*(f"{name}.parquet" for name in archived(tables)), MANIFESTS]
+    single_runs = [f"{ARCHIVE}/{name}" for name in files]
     with sealing(Path(output) / SUMS, [*(f"{name}.csv" for name in COLUMNS), *single_runs]):
         write_archive(Path(output) / ARCHIVE, tables)
         write_manifests(Path(output) / ARCHIVE, collection.manifests)
-        tables["probes"] = [row for row in tables["probes"] if row["position"] == WHOLE]
+        for name in ("probes", "snapshot_probes"):
+            tables[name] = [row for row in tables[name] if row["position"] == WHOLE]
         write_tables(Path(output), tables)
 
 

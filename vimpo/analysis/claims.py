@@ -3,7 +3,8 @@
 What the claims test is data (vimpo/config/claims.yaml), computed as any hypothesis is. Here are the
 facts beside them, which have no threshold.
 
-C1, C2 compare accuracy on clean rewards: VIMPO is not behind by more than a margin.
+C1, C2 compare accuracy on clean rewards: VIMPO is not behind by more than a margin. They, C4 and
+own hypotheses about accuracy are judged again under every decoder (decoders.py).
 
 C4, «steadier under noisy rewards», is tested as accuracy lost per unit of noise: for each seed, the
 least-squares slope of its accuracies over all flip rates p of the grid below 1/2, sign reversed.
@@ -40,6 +41,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from vimpo.analysis.decoders import decoder_rows
 from vimpo.analysis.hypotheses import Comparison, Parts, at_sizes, hypothesis_parts, tested
 from vimpo.analysis.inference import pooled_spread, share
 from vimpo.analysis.intervals import AT_MOST_ONE, FRACTION, not_available, not_finite
@@ -270,4 +272,5 @@ def claim_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> lis
         parts += claim_tests(claim, study, tables, known)
         parts += FACTS[claim](study, tables) if claim in FACTS else []
     parts += hypothesis_parts(study, tables, known)
-    return judge(parts, study.statistics.confidence, study.claims.power)
+    judged = judge(parts, study.statistics.confidence, study.claims.power)
+    return judged + decoder_rows(study, tables, known, parts)

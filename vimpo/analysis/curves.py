@@ -15,7 +15,7 @@ from vimpo.analysis.summaries import WINDOWS, rows_in
 from vimpo.analysis.verdicts import Key
 from vimpo.config import Study
 
-LEARNING, DISTANCE = "accuracy", "reference_kl"  # metrics
+LEARNING, DISTANCE, FLAWLESS = "accuracy", "reference_kl", "flawless"  # metrics
 
 
 def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.along import HELD_OUT
 from vimpo.analysis.curves import DISTANCE, LEARNING, at_end, curves, smoothed, window
 from vimpo.analysis.headroom import ENDS
 from vimpo.analysis.intervals import FRACTION, POSITIVE, Estimate, mean_interval, not_available
 from vimpo.analysis.scores import OURS, RIVALS, Tables
-from vimpo.analysis.summaries import VALIDATION, expected_runs, interval_columns, labels
+from vimpo.analysis.summaries import expected_runs, interval_columns, labels
 from vimpo.analysis.verdicts import Key, difference
 from vimpo.config import Study
 from vimpo.storage.codes import Reason, Why
@@ -79,7 +80,7 @@ def path_of(accuracy: pd.Series, distance: pd.Series, width: int) -> Path | None
 def frontier_rows(study: Study, tables: Tables) -> list[dict]:
     """Rows of frontier.csv, for each algorithm, size and noise level.
 
-    accuracy, validation_*      accuracy (of rollouts; held-out, by decoder) at a distance
+    accuracy, validation_accuracy.*     accuracy (of rollouts; held-out, by decoder) at a distance
     the same, with a rival      minus the rival's, over pairs of a seed, at the largest distance
                                 that all runs of both reach: of every algorithm against the floor
                                 of headroom.csv, and of VIMPO against each of its rivals
@@ -95,7 +96,7 @@ def frontier_rows(study: Study, tables: Tables) -> list[dict]:
     distances = {name: curves(tables, name, DISTANCE) for name in names}
     sizes = tables.curves.drop_duplicates("size")
     params = dict(zip(sizes["size"], sizes["params"], strict=True))
-    validated = sorted(m for m in recorded if m.startswith(VALIDATION))
+    validated = sorted(m for m in recorded if m.startswith(HELD_OUT))
     rows = []
     for metric in (LEARNING, *validated):
         paths = {name: _paths(study, tables, name, metric, distances[name]) for name in names}

@@ -27,6 +27,7 @@ from vimpo.analysis.verdicts import (
     slope,
 )
 from vimpo.config import Hypothesis, Study
+from vimpo.config.decoders import GREEDY, SAMPLED
 from vimpo.config.hypotheses import OF_COST, Asked, StepsTo
 from vimpo.storage.codes import Reason, Why
 
@@ -50,11 +51,9 @@ def tested(
     part: Part, threshold: float, comparison: Comparison, params: Mapping[str, float]
 ) -> tuple[Part, Found]:
     """The part as a test of the comparison's number against the threshold."""
-    asked = comparison.asked
-    test = part.above(threshold) if asked.side == ABOVE else part.below(threshold)
-    if asked.pooling == "slope":
-        return test, comparison.slope(params)
-    return test, comparison.mean(comparison.keys)
+    above = comparison.asked.side == ABOVE
+    test = part.above(threshold) if above else part.below(threshold)
+    return test, comparison.found(params)
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,10 @@ class Comparison:
         if self.asked.measure.name in OF_COST:
             return Counted.ROUNDS
         return Counted.PAIRS if len(self.sides) > 1 else Counted.RUNS
+
+    def found(self, params: Mapping[str, float]) -> Found:
+        """The number that is asked for."""
+        return self.slope(params) if self.asked.pooling == "slope" else self.mean(self.keys)
 
     def mean(self, keys: list[Key]) -> Found:
         """Mean of the contrast over these runs or pairs, sizes weighing equally."""
@@ -125,8 +128,8 @@ def _without(found: Found, why: Why) -> Found:
     return replace(found, estimate=not_available(why, found.estimate.n))
 
 
-def _described(asked: Hypothesis, comparison: Comparison) -> Part:
-    """The part without its threshold."""
+def described(asked: Asked, comparison: Comparison) -> str:
+    """What is measured, of whom and where, in words."""
     contrast = asked.contrast
     whose, rival = (NAMES.get(name, name) for name in (contrast.algorithm, contrast.rival))
     if rival:
@@ -138,21 +141,38 @@ def _described(asked: Hypothesis, comparison: Comparison) -> Part:
     details = [
         noise if comparison.keys and comparison.keys[0][1] and asked.measure.name != "lost" else "",
         f"size {', '.join(where.sizes)}" if where.sizes else "",
+        f"step {where.step}" if where.step else "",
         "per tenfold of parameters" if asked.pooling == "slope" else "",
     ]
-    fields = asked.measure.model_dump() | {"decoder": where.decoder}
+    fields = asked.measure.model_dump() | {"decoded": accuracy_by(where.decoder)}
+    fields |= {"of": "training", "curve": "learning", "under": ""}
+    if asked.validated:
+        fields |= {"of": "validation", "curve": "validation", "under": f" under {where.decoder}"}
     details += ["prefixes of the base policy"] * (fields.get("prefixes") == "common")
     if other := fields.get("rival_predictor"):
         fields["predictor"] += f" minus {other}"
     on = f" on {where.benchmark}" if where.benchmark else ""
-    what = comparison.entry.text.format(**fields, on=on, steps=comparison.study.train.steps)
-    signed = bool(rival or contrast.minus) or asked.pooling == "slope"
+    steps = comparison.study.train.steps
+    what = comparison.entry.text.format(**fields, on=on, steps=steps)
+    return ", ".join([what, whose, *filter(None, details)])
+
+
+def accuracy_by(decoder: str) -> str:
+    """`greedy accuracy`; the name of a further decoder may be any word."""
+    usual = decoder in (SAMPLED, GREEDY)
+    return f"{decoder} accuracy" if usual else f"accuracy by decoder {decoder}"
+
+
+def _described(asked: Hypothesis, comparison: Comparison) -> Part:
+    """The part without its threshold."""
+    contrast = asked.contrast
+    signed = bool(contrast.rival or contrast.minus) or asked.pooling == "slope"
     return Part(
         claim=asked.id,
         name=asked.measure.name,
         role=Role.DIFFERENCE if signed else Role.LEVEL,
         statement=asked.question,
-        metric=", ".join([what, whose, *filter(None, details)]),
+        metric=described(asked, comparison),
         counted=comparison.counted,
         algorithm=contrast.algorithm,
         rival=contrast.rival,

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from vimpo.analysis.along import HELD_OUT
 from vimpo.analysis.curves import (
     DISTANCE,
+    FLAWLESS,
     LEARNING,
     area_under,
     at_end,
@@ -69,6 +71,20 @@ class Scored:
     absent: Why = NO_REASON
 
 
+@dataclass(frozen=True)
+class Learning:
+    """Accuracy along the runs of an algorithm, at steps 0 to `points` - 1 or some of them.
+
+    steps: of training; window: how wide curves are smoothed; absent: why there are none.
+    """
+
+    curves: Mapping[Key, pd.Series]
+    steps: int
+    window: int
+    points: int
+    absent: Why
+
+
 def absent(frame: pd.DataFrame, algorithm: str, what: str) -> Why:
     """Runs without this number; nothing to explain where there are no runs."""
     if not len(frame) or not (frame.algorithm == algorithm).any():
@@ -81,7 +97,8 @@ def absent(frame: pd.DataFrame, algorithm: str, what: str) -> Why:
 
 def accuracy(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     """Mean over benchmarks, or of one of them."""
-    frame, where = tables.accuracy, asked.where
+    where = asked.where
+    frame = tables.accuracy if where.step is None else at_step(tables.snapshot_accuracy, where.step)
     rows = frame[(frame.algorithm == algorithm) & (frame.metric == where.decoder)]
     if where.benchmark:
         rows = rows[rows.benchmark == where.benchmark]
@@ -111,26 +128,49 @@ def cost(metric: str) -> Scorer:
 # --- Learning curves -----------------------------------------------------------------------------
 
 
+def learning(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Learning:
+    """Training accuracy before each update; or validation, which also has the end of training."""
+    name = LEARNING
+    if validated := asked.validated:
+        name = HELD_OUT + asked.where.decoder
+    found, steps = curves(tables, algorithm, name), study.train.steps
+    why = absent(tables.curves, algorithm, "validation" if validated else "learning curve")
+    return Learning(found, steps, 1 if validated else window(study), steps + validated, why)
+
+
 def area(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
-    found = curves(tables, algorithm, LEARNING)
-    scores = {key: area_under(curve, study.train.steps) for key, curve in found.items()}
-    return Scored(scores, absent=absent(tables.curves, algorithm, "learning curve"))
+    found = learning(study, tables, asked, algorithm)
+    scores = {key: area_under(curve, found.points) for key, curve in found.curves.items()}
+    return Scored(scores, absent=found.absent)
 
 
 def steps_to(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     assert isinstance(asked.measure, hypotheses.StepsTo)
-    level, steps = asked.measure.accuracy, study.train.steps
-    found = curves(tables, algorithm, LEARNING)
-    scores = {k: first_step(curve, level, steps, window(study)) for k, curve in found.items()}
-    missed = frozenset(key for key, value in scores.items() if value == steps)
-    why = absent(tables.curves, algorithm, "learning curve")
-    return Scored(scores, censored=missed, absent=why)
+    level, found = asked.measure.accuracy, learning(study, tables, asked, algorithm)
+    scores = {
+        key: first_step(curve, level, found.steps, found.window)
+        for key, curve in found.curves.items()
+    }
+    missed = {
+        key
+        for key, value in scores.items()
+        if value == found.steps and not found.curves[key].get(found.steps, -1.0) >= level
+    }
+    return Scored(scores, censored=frozenset(missed), absent=found.absent)
 
 
 def kl(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
+    """Of a run that ended early, over its own last steps; it may be measured at some steps only."""
     found = curves(tables, algorithm, DISTANCE)
     last = {key: at_end(curve, window(study)) for key, curve in found.items()}
     return Scored(last, absent=absent(tables.curves, algorithm, "KL to the base policy"))
+
+
+def flawless(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
+    """Over the steps that had a right rollout."""
+    found = curves(tables, algorithm, FLAWLESS)
+    last = {key: at_end(curve, window(study)) for key, curve in found.items()}
+    return Scored(last, absent=absent(tables.curves, algorithm, "graded steps"))
 
 
 def captured(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
@@ -160,8 +200,17 @@ def captured(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scor
 # --- Probes --------------------------------------------------------------------------------------
 
 
-def probe(tables: Tables, algorithm: str, labels: tuple[str, str, str, str]) -> Scored:
+def at_step(frame: pd.DataFrame, step: int) -> pd.DataFrame:
+    """Of a table of snapshots, those of one step."""
+    return frame[frame["step"] == step]
+
+
+def probe(
+    tables: Tables, asked: Asked, algorithm: str, labels: tuple[str, str, str, str]
+) -> Scored:
     """labels: probe, predictor, target, metric."""
+    if asked.where.step is not None:
+        tables = replace(tables, probes=at_step(tables.snapshot_probes, asked.where.step))
     columns = ("value", "stderr", "reason_code", "reason")
     values, errors, codes, texts = (probed(tables, algorithm, labels, c) for c in columns)
     reasons = {key: Why(Reason(code), texts[key]) for key, code in codes.items() if code}
@@ -174,14 +223,18 @@ def value_probe(metric: str) -> Scorer:
         measure = asked.measure
         assert isinstance(measure, hypotheses.OfChange)
         where = "value" if measure.prefixes == hypotheses.OWN else measure.prefixes
-        return probe(tables, algorithm, (where, _predictor(asked, algorithm), "change", metric))
+        return probe(
+            tables, asked, algorithm, (where, _predictor(asked, algorithm), "change", metric)
+        )
 
     return scores
 
 
 def pairs_probe(metric: str) -> Scorer:
     def scores(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
-        return probe(tables, algorithm, ("pairs", _predictor(asked, algorithm), "value", metric))
+        return probe(
+            tables, asked, algorithm, ("pairs", _predictor(asked, algorithm), "value", metric)
+        )
 
     return scores
 
@@ -196,13 +249,13 @@ def _predictor(asked: Asked, algorithm: str) -> str:
 
 def credit(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     assert isinstance(asked.measure, hypotheses.CreditAUC)
-    return probe(tables, algorithm, ("credit", asked.measure.signal, "step", "auc"))
+    return probe(tables, asked, algorithm, ("credit", asked.measure.signal, "step", "auc"))
 
 
 def credit_beyond_place(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     assert isinstance(asked.measure, hypotheses.CreditBeyondPlace)
     signal, place = (
-        probe(tables, algorithm, ("credit", name, "step", "auc"))
+        probe(tables, asked, algorithm, ("credit", name, "step", "auc"))
         for name in (asked.measure.signal, PLACE)
     )
     both = [key for key in signal.scores if key in place.scores]
@@ -244,7 +297,8 @@ Scorer = Callable[[Study, Tables, Asked, str], Scored]
 class Entry:
     """A measure: its function, and how its number is bounded and said.
 
-    text: may name fields of the measure and of `where`. unit: how sentences print it.
+    text: may name fields of the measure, and what `described` in hypotheses.py adds. unit: how
+    sentences print it.
     """
 
     scores: Scorer
@@ -256,13 +310,16 @@ class Entry:
 
 PREDICTED = "of the change of value along a response ({predictor} value)"
 MEASURES: dict[type[hypotheses.Measure], Entry] = {
-    hypotheses.Accuracy: Entry(accuracy, "{decoder} accuracy{on}", "share", FRACTION),
-    hypotheses.Area: Entry(area, "area under the learning curve", "share", FRACTION),
+    hypotheses.Accuracy: Entry(accuracy, "{decoded}{on}", "share", FRACTION),
+    hypotheses.Area: Entry(area, "area under the {curve} curve{under}", "share", FRACTION),
     hypotheses.StepsTo: Entry(
-        steps_to, "steps below a training accuracy of {accuracy:g}, of {steps}", "steps", POSITIVE
+        steps_to,
+        "steps below a {of} accuracy of {accuracy:g}{under}, of {steps}",
+        "steps",
+        POSITIVE,
     ),
     hypotheses.Lost: Entry(
-        accuracy_lost, "{decoder} accuracy{on} lost per unit of noise", "share", keys=curve_keys
+        accuracy_lost, "{decoded}{on} lost per unit of noise", "share", keys=curve_keys
     ),
     hypotheses.Seconds: Entry(
         cost("step_total"), "seconds per step", "seconds", POSITIVE, round_keys
@@ -305,5 +362,11 @@ MEASURES: dict[type[hypotheses.Measure], Entry] = {
         (-1.0, 1.0),
     ),
     hypotheses.KL: Entry(kl, "KL to the base policy at the end of training", "nats", POSITIVE),
-    hypotheses.Headroom: Entry(captured, "headroom captured between {floor} and {ceiling}"),
+    hypotheses.Flawless: Entry(
+        flawless,
+        "share of right rollouts without a wrong step, at the end of training",
+        "share",
+        FRACTION,
+    ),
+    hypotheses.Headroom: Entry(captured, "headroom captured between {floor} and {ceiling}{under}"),
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 
-from vimpo.analysis.summaries import metrics_of
 from vimpo.config import Cell, ConfigError, Study
 from vimpo.storage.integrity import SUMS, beside, fault_of, make_again, read_sums
 from vimpo.storage.tables import NUMBERS, read_csv
@@ -62,41 +62,69 @@ def read_outcome(manifest: dict) -> dict:
     return {"outcome": found["kind"], "step": found["step"], "reason": found["reason"]}
 
 
-def read_series(path: Path) -> pd.DataFrame:
-    """Numbers of a run by step. Raises IncompleteError if it is missing or not what was written."""
+def read_series(path: Path, numbers: Iterable[str] | None = None) -> pd.DataFrame:
+    """Numbers of a run by step; numbers: as in :func:`read_csv`.
+
+    Raises IncompleteError if it is missing or not what was written.
+    """
     check_run(path.parent, path.name)
-    return read_csv(path, numbers=None)
+    return read_csv(path, numbers)
 
 
 def read_scores(folder: Path, study: Study) -> list[dict]:
     """Results of lm-eval: every benchmark of the study with every metric, all finite.
 
-    A stock task adds rows of lm-eval's own score of the same responses, as `sampled_math_verify` or
-    `greedy_exact_match`: metrics of their own, which no summary and no claim reads. Problems and
+    pass@k of a decoder is a metric of its own, as `sampled_pass@8`. A stock task adds rows of
+    lm-eval's own score of the same responses, as `sampled_math_verify` or `greedy_exact_match`, and
+    a task that grades steps the share of flawless responses among right ones, as
+    `sampled_flawless`: metrics which no summary and no claim reads. Problems and
     samples must be those of the study, or scores of two settings would be compared.
     """
     path = folder / "eval.json"
     check_stage(path, folder / "samples.jsonl.gz")
     results = json.loads(path.read_text(encoding="utf-8"))["results"]
     found = {(r["benchmark"], r["metric"]): r for r in results}
-    wanted = list(itertools.product(study.task.benchmarks, metrics_of(study)))
+    wanted = list(itertools.product(study.task.benchmarks, study.decoders()))
     if absent := [f"{b} {m}" for b, m in wanted if (b, m) not in found]:
         raise IncompleteError(f"eval.json lacks {', '.join(absent)}")
     rows = [found[key] for key in wanted]
     for row in rows:
         problems = study.task.benchmarks[row["benchmark"]].problems
-        samples = study.samples_of(row["benchmark"]) if row["metric"] == "sampled" else 1
+        samples = study.samples_of(row["benchmark"], row["metric"])
         for field, asked in (("problems", problems), ("samples", samples)):
             if asked is not None and row[field] != asked:
                 raise IncompleteError(
                     f"eval.json has {row[field]} {field} of {row['benchmark']} {row['metric']}, "
                     f"the study asks for {asked}: it is of another evaluation"
                 )
-    rows += [_stock_row(row) for row in rows if "stock_value" in row]
+    if absent := [f"{r['benchmark']} {r['metric']}" for r in rows if _lacks_passes(study, r)]:
+        raise IncompleteError(f"eval.json lacks pass@k of {', '.join(absent)}")
+    rows += [
+        *(pass_row for row in rows for pass_row in _pass_rows(study, row)),
+        *(_stock_row(row) for row in rows if "stock_value" in row),
+        *(_flawless_row(row) for row in rows if "flawless" in row),
+    ]
     bad = [f"{r['benchmark']} {r['metric']}" for r in rows if not is_finite(r["value"])]
     if bad:
         raise IncompleteError(f"eval.json is not finite: {', '.join(bad)}")
     return [r | {"stderr": r["stderr"] if is_finite(r["stderr"]) else math.nan} for r in rows]
+
+
+def _lacks_passes(study: Study, row: dict) -> bool:
+    asked = set(map(str, study.passes_of(row["metric"])))
+    return not asked <= row.get("pass_at", {}).keys()
+
+
+def _pass_rows(study: Study, row: dict) -> list[dict]:
+    """pass@k of the responses of a row."""
+    ks = study.passes_of(row["metric"])
+    return [row | {"metric": f"{row['metric']}_pass@{k}"} | row["pass_at"][str(k)] for k in ks]
+
+
+def _flawless_row(row: dict) -> dict:
+    """A ratio over all problems, without a standard error."""
+    name = f"{row['metric']}_flawless"
+    return row | {"metric": name, "value": row["flawless"], "stderr": None}
 
 
 def _stock_row(row: dict) -> dict:
@@ -112,12 +140,12 @@ def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def read_probes(study: Study, cell: Cell) -> list[dict]:
-    """Rows of probes.parquet (vimpo/probes/__init__.py).
+def read_probes(study: Study, cell: Cell, step: int | None = None) -> list[dict]:
+    """Rows of probes.parquet (vimpo/probes/__init__.py); step: of a snapshot.
 
     Raises IncompleteError if there are none, or none of these settings.
     """
-    path = study.run_folder(cell) / "probes.parquet"
+    path = study.run_folder(cell, step) / "probes.parquet"
     check_stage(path)
     table = pq.read_table(path)
     digest = table.schema.metadata[b"digest"].decode()

@@ -32,7 +32,13 @@ class Tables:
     probes: pd.DataFrame
     measured_cost: pd.DataFrame
     outcomes: pd.DataFrame
-    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS["curves"]))
+    curves: pd.DataFrame = field(default_factory=lambda: _empty("curves"))
+    snapshot_accuracy: pd.DataFrame = field(default_factory=lambda: _empty("snapshot_accuracy"))
+    snapshot_probes: pd.DataFrame = field(default_factory=lambda: _empty("snapshot_probes"))
+
+
+def _empty(table: str) -> pd.DataFrame:
+    return pd.DataFrame(columns=COLUMNS[table])
 
 
 def accuracies(tables: Tables, algorithm: str) -> Scores:

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.along import BOUNDS, is_sparse
 from vimpo.analysis.inference import share
 from vimpo.analysis.intervals import (
     AT_MOST_ONE,
@@ -33,14 +34,13 @@ from vimpo.storage.codes import Reason, Why
 from vimpo.storage.columns import OUTCOMES, PROBED
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
-# What is drawn by step, each with its bounds; and held-out accuracy, under any decoder.
+# What is drawn by step, each with its bounds; and what is measured at some steps alone (along.py).
 SUMMARISED_CURVES = {
     "accuracy": FRACTION,
     "response_length": POSITIVE,
     "entropy": POSITIVE,
     "reference_kl": POSITIVE,
 }
-VALIDATION = "validation_"
 DRAWN = 25  # points of a curve other than that of accuracy, which is committed whole
 # Numbers of single positions that are drawn; the rest would make committed tables large.
 BY_POSITION = {
@@ -77,7 +77,7 @@ def labels(algorithm: str, size: str, noise: str) -> dict:
 
 
 def metrics_of(study: Study) -> list[str]:
-    return study.decoders()
+    return study.score_names()
 
 
 def summarise_accuracy(
@@ -175,17 +175,18 @@ def summarise_curves(curves: pd.DataFrame, study: Study) -> list[dict]:
 
     Steps are smoothed within a seed first (centred, a tenth of the run), so that the interval
     shows the spread between seeds and not the sampling noise of single batches. What is measured
-    now and then has rows for those steps alone.
+    at some steps alone (along.py) is not smoothed, and has rows for those.
     """
     confidence = study.statistics.confidence
-    window = max(1, study.train.steps // WINDOWS)
     expected = expected_runs(study)
     rows = []
     for (metric, *key), frame in drawn_curves(curves).groupby(["metric", *GROUP]):
-        points = len(frame) if metric == "accuracy" else DRAWN
+        sparse = is_sparse(metric)
+        window = 1 if sparse else max(1, study.train.steps // WINDOWS)
+        points = len(frame) if sparse or metric == "accuracy" else DRAWN
         smooth = smoothed_seeds(frame, window, points)
+        bounds = SUMMARISED_CURVES.get(metric) or BOUNDS[metric.partition(".")[0]]
         row = labels(*map(str, key)) | {"params": frame["params"].iloc[0], "metric": metric}
-        bounds = SUMMARISED_CURVES.get(metric, FRACTION)
         for step, values in zip(smooth.index, smooth.to_numpy(), strict=True):
             estimate = mean_interval(values, confidence, bounds)
             interval = interval_columns(estimate, expected[tuple(key)], confidence)
@@ -198,7 +199,7 @@ GROUP = ("algorithm", "size", "noise")
 
 def drawn_curves(curves: pd.DataFrame) -> pd.DataFrame:
     metric = curves["metric"]
-    return curves[metric.isin(SUMMARISED_CURVES) | metric.str.startswith(VALIDATION)]
+    return curves[metric.isin(SUMMARISED_CURVES) | metric.map(is_sparse)]
 
 
 def smoothed_seeds(frame: pd.DataFrame, window: int, points: int) -> pd.DataFrame:

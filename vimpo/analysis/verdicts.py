@@ -38,6 +38,7 @@ from vimpo.storage.codes import Method, Reason, Why
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
 ABOVE, BELOW = "above", "below"
 TEST, FACT = "test", "fact"
+DECODER = "decoder"  # a test again, under one of the decoders (vimpo/analysis/decoders.py)
 Key = tuple  # (size, noise, seed or round)
 Scores = Mapping[Key, float]
 

@@ -218,11 +218,11 @@ def equal_files(a: Side, b: Side, cells: list[Cell]) -> dict[str, tuple[int, int
 def _alike(name: str, a: Side, b: Side) -> list[pd.DataFrame]:
     """A table of both sides, as far as both can have it.
 
-    For probes, CSV has whole responses alone, cells/ all positions; of curves, later versions of
-    the suite record more metrics.
+    For probes, CSV has whole responses alone, cells/ all positions; of curves and scores, later
+    versions of the suite record more metrics.
     """
     frames = [side.tables[name] for side in (a, b)]
-    if name.startswith("curves"):
+    if name.startswith("curves") or name == "accuracy":
         known = set(frames[0]["metric"]) & set(frames[1]["metric"])
         frames = [frame[frame["metric"].isin(known)] for frame in frames]
     if name == "probes" and any(set(frame["position"]) == {WHOLE} for frame in frames):

@@ -31,6 +31,7 @@ from vimpo.config.algorithms import (
     VimpoConfig,
     beta_number,
 )
+from vimpo.config.decoders import Decoder
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config.hypotheses import Hypothesis
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
@@ -41,4 +42,5 @@ from vimpo.config.study import Study
 from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
 from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train
 from vimpo.config.types import Strict, check_model_path, digest, require
+from vimpo.config.watching import Validation
 from vimpo.errors import ConfigError

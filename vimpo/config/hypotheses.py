@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
+from vimpo.config.decoders import SAMPLED
 from vimpo.config.grid import Cell
 from vimpo.config.judging import Probes
 from vimpo.config.noise import Noise
-from vimpo.config.types import Name, Strict
+from vimpo.config.training import Train
+from vimpo.config.types import Count, Name, Strict
 from vimpo.errors import ConfigError
 
 # --- Measures ------------------------------------------------------------------------------------
@@ -36,14 +38,25 @@ class Accuracy(Measure):
     name: Literal["accuracy"] = "accuracy"
 
 
-class Area(Measure):
-    """Area under the learning curve: the mean clean training accuracy along the run."""
+class OfCurve(Strict):
+    """Which accuracy along the run: of the rollouts of training, or on held-out problems."""
+
+    of: Literal["training", "validation"] = Field(
+        "training",
+        # Left out where it is the default, so that studies without it resolve as before.
+        exclude_if=lambda value: value == "training",
+        description="validation: under where.decoder, one of train.validation.decoders",
+    )
+
+
+class Area(OfCurve, Measure):
+    """Area under the learning curve: the mean clean accuracy along the run."""
 
     name: Literal["area"] = "area"
 
 
-class StepsTo(Measure):
-    """Updates until the smoothed clean training accuracy reaches a level."""
+class StepsTo(OfCurve, Measure):
+    """Updates until the smoothed clean accuracy reaches a level; validation is not smoothed."""
 
     name: Literal["steps_to"] = "steps_to"
     accuracy: float = Field(gt=0, le=1, description="the level; runs that miss it are censored")
@@ -142,7 +155,13 @@ class KL(Measure):
     name: Literal["kl"] = "kl"
 
 
-class Headroom(Measure):
+class Flawless(Measure):
+    """Share of right rollouts without a wrong step, the mean over the last tenth of training."""
+
+    name: Literal["flawless"] = "flawless"
+
+
+class Headroom(OfCurve, Measure):
     """(A - floor) / (ceiling - floor) on the area under the learning curve, paired by seed."""
 
     name: Literal["headroom"] = "headroom"
@@ -174,12 +193,15 @@ AnyMeasure = (
     | CreditAUC
     | CreditBeyondPlace
     | KL
+    | Flawless
     | Headroom
 )
 MEASURES: dict[str, type[Measure]] = {
     kind.model_fields["name"].default: kind for kind in Measure.__subclasses__()
 }
 OF_ANSWERS = ("accuracy", "lost")  # read from the benchmarks, under a decoder
+OF_PROBES = ("explained_variance", "rank_correlation", "credit_auc", "credit_beyond_place")
+OF_SNAPSHOTS = ("accuracy", *OF_PROBES)  # known of the policy at a step, too
 OF_COST = ("seconds", "memory")  # measured apart from the runs; against an algorithm a ratio
 
 
@@ -245,7 +267,13 @@ class Where(Strict):
     )
     sizes: list[Name] | None = Field(None, min_length=1, description="default: all of the grid")
     benchmark: Name | None = Field(None, description="default: the mean over all benchmarks")
-    decoder: Literal["sampled", "greedy"] = "sampled"
+    decoder: Name = Field(SAMPLED, description="one of the study's: `greedy`, `training`, ...")
+    step: Count | None = Field(
+        None,
+        # Left out where it is not set, so that studies without it resolve as before.
+        exclude_if=lambda value: value is None,
+        description="one of train.snapshots; default: the end of training",
+    )
 
 
 class Asked(Strict):
@@ -260,6 +288,11 @@ class Asked(Strict):
     axis: Literal["params"] = Field("params", description="of a slope: the number of parameters")
     by_size: bool = Field(False, description="also print the number at each size, without a test")
     side: Literal["above", "below"] = Field(description="of the threshold that would support it")
+
+    @property
+    def validated(self) -> bool:
+        """Is it about accuracy in validation?"""
+        return isinstance(self.measure, OfCurve) and self.measure.of == "validation"
 
     @property
     def is_ratio(self) -> bool:
@@ -294,10 +327,16 @@ class Hypothesis(Asked):
 
     def _place_means_something(self) -> None:
         name = self.measure.name
+        if self.where.step and name not in OF_SNAPSHOTS:
+            raise ValueError(
+                f"where.step: has no meaning for measure '{name}'; allowed: without it, or measure "
+                f"{' or '.join(OF_SNAPSHOTS)}"
+            )
         for field in ("benchmark", "decoder"):
             # a resolved study writes its defaults out
             usual = getattr(self.where, field) == Where.model_fields[field].default
-            if not usual and name not in OF_ANSWERS:
+            validated = field == "decoder" and self.validated
+            if not usual and name not in OF_ANSWERS and not validated:
                 raise ValueError(
                     f"where.{field}: has no meaning for measure '{name}'; allowed: without it, or "
                     f"measure {' or '.join(OF_ANSWERS)}"
@@ -315,8 +354,10 @@ def check_hypotheses(
     cells: Sequence[Cell],
     benchmarks: Collection[str],
     decoders: Collection[str],
+    train: Train,
 ) -> None:
     """Raise ValueError, naming field, value and what is allowed, for what the study lacks."""
+    validation = train.validation.decoders if train.validation else {}
     used: Mapping[str, list[str]] = {
         field: list(dict.fromkeys(getattr(cell, field) for cell in cells))
         for field in ("algorithm", "size", "noise")
@@ -330,18 +371,25 @@ def check_hypotheses(
         others = [(f"measure.{field}", other) for field, other in hypothesis.measure.others()]
         noise = [("where.noise", where.noise.label)] if where.noise else []
         place = [("where.benchmark", where.benchmark)] if where.benchmark else []
+        step = [("where.step", where.step)] if where.step else []
+        if hypothesis.validated and not validation:
+            raise ValueError(
+                f"hypotheses[{i}].measure.of: 'validation' is not in this study; allowed: "
+                "training, or with train.validation"
+            )
         for known, named in (
             (used["algorithm"], [("contrast.algorithm", contrast.algorithm), *rival, *others]),
             (used["noise"], noise),
             (used["size"], [("where.sizes", size) for size in where.sizes or ()]),
             (benchmarks, place),
-            (decoders, [("where.decoder", where.decoder)]),
+            (validation if hypothesis.validated else decoders, [("where.decoder", where.decoder)]),
+            (train.snapshots, step),
         ):
             for field, value in named:
                 if value not in known:
                     raise ValueError(
                         f"hypotheses[{i}].{field}: '{value}' is not in this study; allowed: "
-                        f"{', '.join(known)}"
+                        f"{', '.join(map(str, known)) or 'none'}"
                     )
 
 

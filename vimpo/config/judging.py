@@ -6,16 +6,29 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
+from vimpo.config.decoders import MoreDecoders
 from vimpo.config.types import Count, Positive, Seed, Strict
 
 
 class Evaluation(Strict):
-    """lm-eval: avg@k by sampling with the paper's settings, and greedy decoding."""
+    """lm-eval: avg@k by sampling with the paper's settings, greedy, and by other decoders."""
 
     samples: Count = Field(2, description="k of avg@k")
     temperature: Positive = Field(1.0, description="paper: 1.0")
     top_p: float = Field(0.7, gt=0, le=1, description="paper: 0.7")
     greedy: bool = True
+    # The next two are left out where they are empty, so that older digests stay valid.
+    decoders: MoreDecoders = Field(
+        {},
+        exclude_if=lambda value: not value,
+        description="further ones, each a metric of its name, with k samples like `sampled`; "
+        "`{training: {}}` answers as training does",
+    )
+    pass_at: list[Count] = Field(
+        [],
+        exclude_if=lambda value: not value,
+        description="k of pass@k, of the same samples: at most as many as there are",
+    )
     batch_size: Count = Field(
         200,
         description="fixed because lm-eval's scores depend on it; with train.micro_batch set, it "

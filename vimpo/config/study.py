@@ -15,6 +15,7 @@ from vimpo.config.algorithms import (
     OwnConfig,
     VimpoConfig,
 )
+from vimpo.config.decoders import GREEDY, SAMPLED, Decoder
 from vimpo.config.grid import (
     Cell,
     CellConfig,
@@ -38,6 +39,7 @@ from vimpo.config.task import (
 )
 from vimpo.config.training import Runtime, Train, check_together
 from vimpo.config.types import LONGEST_NAME, Name, Strict, digest, explain, require
+from vimpo.config.watching import snapshot_folder
 from vimpo.errors import ConfigError
 
 # What tables call the base policies, the mean over sizes and the mean over benchmarks.
@@ -140,9 +142,16 @@ class Study(Strict):
                     models = self.sizes[size], self.algorithms[name]
                     check_together(name, *models, self.train, self.runtime)
         if self.hypotheses:
-            check_hypotheses(self.hypotheses, self.cells(), self.task.benchmarks, self.decoders())
+            check_hypotheses(
+                self.hypotheses,
+                self.cells(),
+                self.task.benchmarks,
+                self.decoders(),
+                self.train,
+            )
             check_probed(self.hypotheses, self.probes)
         self._algorithms_can_run()
+        self._samples_suffice()
         if self.probes.pairs and self.task.kind != "chain":
             raise ConfigError(
                 f"probes.pairs: {self.probes.pairs} needs a task that knows the right digit, which "
@@ -169,6 +178,19 @@ class Study(Strict):
                     for noise in block.noise:
                         objective.rates(noise)
 
+    def _samples_suffice(self) -> None:
+        """pass@k needs k responses to a problem of every benchmark, or means would be of few."""
+        for i, k in enumerate(self.evaluation.pass_at):
+            for name, benchmark in self.task.benchmarks.items():
+                if k <= (most := self.samples_of(name)):
+                    continue
+                real = isinstance(benchmark, RealBenchmark)
+                field = f"task.benchmarks.{name}.samples" if real else "evaluation.samples"
+                raise ValueError(
+                    f"evaluation.pass_at[{i}]: {k} is more than the {most} samples of {name}; "
+                    f"allowed: 1 to {most}, or {field}: {k}"
+                )
+
     def _task_suits_the_sizes(self) -> None:
         """Real text needs a model with its own tokenizer; pretraining needs demonstrations."""
         pretrained = [size for size in self.used_sizes() if self.sizes[size].pretrain_steps]
@@ -189,9 +211,21 @@ class Study(Strict):
         self._check_supply(
             self.task, "train.prompts_per_step", self.train.prompts_per_step, "train_operators"
         )
+        self._check_validation(self.task)
         if pretrained:
             self._check_supply(
                 self.task, "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
+            )
+
+    def _check_validation(self, task: ChainTask) -> None:
+        """As for benchmarks: of the fifth that is held out, half may be used."""
+        space = sum(task.problem_space(n) for n in set(task.train_operators))
+        validation = self.train.validation
+        if validation and validation.problems > space // 10:
+            raise ValueError(
+                f"train.validation.problems: {validation.problems} is more than this task holds "
+                f"out at task.train_operators = {task.train_operators}; allowed: 1 to "
+                f"{space // 10} (more operands or operators give more)"
             )
 
     @staticmethod
@@ -266,14 +300,39 @@ class Study(Strict):
         """The side-by-side measurement of the cost of a step at a size."""
         return self.folder / "cost" / f"{size}.csv"
 
-    def samples_of(self, benchmark: str) -> int:
-        """k of avg@k: real benchmarks set their own, chains share one."""
+    def samples_of(self, benchmark: str, decoder: str = SAMPLED) -> int:
+        """k of avg@k: real benchmarks set their own, chains share one; greedy answers once."""
+        if self.decoding(decoder).is_greedy:
+            return 1
         spec = self.task.benchmarks[benchmark]
         return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
 
     def decoders(self) -> list[str]:
         """How benchmarks are answered: metrics of the table of accuracy."""
-        return ["sampled", "greedy"] if self.evaluation.greedy else ["sampled"]
+        usual = [SAMPLED, GREEDY] if self.evaluation.greedy else [SAMPLED]
+        return [*usual, *self.evaluation.decoders]
+
+    def decoding(self, decoder: str) -> Decoder:
+        """What a name of :meth:`decoders` stands for, with its temperature filled in."""
+        evaluation = self.evaluation
+        if decoder == SAMPLED:
+            return Decoder(temperature=evaluation.temperature, top_p=evaluation.top_p)
+        if decoder == GREEDY:
+            return Decoder(temperature=0.0)
+        found = evaluation.decoders[decoder]
+        return found.model_copy(update={"temperature": found.at(self.train.temperature)})
+
+    def score_names(self) -> list[str]:
+        """Metrics of the table of accuracy: avg@k of every decoder, and its pass@k."""
+        return [
+            name
+            for decoder in self.decoders()
+            for name in (decoder, *(f"{decoder}_pass@{k}" for k in self.passes_of(decoder)))
+        ]
+
+    def passes_of(self, decoder: str) -> list[int]:
+        """k of pass@k under a decoder; a single answer has none."""
+        return [] if self.decoding(decoder).is_greedy else self.evaluation.pass_at
 
     def algorithms_at(self, size: str) -> list[str]:
         """The grid's algorithms at a size, in grid order."""
@@ -284,8 +343,10 @@ class Study(Strict):
         used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
         return {name: found for name, found in used.items() if isinstance(found, OwnConfig)}
 
-    def run_folder(self, cell: Cell) -> Path:
-        return self.folder / "runs" / cell.name
+    def run_folder(self, cell: Cell, step: int | None = None) -> Path:
+        """Of a run, or of its snapshot at a step."""
+        folder = self.folder / "runs" / cell.name
+        return folder if step is None else snapshot_folder(folder, step)
 
     # Digests determine what is rerun: each covers exactly what its result depends on.
 
@@ -298,7 +359,9 @@ class Study(Strict):
         return cell_digest(self.cell_config(cell))
 
     def evaluation_digest(self) -> str:
-        return digest([self.evaluation, self.task, result_fields(self.runtime)])
+        parts = [self.evaluation, self.task, result_fields(self.runtime)]
+        asks = any(d.temperature is None for d in self.evaluation.decoders.values())
+        return digest([*parts, self.train.temperature] if asks else parts)
 
     def probe_digest(self, cell: Cell) -> str:
         """Includes the beta at which values are read out of the policy."""
@@ -308,7 +371,8 @@ class Study(Strict):
     def cost_digest(self, size: str) -> str:
         objectives = [self.algorithms[name] for name in self.algorithms_at(size)]
         size_fields = self.sizes[size].model_dump(exclude=NO_RESULT)
-        train = self.train.model_dump(mode="json", exclude={"collapse"})  # no step is judged there
+        # No step is judged there, and nothing is looked at.
+        train = self.train.model_dump(mode="json", exclude={"collapse", "validation", "snapshots"})
         # The default is left out, so that digests older than this field stay valid.
         usual = self.probes.cost_rounds == Probes().cost_rounds
         unread = {"common", "pairs", "baselines"} | ({"cost_rounds"} if usual else set())

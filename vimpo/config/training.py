@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from vimpo.config.algorithms import AlgorithmConfig
 from vimpo.config.models import ModelSpec
 from vimpo.config.types import Count, Positive, Strict
+from vimpo.config.watching import Validation, check_snapshots
 
 
 class Runtime(Strict):
@@ -94,11 +95,30 @@ def check_together(
             f"train.temperature: {train.temperature:g} is outside vLLM's range; allowed: "
             f"{low:g} to {high:g}, or runtime.sampler: torch"
         )
+    if train.validation:
+        _check_validation(train.validation, runtime)
     if runtime.logit_chunk and getattr(objective, "kl_estimator", "") == "topk":
         raise ValueError(
             "runtime.logit_chunk: the topk estimator reads all logits; allowed: null, or "
             "kl_estimator exact, k2 or k3"
         )
+
+
+def _check_validation(validation: Validation, runtime: Runtime) -> None:
+    """Raise ValueError if it does not suit the processes or their sampler."""
+    if validation.problems % runtime.processes:
+        raise ValueError(
+            f"train.validation.problems: {validation.problems} cannot be split over "
+            f"runtime.processes = {runtime.processes}; allowed: a multiple of it"
+        )
+    low, high = VLLM_TEMPERATURES
+    for name, decoder in validation.decoders.items() if runtime.sampler == "vllm" else ():
+        temperature = decoder.temperature
+        if temperature and not low <= temperature <= high:
+            raise ValueError(
+                f"train.validation.decoders.{name}.temperature: {temperature:g} is outside vLLM's "
+                f"range; allowed: 0, {low:g} to {high:g}, or runtime.sampler: torch"
+            )
 
 
 class Collapse(Strict):
@@ -140,3 +160,20 @@ class Train(Strict):
     )
     checkpoint_every: Count = Field(10, description="steps between resumable checkpoints")
     collapse: Collapse = Collapse()
+    # These two are left out as well where they are not set.
+    validation: Validation | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="held-out accuracy and KL to the base policy along training; `{}`: every 20 "
+        "steps; default: none",
+    )
+    snapshots: list[Count] = Field(
+        [],
+        exclude_if=lambda value: not value,
+        description="steps at which the policy is saved, to be evaluated and probed like its end",
+    )
+
+    @model_validator(mode="after")
+    def _snapshots_are_reached(self) -> Train:
+        check_snapshots(self.snapshots, self.steps)
+        return self

@@ -14,15 +14,17 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vimpo.config import ConfigError, RealBenchmark, Study
 from vimpo.config.task import VerifierLimits
+from vimpo.evaluation.estimators import pass_at, pass_name, share_of_right
 from vimpo.tasks.answers import last_boxed
-from vimpo.tasks.chain import held_out_problems, is_right
+from vimpo.tasks.chain import Problem, grade_steps, held_out_problems, is_right
 from vimpo.tasks.golds import accepted, as_text, fault_of, no_text
 from vimpo.tasks.prompts import Prompter, unmarked
 from vimpo.tasks.sources import column, local_file, read_rows
+from vimpo.tasks.steps import flawless_among
 from vimpo.tasks.verifier import shared_verifier
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class BenchmarkTask(ABC):
     samples: int  # per problem
     max_response: int  # tokens
     stock_metric: str | None = None
+    pass_at: Sequence[int] = ()  # k of pass@k
+    grades_steps = False
 
     @abstractmethod
     def definition(self) -> dict:
@@ -64,6 +68,10 @@ class BenchmarkTask(ABC):
         """Is each response right by the definition's own metric, if it has one?"""
         raise NotImplementedError
 
+    def flawless(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        """Is each response right, and none of its steps wrong? If the task grades steps."""
+        raise NotImplementedError
+
     def prompts(self) -> list[str]:
         """All prompts as lm-eval builds them, shots included."""
         from lm_eval.tasks import TaskManager
@@ -81,21 +89,30 @@ class BenchmarkTask(ABC):
 
             return {template["test_split"]: Dataset.from_list(self.asked())}
 
-        def score(doc: dict, results: list[list[str]]) -> dict[str, float]:
-            """avg@k of one problem, whose k responses arrive as one list."""
+        def score(doc: dict, results: list[list[str]]) -> dict[str, Any]:
+            """avg@k of one problem, whose k responses arrive as one list, and what else is asked"""
             (responses,) = results
             if isinstance(responses, str):
                 raise TypeError("score needs all responses to a problem: take_first_k is missing")
-            scores = {"accuracy": _share(self.marks(doc, responses))}
+            marks, n = self.marks(doc, responses), len(responses)
+            scores: dict[str, Any] = {"accuracy": _share(marks)}
             if self.stock_metric:
                 scores["stock"] = _share(self.stock_marks(doc, responses))
-            return scores
+            if self.grades_steps:
+                scores["flawless"] = (sum(self.flawless(doc, responses)), sum(marks))
+            passes = {pass_name(k): pass_at(k, n, sum(marks)) for k in self.pass_at if k <= n}
+            return scores | passes
 
-        metrics = ["accuracy", "stock"] if self.stock_metric else ["accuracy"]
+        means = ["accuracy", *["stock"] * bool(self.stock_metric), *map(pass_name, self.pass_at)]
+        metrics: list[dict] = [{"metric": metric, **MEAN} for metric in means]
+        if self.grades_steps:
+            metrics.append(
+                {"metric": "flawless", "aggregation": share_of_right, "higher_is_better": True}
+            )
         return template | {
             "custom_dataset": load,
             "process_results": score,
-            "metric_list": [{"metric": metric, **MEAN} for metric in metrics],
+            "metric_list": metrics,
         }
 
 
@@ -120,9 +137,11 @@ def needs_hub(study: Study, names: Sequence[str]) -> bool:
 class ChainBenchmarkTask(BenchmarkTask):
     """Held-out arithmetic chains."""
 
+    grades_steps = True
+
     def __init__(self, study: Study, name: str) -> None:
         self.name, self.task = name, study.task
-        self.samples = study.evaluation.samples
+        self.samples, self.pass_at = study.evaluation.samples, study.evaluation.pass_at
         self.max_response = study.train.max_response
 
     def definition(self) -> dict:
@@ -141,6 +160,11 @@ class ChainBenchmarkTask(BenchmarkTask):
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         return [is_right(doc["answer"], response) for response in responses]
 
+    def flawless(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        problems = [Problem(doc["prompt"], doc["answer"])] * len(responses)
+        right = [float(mark) for mark in self.marks(doc, responses)]
+        return [mark > 0 for mark in flawless_among(grade_steps, problems, responses, right)]
+
 
 class RealTask(BenchmarkTask):
     """A published benchmark."""
@@ -154,7 +178,7 @@ class RealTask(BenchmarkTask):
     ) -> None:
         self.name, self.spec = name, spec
         self.field = f"task.benchmarks.{name}"
-        self.samples = self.spec.k
+        self.samples, self.pass_at = self.spec.k, study.evaluation.pass_at
         self.max_response = self.spec.max_response or study.train.max_response
         self.prompter = Prompter(study.task, tokenizer, self.spec.prompt)
         self.verifier = shared_verifier(getattr(study.task, "verifier", VerifierLimits()))

@@ -1,4 +1,4 @@
-"""Evaluation of a saved checkpoint by lm-eval: avg@k by sampling, and greedy.
+"""Evaluation of a saved checkpoint by lm-eval: avg@k and pass@k by sampling, and greedy.
 
 Five things in lm-eval and transformers silently falsify such scores; each is prevented here and has
 a test. With `repeats` alone only the first of the k samples is scored: the tasks carry a
@@ -17,14 +17,16 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
 from vimpo.evaluation.benchmarks import BenchmarkTask, benchmark_task, needs_hub
+from vimpo.evaluation.estimators import pass_name
 from vimpo.storage.files import remove_leftovers, write_atomic, write_json
 from vimpo.storage.integrity import beside, sealing
 from vimpo.tasks.prompts import encode
@@ -48,12 +50,14 @@ def evaluate_checkpoint(
 ) -> dict:
     """Score the checkpoint in folder `model`; write `output` (JSON) and `samples` (JSON lines, gz).
 
-    A result has `benchmark`, `metric` (`sampled` is avg@k, `greedy` is one response), `value`,
-    `stderr` over problems (null for a single problem), `problems`, and `samples`, the responses per
-    problem; in the stock style also `stock_metric`, `stock_value` and `stock_stderr`, lm-eval's own
-    score of the same responses. `results` and `samples` repeat byte for byte on the CPU, and those
-    of one benchmark do not depend on which others are asked for. Both files lie in one
-    folder, with their checksums in eval.sha256.
+    A result has `benchmark`, `metric` (the decoder: `sampled` is avg@k, `greedy` is one response),
+    `value`, `stderr` over problems (null for a single problem), `problems`, and `samples`, the
+    responses per problem; if asked for, `pass_at`, value and stderr for each k; if the task grades
+    steps, `flawless`, their share among the right responses; in the stock style also
+    `stock_metric`, `stock_value` and `stock_stderr`, lm-eval's own score of the same responses.
+    `results` and `samples` repeat byte for byte on the CPU, and those of one benchmark do not
+    depend on which others are asked for. Both files lie in one folder, with their checksums in
+    eval.sha256.
 
     Sets torch's threads and seed. Raises ConfigError for an unknown benchmark, for a folder without
     a model, and for a model whose positions do not fit the longest prompt and its response.
@@ -141,18 +145,26 @@ def check_length(lm: LM, study: Study, names: list[str]) -> None:
 def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], list[dict]]:
     """Let lm-eval score `lm` on the named benchmarks: results, and a log of every problem.
 
-    One call per benchmark, each from the same seed: the requests of a call share batches and random
-    numbers, so a benchmark's score would otherwise depend on the others. `simple_evaluate` calls
+    One call per benchmark, and per decoder that a study adds, each from the same seed: the requests
+    of a call share batches and random numbers, so a score would otherwise depend on the others.
+    `simple_evaluate` calls
     `lm_eval.evaluate` too, but adds 0.4 s per call to describe the machine.
     """
     import torch
     from lm_eval import evaluate
     from lm_eval.tasks import TaskManager
 
+    def calls() -> Iterator[tuple[BenchmarkTask, list[dict]]]:
+        for name in names:
+            benchmark = benchmark_task(study, name, getattr(lm, "tokenizer", None))
+            defined = task_definitions(study, benchmark)
+            usual = [task for task in defined if task["task"] not in study.evaluation.decoders]
+            yield benchmark, usual
+            yield from ((benchmark, [task]) for task in defined if task not in usual)
+
     results, logs = [], []
-    for name in names:
-        benchmark = benchmark_task(study, name, getattr(lm, "tokenizer", None))
-        tasks = TaskManager(include_defaults=False).load(task_definitions(study, benchmark))
+    for benchmark, definitions in calls():
+        tasks = TaskManager(include_defaults=False).load(definitions)
         torch.manual_seed(study.evaluation.seed)
         # The standard error of a mean is analytic: any number above 0 switches it on.
         outcome = evaluate(lm, tasks, bootstrap_iters=1)
@@ -160,7 +172,7 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
             stderr = scores[f"accuracy_stderr,{FILTER}"]
             results.append(
                 {
-                    "benchmark": name,
+                    "benchmark": benchmark.name,
                     "metric": metric,
                     "value": scores[f"accuracy,{FILTER}"],
                     "stderr": None if stderr == "N/A" else stderr,
@@ -174,13 +186,17 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
                     "stock_value": scores[f"stock,{FILTER}"],
                     "stock_stderr": None if stderr == "N/A" else scores[f"stock_stderr,{FILTER}"],
                 }
+            if ks := study.passes_of(metric):
+                results[-1]["pass_at"] = {str(k): _pass_of(scores, k) for k in ks}
+            if benchmark.grades_steps and not math.isnan(scores[f"flawless,{FILTER}"]):
+                results[-1]["flawless"] = scores[f"flawless,{FILTER}"]
             logs += [_log(benchmark, metric, sample) for sample in outcome["samples"][metric]]
     return results, logs
 
 
 def task_definitions(study: Study, benchmark: BenchmarkTask) -> list[dict]:
-    """lm-eval's definitions of the tasks `sampled` and `greedy`, with the study's settings."""
-    template, evaluation = benchmark.definition(), study.evaluation
+    """lm-eval's definitions of one task per decoder, with the study's settings."""
+    template = benchmark.definition()
     until = template.get("generation_kwargs", {}).get("until", [])
 
     def define(metric: str, k: int, **decoding: float) -> dict:
@@ -193,15 +209,21 @@ def task_definitions(study: Study, benchmark: BenchmarkTask) -> list[dict]:
             "generation_kwargs": kwargs,
         }
 
-    sampled = define(
-        "sampled",
-        benchmark.samples,
-        do_sample=True,
-        temperature=evaluation.temperature,
-        top_p=evaluation.top_p,
-    )
-    greedy = define("greedy", 1, do_sample=False, temperature=0.0, top_p=1.0)
-    return [sampled, greedy] if evaluation.greedy else [sampled]
+    def task(name: str) -> dict:
+        decoder = study.decoding(name)
+        if decoder.is_greedy:
+            return define(name, 1, do_sample=False, temperature=0.0, top_p=1.0)
+        how = {"temperature": decoder.at(study.train.temperature), "top_p": decoder.top_p}
+        return define(name, benchmark.samples, do_sample=True, **how)
+
+    return [task(name) for name in study.decoders()]
+
+
+def _pass_of(scores: dict, k: int) -> dict:
+    """Value and standard error over problems of pass@k."""
+    name = pass_name(k)
+    stderr = scores[f"{name}_stderr,{FILTER}"]
+    return {"value": scores[f"{name},{FILTER}"], "stderr": None if stderr == "N/A" else stderr}
 
 
 def _log(benchmark: BenchmarkTask, metric: str, sample: dict) -> dict:

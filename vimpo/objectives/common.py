@@ -176,3 +176,10 @@ def k3_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
     check_shapes(logp=logp, ref_logp=ref_logp)
     x = (logp - ref_logp).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
     return (-x).exp() - 1 + x
+
+
+def response_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor) -> float:
+    """KL(pi || pi_ref) in nats, summed over a response, mean over responses, by k3. All [B, T]."""
+    check_shapes(logp=logp, ref_logp=ref_logp, mask=mask)
+    per_token = torch.where(mask.bool(), k3_kl(logp, ref_logp), 0.0)
+    return float(per_token.sum(1).mean())

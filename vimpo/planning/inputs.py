@@ -155,7 +155,7 @@ def _read_prompts(task: DatasetTask, spec: ModelSpec) -> str:
 
 
 def benchmark_responses(study: Study) -> int:
-    """Responses per evaluation: k of avg@k, and one more if greedy decoding is on."""
+    """Responses per evaluation: k of avg@k under each decoder, of which greedy gives one."""
     total = 0
     for name, benchmark in study.task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark):
@@ -163,5 +163,5 @@ def benchmark_responses(study: Study) -> int:
             problems = min(benchmark.limit or available, available)
         else:
             problems = benchmark.problems
-        total += problems * (study.samples_of(name) + study.evaluation.greedy)
+        total += problems * sum(study.samples_of(name, d) for d in study.decoders())
     return total

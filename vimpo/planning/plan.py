@@ -228,7 +228,17 @@ class Planner:
 
     def train_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
         one = self.step_s(shape, objective, self.study.runtime.processes)
-        return self._started(self.study.train.steps * one)
+        return self._started(self.study.train.steps * one + self.validation_s(shape))
+
+    def validation_s(self, shape: Shape) -> float:
+        """Answering held-out problems along a run; the pass for the KL to the base is left out."""
+        train, validation = self.study.train, self.study.train.validation
+        if validation is None:
+            return 0.0
+        looks = sum(validation.due(updates, train.steps) for updates in range(train.steps + 1))
+        responses = validation.problems * sum(map(validation.samples_of, validation.decoders))
+        share = math.ceil(responses / self.study.runtime.processes)
+        return looks * self._sample_s(shape, share, min(share, self.study.rollouts_per_step))
 
     def evaluate_s(self, shape: Shape) -> float:
         together = self.study.evaluation.batch_size
@@ -281,8 +291,10 @@ class Planner:
                     "evaluate": self.evaluate_s(shape),
                     "probe": self.probe_s(shape, objective),
                 }
+                looked_at = count * (1 + len(self.study.train.snapshots))
                 for stage, seconds in times.items():
-                    found.append(self._job(stage, size, algorithm, count, seconds))
+                    jobs = count if stage == "train" else looked_at
+                    found.append(self._job(stage, size, algorithm, jobs, seconds))
         return found
 
     def _job(self, stage: Stage, size: str, algorithm: str, count: int, seconds: float) -> Job:
@@ -341,7 +353,9 @@ class Planner:
         for size, shape in self.left.items():
             names = [cell.algorithm for cell in self.cells if cell.size == size]
             objectives = [self.study.algorithms[name] for name in names]
-            kept += self.kept_bytes(shape) + sum(self.kept_bytes(shape, o) for o in objectives)
+            models = 1 + len(self.study.train.snapshots)  # of a run
+            runs = sum(self.kept_bytes(shape, objective) for objective in objectives)
+            kept += self.kept_bytes(shape) + models * runs
             running = max([running, *(self.checkpoint_bytes(shape, o) for o in objectives)])
         return kept, running
 

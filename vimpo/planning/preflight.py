@@ -93,7 +93,7 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
     from vimpo.models.ends import declared_ends, generation_config
     from vimpo.models.fitness import check_tokens, check_trainable
     from vimpo.models.networks import load_model_config, load_tokenizer
-    from vimpo.tasks import prompt_room
+    from vimpo.tasks import prompt_room, set_aside
     from vimpo.tasks.dataset import DatasetProblems
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -111,6 +111,7 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
             tokenizer,
             batch_size=max(study.train.prompts_per_step, demonstrations),
             room=prompt_room(config, study.train.max_response),
+            held_out=set_aside(study.train),
         )
         (first,) = task.training_problems(0, 0, 1)  # shows the tokens of a chat template
         check_tokens(tokenizer(first.prompt).input_ids, rows, tokenizer, field)

@@ -94,7 +94,10 @@ def measure_cost(study: Study, algorithm: str, size: str, steps: int) -> dict:
 
 def _checked(study: Study, algorithm: str, size: str) -> tuple[CellConfig, Path]:
     """The cell to measure, with clean rewards, and the base policy that it starts from."""
-    config = study.cell_config(Cell(algorithm, size, "0", study.probes.seed))
+    # What is looked at while a policy trains is no part of a step.
+    train = study.train.model_copy(update={"validation": None, "snapshots": []})
+    steps_alone = study.model_copy(update={"train": train})
+    config = steps_alone.cell_config(Cell(algorithm, size, "0", study.probes.seed))
     base = study.base_folder(size) / "model"
     if not base.is_dir():
         raise ConfigError(f"base: '{base}' is missing; allowed: a pretrained size")

@@ -27,19 +27,21 @@ PREFIXES = "prefixes.parquet"
 TYPES = {"value": pa.float64(), "stderr": pa.float64(), "n": pa.int64()}
 
 
-def probe_run(study: Study, cell: Cell, output: Path) -> None:
+def probe_run(study: Study, cell: Cell, output: Path, step: int | None = None) -> None:
     """Probe the finished run of `cell`; write the file `output`, and `prefixes.parquet` next to it.
+
+    step: its snapshot of that step instead of its end.
 
     `output` is written last, so it marks the other as complete. Sets torch's threads. Raises
     ConfigError for an unknown cell, and if the run, its base policy or its critic is missing.
     """
-    for folder in (study.run_folder(cell), study.base_folder(cell.size)):
+    for folder in (study.run_folder(cell, step), study.base_folder(cell.size)):
         check_model(folder)
     if needs_surprisal(study.readout_beta(cell.algorithm)):
         measured_surprisal(study, cell.size)
     remove_leftovers(output.parent, output.name, PREFIXES, beside(output).name)
     set_up_torch(study.runtime)
-    subject = Subject.load(study, cell)
+    subject = Subject.load(study, cell, step)
     fitted, fits = NOTHING, list[dict]()
     if study.probes.baselines:
         fitted, fits = fit_baselines(subject, study.probes.baselines)

@@ -74,11 +74,12 @@ class Subject:
     chunk: int | None = None
 
     @classmethod
-    def load(cls, study: Study, cell: Cell) -> Subject:
-        """The finished run of `cell`, whose files `check_model` has found intact."""
+    def load(cls, study: Study, cell: Cell, step: int | None = None) -> Subject:
+        """The finished run of `cell`, or its snapshot, whose files `check_model` found intact."""
         config = study.cell_config(cell)
         runtime, train = config.runtime, config.train
-        folder, base = study.run_folder(cell) / "model", study.base_folder(cell.size) / "model"
+        folder = study.run_folder(cell, step) / "model"
+        base = study.base_folder(cell.size) / "model"
         policy = load_policy(folder, runtime, finite=False).eval().requires_grad_(False)
         if runtime.logit_chunk:
             check_plain_head(policy)

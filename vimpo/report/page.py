@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from vimpo.analysis.hypotheses import accuracy_by
 from vimpo.analysis.scores import CONTROL
 from vimpo.analysis.verdicts import TEST
 from vimpo.config import ConfigError, Study
+from vimpo.config.decoders import SAMPLED
 from vimpo.report import scaling as report_scaling
 from vimpo.report import tables as report_tables
 from vimpo.report import verdicts as report_claims
@@ -159,6 +161,8 @@ def _claims(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
         "claims": found,
         "verdict_counts": report_claims.counts(found),
         "claims_table": report_claims.claims_table(found),
+        "disagreements": report_claims.disagreements(frames["claims"]),
+        "decoders": report_claims.decoders_table(frames["claims"]),
         "facts": report_claims.facts_table(frames["claims"]),
         "part_count": int((frames["claims"]["kind"] == TEST).sum()),
     }
@@ -173,8 +177,11 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
     return {
         "headline": headline(summary, looks, "sampled", whole),
         "per_size": headline(summary, looks, "sampled", sizes),
-        "greedy": headline(summary, looks, "greedy", list(dict.fromkeys([*whole, *sizes]))),
-        "greedy_evaluated": "greedy" in set(summary["metric"]),
+        "other_scores": {
+            title: headline(summary, looks, metric, list(dict.fromkeys([*whole, *sizes])))
+            for metric, title in _score_titles(study).items()
+            if metric in set(summary["metric"]) - {SAMPLED}
+        },
         "gaps": gap_table(frames["comparisons"], looks, ablations=False),
         "ablations": gap_table(frames["comparisons"], looks, ablations=True),
         "iqm": iqm_table(frames["comparisons"], looks),
@@ -185,6 +192,18 @@ def _accuracy(study: Study, frames: dict[str, pd.DataFrame], looks: dict[str, St
         "expected_line": bool(modes.isin(["group", "rollout"]).any()),
         "control": f"{CONTROL:g}",
         "control_run": bool((levels >= CONTROL).any()),
+    }
+
+
+def _score_titles(study: Study) -> dict[str, str]:
+    """The metrics of the table of accuracy, and what they are called."""
+    return {
+        name: title[0].upper() + title[1:]
+        for decoder in study.decoders()
+        for name, title in (
+            (decoder, accuracy_by(decoder)),
+            *((f"{decoder}_pass@{k}", f"pass@{k}, {decoder}") for k in study.passes_of(decoder)),
+        )
     }
 
 

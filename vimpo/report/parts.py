@@ -130,6 +130,16 @@ class View:
     # what is known
 
     @property
+    def decoder(self) -> str:
+        """Of a row of kind `decoder`."""
+        return self.part.partition("@")[2]
+
+    @property
+    def test(self) -> str:
+        """The part of the test that a row of kind `decoder` repeats."""
+        return self.part.partition("@")[0]
+
+    @property
     def available(self) -> bool:
         return math.isfinite(self.effect)
 

@@ -19,8 +19,8 @@ from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.report.figures import draw
 from vimpo.report.page import write_report
 from vimpo.report.readme import write_readme
-from vimpo.storage.archive import FILES, check_archive
 from vimpo.storage.archive import FOLDER as CELLS
+from vimpo.storage.archive import archive_files, check_archive
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.integrity import SUMS, seal
@@ -60,7 +60,7 @@ def publish(
     shutil.rmtree(aside, ignore_errors=True)
     for name in [name for name in names if was_written(tables, name)]:
         write_atomic(aside / "tables" / f"{name}.csv", (tables / f"{name}.csv").read_bytes())
-    for name in FILES if "curves" not in names else ():
+    for name in archive_files(tables / CELLS) if "curves" not in names else ():
         file = f"{CELLS}/{name}"
         write_atomic(aside / file, (tables / file).read_bytes())
     write_atomic(aside / MANIFESTS, (tables / CELLS / MANIFESTS).read_bytes())

@@ -6,6 +6,7 @@ import pandas as pd
 
 from vimpo.analysis.claims import CLAIMS
 from vimpo.analysis.verdicts import (
+    DECODER,
     FACT,
     INCONCLUSIVE,
     REFUTED,
@@ -101,6 +102,45 @@ def _seeds_entry(part: View) -> Entry:
     if not part.open:
         return Entry(have)
     return Entry(have, f"needs {part.needed}" if part.needed else part.reason)
+
+
+def by_decoder(claims: pd.DataFrame) -> list[list[View]]:
+    """Each test of accuracy under every decoder that it has a number for."""
+    found: dict[str, list[View]] = {}
+    for view in views(claims):
+        if view.kind == DECODER and view.available:
+            found.setdefault(view.test, []).append(view)
+    return list(found.values())
+
+
+def disagreements(claims: pd.DataFrame) -> list[dict]:
+    """Tests whose verdict depends on the decoder, with the decoders of each verdict."""
+    found = []
+    for parts in by_decoder(claims):
+        decoders = {v: [p.decoder for p in parts if p.verdict == v] for v in MARKS}
+        verdicts = {verdict: names for verdict, names in decoders.items() if names}
+        if len(verdicts) > 1:
+            said = {"claim": parts[0].claim, "statement": parts[0].statement}
+            found.append(said | {"verdicts": verdicts})
+    return found
+
+
+def decoders_table(claims: pd.DataFrame) -> Table:
+    """Effect and verdict of each test of accuracy under every decoder."""
+    tests = by_decoder(claims)
+    names = list(dict.fromkeys(part.decoder for parts in tests for part in parts))
+    rows = []
+    for parts in tests:
+        under = {part.decoder: part for part in parts}
+        entries = [
+            Entry(p.effect_text, f"{p.verdict}, {_detail(p)}", MARKS[p.verdict])
+            if (p := under.get(name))
+            else Entry("n/a")
+            for name in names
+        ]
+        head = [Entry(parts[0].claim), Entry(parts[0].statement), Entry(parts[0].asked)]
+        rows.append([*head, *entries])
+    return Table(["claim", "tested", "threshold", *names], rows)
 
 
 def facts_table(claims: pd.DataFrame) -> Table:

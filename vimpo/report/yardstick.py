@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from vimpo.analysis.along import HELD_OUT
 from vimpo.analysis.curves import LEARNING
 from vimpo.analysis.headroom import ENDS
-from vimpo.analysis.summaries import VALIDATION
 from vimpo.report.labels import Style, noise_name, on_clean_rewards, ordered_noise
 from vimpo.report.parts import PLAIN, UNITS, Scale
 from vimpo.report.tables import (
@@ -212,7 +212,7 @@ def matched_table(table: pd.DataFrame, looks: Mapping[str, Style]) -> Table:
 def _gap_title(metric: str) -> str:
     if metric == LEARNING:
         return "training accuracy, points"
-    return f"held-out accuracy ({metric.removeprefix(VALIDATION)}), points"
+    return f"held-out accuracy ({metric.removeprefix(HELD_OUT)}), points"
 
 
 @dataclass(frozen=True)

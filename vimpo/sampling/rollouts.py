@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vimpo.config import Train
 from vimpo.models.ends import ends_of
 from vimpo.sampling.decoding import make_decoder
+from vimpo.sampling.distribution import decoded_logp, plain_logp
 
 # Finished rows are dropped from the batch once they are this share of it: dropping costs a copy of
 # the KV cache, keeping costs their share of every further step.
@@ -138,7 +139,8 @@ def draw_tokens(logp: Tensor, uniform: Tensor) -> Tensor:
 class Sampling:
     """What every sampler must know; max_response in tokens, the end included.
 
-    ends: each of these tokens ends a response (vimpo/models/ends.py).
+    ends: each of these tokens ends a response (vimpo/models/ends.py). decoders: temperature (0:
+    greedy) and top-p of each response of a group, instead of `temperature` for all.
     """
 
     group_size: int
@@ -146,6 +148,7 @@ class Sampling:
     temperature: float
     ends: tuple[int, ...]
     pad: int
+    decoders: tuple[tuple[float, float], ...] = ()
 
 
 def sampling_of(
@@ -252,6 +255,7 @@ def sample(
     ends: Sequence[int],
     pad: int,
     generator: torch.Generator,
+    decoders: Sequence[tuple[float, float]] = (),
     first: int = 0,
     total: int | None = None,
     limits: Sequence[int] | None = None,
@@ -261,8 +265,8 @@ def sample(
     prompts: N token lists -> Rollouts of B = N * group_size rows. The prompt is computed once per
     group; each of the tokens `ends` finishes its row, and finished rows leave the batch. first,
     total: these are prompts first, first + 1, ... of `total`, and get the same random draws as if
-    all were sampled here. limits: N, 1 to `max_response`, for prompts that leave room for fewer
-    tokens.
+    all were sampled here. decoders: see :class:`Sampling`. limits: N, 1 to `max_response`, for
+    prompts that leave room for fewer tokens.
     """
     device = model.device
     prompt_ids, prompt_mask = left_pad(prompts, pad, device)
@@ -279,9 +283,13 @@ def sample(
     most = torch.tensor(limits or [max_response] * len(prompts), device=device)
     most = most.repeat_interleave(group_size)
     stops = torch.tensor(ends, device=device)
+    each = torch.tensor(decoders, device=device).mT if decoders else None  # [2, group_size]
     rows = torch.arange(count, device=device)  # still being decoded
     for t in range(max_response):
-        log_probs = (logits.float() / temperature).log_softmax(-1)
+        if each is not None:
+            log_probs = decoded_logp(logits, *each[:, rows % group_size])
+        else:
+            log_probs = plain_logp(logits, temperature)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
         live = ~written.finished[rows] & (t < most[rows])
         _write(written, rows[live], t, tokens[live], log_probs[live], stops)

@@ -96,7 +96,7 @@ class VllmSampler:
         requests = [{"prompt_token_ids": list(p)} for p in prompts for _ in range(size)]
         most = limits or [self._sampling.max_response] * len(prompts)
         settings = [
-            self._settings(seed_of(seed, first * size + i), most[i // size])
+            self._settings(seed_of(seed, first * size + i), most[i // size], i % size)
             for i in range(len(requests))
         ]
         answers = self._engine.generate(requests, settings, use_tqdm=False)
@@ -105,12 +105,14 @@ class VllmSampler:
         outputs = [answer.outputs[0] for answer in answers]
         return self._padded(prompts, outputs)
 
-    def _settings(self, seed: int, most: int):
-        """Plain sampling from the whole distribution."""
+    def _settings(self, seed: int, most: int, member: int):
+        """Plain sampling from the whole distribution, or by the decoder of a member of a group."""
+        decoders = self._sampling.decoders
+        temperature, top_p = decoders[member] if decoders else (self._sampling.temperature, 1.0)
         return self._vllm.SamplingParams(
             n=1,
-            temperature=self._sampling.temperature,
-            top_p=1.0,
+            temperature=temperature,
+            top_p=top_p,
             top_k=0,
             seed=seed,
             max_tokens=most,

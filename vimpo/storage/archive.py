@@ -15,14 +15,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vimpo.storage.columns import ARCHIVED, COLUMNS
+from vimpo.storage.columns import ARCHIVED, COLUMNS, SNAPSHOTS
 from vimpo.storage.files import write_atomic
 from vimpo.storage.integrity import check
 from vimpo.storage.manifests import ALLOWED
 from vimpo.storage.tables import ten_digits
 
 FOLDER = "cells"
-FILES = tuple(f"{name}.parquet" for name in ARCHIVED)
 COUNTS = ("params", "seed", "step", "problems", "samples", "n", "round")
 MEASURES = ("noise_level", "value", "stderr")
 TYPES = dict.fromkeys(COUNTS, pa.int64()) | dict.fromkeys(MEASURES, pa.float64())
@@ -31,8 +30,22 @@ TYPES = dict.fromkeys(COUNTS, pa.int64()) | dict.fromkeys(MEASURES, pa.float64()
 ZSTD = {"compression": "zstd", "compression_level": 19}
 
 
+def archived(tables: dict[str, list[dict]]) -> list[str]:
+    """Names of the tables that are kept."""
+    return [*ARCHIVED, *(name for name in SNAPSHOTS if tables[name])]
+
+
+def archive_files(folder: Path) -> list[str]:
+    """Names of the files of an archive."""
+    files = {name: f"{name}.parquet" for name in (*ARCHIVED, *SNAPSHOTS)}
+    return [file for n, file in files.items() if n in ARCHIVED or (folder / file).is_file()]
+
+
 def write_archive(folder: Path, tables: dict[str, list[dict]]) -> None:
-    for name, file in zip(ARCHIVED, FILES, strict=True):
+    kept = archived(tables)
+    for name in set(SNAPSHOTS).difference(kept):  # of an earlier configuration
+        (folder / f"{name}.parquet").unlink(missing_ok=True)
+    for name in kept:
         schema = pa.schema([(c, TYPES.get(c, pa.string())) for c in COLUMNS[name]])
         table = pa.Table.from_pylist([_without_gaps(row) for row in tables[name]], schema=schema)
         floats = [c for c in MEASURES if c in COLUMNS[name]]
@@ -41,7 +54,7 @@ def write_archive(folder: Path, tables: dict[str, list[dict]]) -> None:
         pq.write_table(
             table, buffer, use_dictionary=texts, use_byte_stream_split=floats or False, **ZSTD
         )
-        write_atomic(folder / file, buffer.getvalue())
+        write_atomic(folder / f"{name}.parquet", buffer.getvalue())
 
 
 def _without_gaps(row: dict) -> dict:
@@ -51,12 +64,14 @@ def _without_gaps(row: dict) -> dict:
 
 def check_archive(folder: Path) -> None:
     """Raise DamagedError if a file is missing or not what was written."""
-    for file in FILES:
+    for file in archive_files(folder):
         check("cells", folder / file, ALLOWED)
 
 
 def archived_rows(folder: Path, name: str) -> list[dict]:
     """The rows as `aggregate` had them: a missing number is not a key of its row."""
+    if f"{name}.parquet" not in archive_files(folder):
+        return []
     rows = pq.read_table(folder / f"{name}.parquet").to_pylist()
     return [{k: v for k, v in row.items() if v is not None} for row in rows]
 

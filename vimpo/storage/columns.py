@@ -58,17 +58,21 @@ COLUMNS = {
         *INTERVAL,
     ],
     "provenance": ["item", "value", "count"],
+    # as accuracy and probes, of the policy after `step` updates (`train.snapshots`)
+    "snapshot_accuracy": [*CELL, "seed", "step", *SCORE],
+    "snapshot_probes": [*CELL, "seed", "step", *PROBED, "value", "stderr", "n", "unit", *REASON],
 }
 TABLES = tuple(COLUMNS)
 # Newer than some committed studies, which are not run again for them: one that was never written
 # reads as an empty table (vimpo/storage/tables.py).
 OPTIONAL_TABLES = ("headroom", "frontier", "sweeps_curves", "capacity")
 # Rows of single steps, seeds and rounds: figures and report read only their summaries.
-RAW = ("curves", "cost", "probes", "measured_cost")
+SNAPSHOTS = ("snapshot_accuracy", "snapshot_probes")
+RAW = ("curves", "cost", "probes", "measured_cost", *SNAPSHOTS)
 # What figures and report are made from, kept in results/published/<study>/tables.
 PUBLISHED_TABLES = tuple(name for name in TABLES if name not in RAW)
 # Rows of single runs, kept next to the tables as Parquet at full precision and with every position
-# of the probes: all other tables are computed from them.
+# of the probes: all other tables are computed from them. Those of snapshots only if there are any.
 ARCHIVED = ("accuracy", "outcomes", "curves", "cost", "probes", "measured_cost")
 # What `compare` needs of single runs: a small reference that is not drawn.
 CELL_TABLES = ("accuracy", "curves", "cost", "missing", "probes", "provenance")

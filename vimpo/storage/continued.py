@@ -38,11 +38,11 @@ class TakenOver:
     def rows(self) -> dict[str, dict[str, list[dict]]]:
         """Name of run, base policy or cost -> table -> rows."""
         from vimpo.storage.archive import FOLDER, archived_rows
-        from vimpo.storage.columns import ARCHIVED
+        from vimpo.storage.columns import ARCHIVED, SNAPSHOTS
 
         costs = {f"cost/{size}" for size in self.sizes}
         found: dict[str, dict[str, list[dict]]] = {name: {} for name in (*self.manifests, *costs)}
-        for table in ARCHIVED:
+        for table in (*ARCHIVED, *SNAPSHOTS):
             for row in archived_rows(self.folder / FOLDER, table):
                 if (name := _name(table, row)) in found:
                     found[name].setdefault(table, []).append(row)

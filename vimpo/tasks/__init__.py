@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from vimpo.config.task import DatasetTask, TaskConfig
+from vimpo.config.training import Train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -52,6 +53,9 @@ class Task(Protocol):
     def training_problems(self, seed: int, step: int, count: int) -> Sequence[Problem]:
         """The `count` distinct problems of one step of reinforcement learning."""
 
+    def held_out(self, count: int) -> Sequence[Problem]:
+        """`count` fixed, distinct problems that :meth:`training_problems` never draws."""
+
     def supply(self) -> int:
         """How many distinct problems a step can draw."""
 
@@ -71,16 +75,19 @@ def make_task(
     *,
     batch_size: int = 1,
     room: int | None = None,
+    held_out: int = 0,
 ) -> Task:
     """The task that a configuration describes, with its data read and checked.
 
-    batch_size: problems per step; room: tokens that a model has for a prompt. Raises ConfigError
-    for data that cannot be trained on.
+    batch_size: problems per step; room: tokens that a model has for a prompt; held_out: problems
+    to set aside of a dataset. Raises ConfigError for data that cannot be trained on.
     """
     if isinstance(config, DatasetTask):
         from vimpo.tasks.dataset import DatasetProblems
 
-        return DatasetProblems(config, tokenizer, batch_size=batch_size, room=room)
+        return DatasetProblems(
+            config, tokenizer, batch_size=batch_size, room=room, held_out=held_out
+        )
     from vimpo.tasks.chain import ChainProblems
 
     return ChainProblems(config)
@@ -98,7 +105,13 @@ def load_task(
         tokenizer,
         batch_size=config.train.prompts_per_step,
         room=prompt_room(policy.config, config.train.max_response),
+        held_out=set_aside(config.train),
     )
+
+
+def set_aside(train: Train) -> int:
+    """Problems that a run needs for validation."""
+    return train.validation.problems if train.validation else 0
 
 
 def prompt_room(model: PreTrainedConfig, max_response: int) -> int | None:

@@ -108,9 +108,25 @@ def held_out_problems(task: TaskConfig, benchmark: str) -> list[Problem]:
     if not isinstance(task, ChainTask) or not isinstance(spec, Benchmark):
         raise TypeError(f"benchmark '{benchmark}' is a {type(spec).__name__}; allowed: Benchmark")
     rng = random.Random(f"test:{benchmark}")
+    return _draw_held_out(task, [spec.operators], spec.problems, rng)
+
+
+def validation_problems(task: ChainTask, count: int) -> list[Problem]:
+    """Fixed, distinct problems of the lengths of training, none of which it ever sees.
+
+    They are drawn from the same side of the split as benchmarks, and may be among theirs.
+    """
+    return _draw_held_out(task, task.train_operators, count, random.Random("validation"))
+
+
+def _draw_held_out(
+    task: ChainTask, operators: Sequence[int], count: int, rng: random.Random
+) -> list[Problem]:
     problems: dict[str, Problem] = {}
-    while len(problems) < spec.problems:
-        problem = draw_problem(task, spec.operators, rng)
+    while len(problems) < count:
+        # A single length takes no draw, which keeps the problems of benchmarks what they were.
+        length = operators[0] if len(operators) == 1 else rng.choice(operators)
+        problem = draw_problem(task, length, rng)
         if is_held_out(problem.prompt):
             problems[problem.id] = problem
     return list(problems.values())
@@ -213,6 +229,9 @@ class ChainProblems:
         self, seed: int, step: int, count: int, operators: Sequence[int] | None = None
     ) -> list[Problem]:
         return training_problems(self.config, seed, step, count, operators)
+
+    def held_out(self, count: int) -> list[Problem]:
+        return validation_problems(self.config, count)
 
     def supply(self, operators: Sequence[int] | None = None) -> int:
         """Half of all problems of these lengths, so that distinct ones are found quickly."""

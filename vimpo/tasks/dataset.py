@@ -4,6 +4,10 @@ Problems with equal texts count as one. Each run goes through them epoch by epoc
 order of its own. The order depends on the order seed, the run's seed and the problems' texts, not
 on the order of the files, and is the same for every algorithm. Problems left over at the end of an
 epoch that do not fill a step are not used in that epoch, so the problems of a step are distinct.
+
+Problems of validation are set aside of the same data: the order seed and the texts decide which.
+Reinforcement learning never draws them; a supervised warm start, which is shared with studies that
+set none aside, does.
 """
 
 from __future__ import annotations
@@ -75,6 +79,7 @@ class DatasetProblems:
         *,
         batch_size: int = 1,
         room: int | None = None,
+        held_out: int = 0,
     ) -> None:
         """Read, check and filter the data.
 
@@ -107,12 +112,20 @@ class DatasetProblems:
             for row in readable
         }
         self.counts["problems"] = len(self.problems)
-        if len(self.problems) < batch_size:
+        needed = batch_size + held_out
+        if len(self.problems) < needed:
+            validation = f" and the {held_out} of validation" if held_out else ""
             raise ConfigError(
                 f"task.datasets: {len(self.problems)} problems remain of {len(rows)} rows, fewer "
-                f"than the {batch_size} that a step needs; allowed: more problems, a longer "
-                "task.max_prompt, or a smaller train.prompts_per_step"
+                f"than the {batch_size} that a step needs{validation}; allowed: more problems, a "
+                "longer task.max_prompt, or a smaller train.prompts_per_step"
+                + " or train.validation.problems"
+                * bool(held_out)
             )
+        key = ("validation", config.order_seed)
+        by_chance = sorted(self.problems if held_out else [], key=lambda p: uniform(*key, p))
+        self._held_out = dict.fromkeys(by_chance[:held_out])
+        self._drawn = [p for p in self.problems if p not in self._held_out]
 
     def _short_enough(
         self, rows: list[Row], prompts: dict[str, str], tokenizer: PreTrainedTokenizerBase
@@ -162,25 +175,39 @@ class DatasetProblems:
             )
         return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict]
 
-    def order(self, seed: int, epoch: int) -> tuple[str, ...]:
-        """The ids of all problems, in the order of one epoch of one run."""
+    def order(self, seed: int, epoch: int, whole: bool = False) -> tuple[str, ...]:
+        """The ids of the problems that are drawn, in the order of one epoch of one run.
+
+        whole: those that are set aside too.
+        """
         key = ("order", self.config.order_seed, seed, epoch)
-        if key not in self._orders:  # only the newest is kept: a run never returns to an epoch
-            shuffled = sorted(self.problems, key=lambda identity: uniform(*key, identity))
-            self._orders = {key: tuple(shuffled)}
-        return self._orders[key]
+        if (whole, key) not in self._orders:  # only the newest: a run never returns to an epoch
+            drawn = self.problems if whole else self._drawn
+            shuffled = sorted(drawn, key=lambda identity: uniform(*key, identity))
+            self._orders = {(whole, key): tuple(shuffled)}
+        return self._orders[whole, key]
 
     def training_problems(self, seed: int, step: int, count: int) -> list[DatasetProblem]:
-        steps = len(self.problems) // count
+        return self._of_step(seed, step, count)
+
+    def _of_step(
+        self, seed: int, step: int, count: int, whole: bool = False
+    ) -> list[DatasetProblem]:
+        steps = len(self.problems if whole else self._drawn) // count
         epoch, place = divmod(step, steps)
-        chosen = self.order(seed, epoch)[place * count : (place + 1) * count]
+        chosen = self.order(seed, epoch, whole)[place * count : (place + 1) * count]
         return [self.problems[identity] for identity in chosen]
 
+    def held_out(self, count: int) -> list[DatasetProblem]:
+        if count > len(self._held_out):
+            raise ValueError(f"{count} problems of {len(self._held_out)} that were set aside")
+        return [self.problems[identity] for identity in [*self._held_out][:count]]
+
     def supply(self) -> int:
-        return len(self.problems)
+        return len(self._drawn)
 
     def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
-        problems = self.training_problems(seed, step, count)
+        problems = self._of_step(seed, step, count, whole=True)
         return [(problem.prompt, problem.solution or "") for problem in problems]
 
     def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:

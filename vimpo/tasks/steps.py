@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from vimpo.tasks.chain import Step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from vimpo.tasks import Problem
 
 NO_STEP = -1
 
@@ -58,6 +62,21 @@ def step_tokens(steps: Sequence[Step], spans: Sequence[tuple[int, int]]) -> list
             shared = [first] if first < len(spans) else []
         found.append(shared)
     return found
+
+
+def flawless_among(
+    grade_steps: Callable[[Problem, str], list[Step]] | None,
+    problems: Sequence[Problem],
+    texts: Sequence[str],
+    right: Sequence[float],
+) -> list[float]:
+    """1 for each right response without a wrong step, else 0; 0 for all if nothing grades steps."""
+    if grade_steps is None:
+        return [0.0] * len(right)
+    return [
+        float(mark > 0 and all(step.right for step in grade_steps(problem, text)))
+        for problem, text, mark in zip(problems, texts, right, strict=True)
+    ]
 
 
 def graded_tokens(

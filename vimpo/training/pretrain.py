@@ -136,3 +136,7 @@ class Pretrainer:
 
     def outcome(self, rows: list[dict[str, float]]) -> None:
         """Never an outcome: a base policy that fails is an error."""
+
+    def validate(self, updates: int) -> list[dict]:
+        """Nothing: held-out accuracy is a matter of reinforcement learning."""
+        return []

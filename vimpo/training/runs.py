@@ -32,6 +32,7 @@ from vimpo.config import (
     TaskConfig,
     dump_yaml,
 )
+from vimpo.config.watching import snapshot_folder
 from vimpo.errors import StoppedError
 from vimpo.models.distributed import Alone, check_devices, join
 from vimpo.models.networks import parameter_count, set_up_torch
@@ -44,9 +45,11 @@ from vimpo.tasks import Task
 from vimpo.training import telemetry
 from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.training.outcomes import Outcome
+from vimpo.training.snapshots import drop_snapshots, save_snapshot
 from vimpo.training.stopping import StopRequest
 
 OUTPUTS = ("config.yaml", "metrics.csv", "timing.csv", "model", "manifest.json")
+VALIDATION = "validation.csv"  # if the study asks for it
 
 
 class Learner(Protocol):
@@ -73,6 +76,9 @@ class Learner(Protocol):
     def outcome(self, rows: list[dict[str, float]]) -> Outcome | None:
         """How the run failed in the last of its rows; None if it did not."""
 
+    def validate(self, updates: int) -> list[dict]:
+        """Rows of validation.csv after so many updates; none where none is due."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -88,6 +94,7 @@ class Job:
     quiet: bool
     world: Alone = field(default_factory=Alone)
     notes: Callable[[], dict] = dict  # what else the manifest says, once the run has ended
+    snapshots: tuple[int, ...] = ()
 
     @property
     def checkpoints(self) -> Path:
@@ -99,7 +106,8 @@ class Job:
 class Progress:
     """Rows of the steps done so far, and what the processes that did them used.
 
-    A killed process counts up to its last checkpoint. phases_s: seconds outside the steps.
+    A killed process counts up to its last checkpoint. phases_s: seconds outside the steps;
+    validation: rows of validation.csv.
     """
 
     metrics: list[dict] = field(default_factory=list)
@@ -107,6 +115,7 @@ class Progress:
     wall_s: float = 0.0
     peak_memory_mb: float = 0.0
     phases_s: dict[str, float] = field(default_factory=dict)
+    validation: list[dict] = field(default_factory=list)
 
     def with_this_process(self, learner: Learner, startup: float, world: Alone) -> Progress:
         """The progress so far, with this process's share; every process of `world` must call it."""
@@ -119,6 +128,7 @@ class Progress:
             self.wall_s + telemetry.seconds_since_process_start(),
             max(self.peak_memory_mb, peak),
             {p: self.phases_s.get(p, 0.0) + beside.get(p, 0.0) for p in self.phases_s | beside},
+            self.validation,
         )
 
 
@@ -228,6 +238,7 @@ def train_cell(
             shown="accuracy",
             quiet=quiet or not world.main,
             world=world,
+            snapshots=tuple(config.train.snapshots),
             notes=lambda: capacity_note(study, cell.size, beta) | registered_note(registration),
         )
         if world.main:
@@ -289,6 +300,8 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
         learner = make_learner()
         found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
         progress = Progress(**found[1]) if found else Progress()
+        if job.world.main:
+            drop_snapshots(job.folder, len(progress.metrics))
         outcome = _do_steps(learner, job, progress, startup, stop)
         _finish(learner, job, progress, startup, outcome)
 
@@ -316,6 +329,7 @@ def _do_steps(
                     save()
                 job.world.leave()
                 raise StoppedError(number, job.title, step, job.steps)
+            progress.validation += learner.validate(step)
             before = dict(learner.clock.seconds)
             progress.metrics.append(learner.step(step))
             spent = {p: learner.clock.seconds.get(p, 0) - before.get(p, 0) for p in learner.phases}
@@ -327,10 +341,19 @@ def _do_steps(
             if failure := learner.outcome(progress.metrics):
                 print(f"{job.title}: {failure.kind}: {failure.reason}", file=sys.stderr)
                 return failure
+            if step + 1 in job.snapshots:
+                _save_snapshot(learner, job, step + 1)
             if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
                 save()
                 saved = step + 1
+    progress.validation += learner.validate(job.steps)
     return Outcome("finished", job.steps - 1)
+
+
+def _save_snapshot(learner: Learner, job: Job, step: int, updates: int | None = None) -> None:
+    with learner.clock("save"):
+        folder = snapshot_folder(job.folder, step)
+        save_snapshot(folder, learner.save, job.digest, step, job.world, updates)
 
 
 def _bar(job: Job, done: int) -> tqdm:
@@ -351,13 +374,17 @@ def _finish(
     """Outputs and manifest, then their checksums, then no more checkpoints."""
     folder, world = job.folder, job.world
     aside = folder / ".model"
+    for step in job.snapshots:
+        # A run that failed before one keeps the policy that it had.
+        _save_snapshot(learner, job, step, min(step, len(progress.metrics)))
     with learner.clock("save"), files.room_for(folder):
         if world.main:
             shutil.rmtree(aside, ignore_errors=True)
         learner.save(aside)
     progress = progress.with_this_process(learner, startup, world)
     if world.main:
-        with sealing(folder / SUMS, OUTPUTS):
+        more = [VALIDATION] * bool(progress.validation)
+        with sealing(folder / SUMS, [*OUTPUTS, *more]):
             _write_outputs(aside, job, progress)
             files.write_json(folder / "manifest.json", _manifest(learner, job, progress, outcome))
         shutil.rmtree(job.checkpoints, ignore_errors=True)
@@ -369,6 +396,8 @@ def _write_outputs(model: Path, job: Job, progress: Progress) -> None:
     files.write_atomic(job.folder / "config.yaml", dump_yaml(job.config))
     files.write_rows(job.folder / "metrics.csv", progress.metrics, ["step"])
     files.write_rows(job.folder / "timing.csv", progress.timing, ["step"])
+    if progress.validation:
+        files.write_rows(job.folder / VALIDATION, progress.validation, [])
     with files.room_for(job.folder):
         files.move_folder(model, job.folder / "model")
 

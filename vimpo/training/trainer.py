@@ -7,8 +7,9 @@ same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -35,15 +36,16 @@ from vimpo.models.networks import (
 from vimpo.models.optimizer import make_optimizer, norm_limit
 from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
-from vimpo.objectives.common import k3_kl, masked_mean
+from vimpo.objectives.common import masked_mean, response_kl
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
 from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
-from vimpo.tasks.steps import graded_tokens, token_spans
+from vimpo.tasks.steps import flawless_among, graded_tokens, token_spans
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
+from vimpo.training.validation import Validator
 
 # Most parts that one process splits a batch into for a forward pass, and fewest rows of a part.
 PIECES = 8
@@ -74,7 +76,6 @@ class Trainer:
         self.algorithm = make_algorithm(config.objective, setup)
         if self.algorithm.needs_steps:
             check_step_grades(f"algorithms.{config.algorithm}", config.task)
-        self._reads_reference = config.objective.needs_reference
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
         self._load(base)
@@ -91,13 +92,22 @@ class Trainer:
             for name, module in self.modules.items()
         }
         train = config.train
+        sampling = sampling_of(
+            train, self.policy, self.tokenizer, train.group_size, train.max_response
+        )
+        self._sampling = sampling
         self.sampler = make_sampler(
             self.policy,
             base,
-            sampling_of(train, self.policy, self.tokenizer, train.group_size, train.max_response),
+            sampling,
             config.runtime,
             world,
             lambda: world.whole(self.scorer),
+        )
+        self.validator = (
+            Validator(train.validation, train, config.seed, self.task, self.tokenizer, world)
+            if train.validation
+            else None
         )
 
     def _load(self, base: Path) -> None:
@@ -126,13 +136,10 @@ class Trainer:
         self.scorer, self._calls = Scorer(self.policy, self.config.objective, *self._how), {}
         self._calls["policy"] = self.world.spread(self.scorer, ids, mask, ids, mask)
         if self.reference is not None:
-            self._spread_reference()
+            reader = Reader(self.reference, *self._how)
+            self._calls["reference"] = self.world.spread(reader, ids, mask, 1)
         if self.critic is not None:
             self._calls["critic"] = self.world.spread(self.critic, ids, mask, 1)
-
-    def _spread_reference(self) -> None:
-        reader = Reader(cast(PreTrainedModel, self.reference), *self._how)
-        self._calls["reference"] = self.world.spread(reader, *self._example, 1)
 
     # --- one step ---------------------------------------------------------------------------
 
@@ -147,7 +154,6 @@ class Trainer:
         if self.critic is not None:
             with self.clock("critic"):
                 batch, value_graph = self._estimate_values(rollouts, batch)
-        self._rollouts = rollouts
         warming_up = step < getattr(self.config.objective, "critic_warmup", 0)
         # Without a difference within a group, what is left of a comparison is rounding, and AdamW
         # would make a whole step of it.
@@ -167,16 +173,19 @@ class Trainer:
             updates.append(metrics)
             if self.watch.fault:
                 break
+        self._drawn = rollouts, batch.old_logp, batch.ref_logp
         return {
             "step": step,
             "accuracy": sum(clean) / len(clean),
             "reward": float(batch.rewards.mean()),
             "response_length": float(batch.mask.sum(1).mean()),
             "no_signal": float(no_signal),
+            **self._flawless,
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
             **critic_metrics,
+            **self._distance(step, batch),
             **self.algorithm.metrics(batch),
         }
 
@@ -199,6 +208,7 @@ class Trainer:
         # A response that was cut off is wrong, whatever it holds.
         right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
         clean = self.world.gather(torch.tensor(right)).tolist()
+        self._flawless = self._flawless_share(own, texts, right)
         rewards = noisy_rewards(
             c.noise,
             clean,
@@ -219,6 +229,16 @@ class Trainer:
         if self.algorithm.needs_draws:
             batch = batch.with_(draws=self._draws(step, whole, batch.mask))
         return rollouts, clean, batch
+
+    def _flawless_share(
+        self, problems: Sequence[Problem], texts: list[str], right: list[float]
+    ) -> dict[str, float]:
+        """Share of all processes' right responses without a wrong step; NaN if none is right."""
+        if self.task.grade_steps is None:
+            return {}
+        found = flawless_among(self.task.grade_steps, problems, texts, right)
+        clean, count = self.world.total(sum(found), sum(right))
+        return {"flawless": clean / count if count else math.nan}
 
     def _step_grades(
         self, problems: Sequence[Problem], texts: list[str], right: list[float], rollouts: Rollouts
@@ -288,7 +308,7 @@ class Trainer:
 
     @torch.no_grad()
     def _read_reference(self, ids: Tensor, mask: Tensor, last: int) -> Reading | None:
-        if not self._reads_reference:
+        if not self.config.objective.needs_reference:
             return None
         with self.clock("reference"):
             if self.reference is not None:
@@ -384,34 +404,52 @@ class Trainer:
         """How the run failed in the last of its rows, or None; every process must call it."""
         return outcome_of(rows, self.watch, self.config.train.collapse, self._reference_kl)
 
-    @contextmanager
-    def _reading_reference(self) -> Iterator[None]:
-        """While entered, scores include the reference's; a loss without one loads it for this."""
-        lacking = self.reference is None and not self.config.model.lora
-        if lacking:
-            self.reference = self._load_network().eval().requires_grad_(False)
-            self._spread_reference()
-        self._reads_reference = True
-        try:
-            yield
-        finally:
-            self._reads_reference = self.config.objective.needs_reference
-            if lacking:
-                self.reference = None
-                del self._calls["reference"]
+    def _distance(self, step: int, batch: Batch) -> dict[str, float]:
+        """`reference_kl`, as in :meth:`_reference_kl`: where the reference is read, and where due.
 
-    @torch.no_grad()
+        Algorithms that need a KL per token have their own, over the whole vocabulary.
+        """
+        last = self.config.train.steps - 1
+        due = self.validator and (step == last or self.validator.due(step))
+        if batch.token_kl is not None or not (due or batch.ref_logp is not None):
+            return {}
+        return {"reference_kl": self._reference_kl()}
+
     def _reference_kl(self) -> float:
         """KL(pi || base) in nats, summed over a response, mean over those of the last step, by k3.
 
         pi is the policy that drew them.
         """
-        rollouts = self._rollouts
+        rollouts, logp, ref_logp = self._drawn
+        if ref_logp is None:
+            with self.clock("validation"):
+                ref_logp = self.world.gather(self._base_logp(rollouts))
+        return response_kl(logp, ref_logp, self.world.gather(rollouts.mask))
+
+    @torch.no_grad()
+    def _base_logp(self, rollouts: Rollouts) -> Tensor:
+        """log pi_ref of the tokens, for a loss that reads no reference: it is loaded for this."""
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
-        with self._reading_reference():
-            ref_logp = torch.cat([self._score(rollouts.rows(s)).ref_logp for s in slices])
-        kl = torch.where(rollouts.mask.bool(), k3_kl(rollouts.logp, ref_logp), 0.0).sum(1)
-        return float(self.world.gather(kl).mean())
+        pieces = [piece for s in slices for piece in self._pieces(rollouts.rows(s))]
+        if not self.config.model.lora:
+            base = Scorer(self._load_network().eval(), self.config.objective, *self._how)
+            scorer = self.world.spread(base.requires_grad_(False), *self._example, *self._example)
+            found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in pieces]
+        else:
+            with without_adapters(self.policy):
+                scorer = self._calls["policy"]
+                found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in pieces]
+        return joined(found, rollouts.width)
+
+    # --- held-out problems (vimpo/training/validation.py) -----------------------------------------
+
+    def validate(self, updates: int) -> list[dict]:
+        """Rows of validation.csv after so many updates; none where none is due."""
+        if self.validator is None or not self.validator.due(updates):
+            return []
+        with self.clock("validation"):
+            self.sampler.sync(lambda: named_weights(self.policy))
+            return self.validator.rows(self.sampler, self._sampling, updates)
 
     # --- critic -------------------------------------------------------------------------------
 

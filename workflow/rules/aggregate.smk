@@ -10,6 +10,9 @@ rule aggregate:
         surprisal=expand(rules.surprisal.output.surprisal, size=MADE_SIZES),
         runs=[f"{path}/eval.json" for path in RUNS],
         probes=[f"{path}/probes.parquet" for path in RUNS],
+        snapshots=[
+            f"{path}/{file}" for path in SNAPSHOTS for file in ("eval.json", "probes.parquet")
+        ],
         costs=expand(rules.cost.output.cost, size=MADE_SIZES),
         sweeps=STUDY.sweeps,
         curves=[path for path in map(curves_of, STUDY.sweeps) if Path(path).is_file()],

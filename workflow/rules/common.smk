@@ -56,6 +56,9 @@ RUNS = [f"{FOLDER}/runs/{name}" for name, cell in CELLS.items() if cell not in T
 SIZES = STUDY.used_sizes()
 MADE_SIZES = [size for size in SIZES if size not in TAKEN_OVER.sizes]
 RUN = "{algorithm}/{size}/noise-{noise}/seed-{seed}"
+# The policy of a step, next to the one at the end (vimpo/training/snapshots.py).
+SNAPSHOT = "snapshots/step-{step}"
+SNAPSHOTS = [f"{path}/{SNAPSHOT.format(step=n)}" for path in RUNS for n in STUDY.train.snapshots]
 
 # One line per finished job in place of Snakemake's ten, unless more is asked for.
 output = workflow.output_settings
@@ -78,6 +81,7 @@ wildcard_constraints:
     size=one_of(SIZES),
     noise=one_of(cell.noise for cell in CELLS.values()),
     seed=one_of(cell.seed for cell in CELLS.values()),
+    step=one_of(STUDY.train.snapshots) or r"\d+",
 
 
 # A changed parameter reruns its job and no other: each digest covers exactly what the result depends

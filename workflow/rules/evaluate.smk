@@ -1,4 +1,4 @@
-# lm-eval on the base policies and on every trained policy.
+# lm-eval on the base policies, on every trained policy and on its snapshots.
 
 
 rule evaluate_base:
@@ -51,3 +51,29 @@ rule evaluate:
     shell:
         "{params.python} -m vimpo evaluate --config {params.study} --algorithm {wildcards.algorithm}"
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
+
+
+rule evaluate_snapshot:
+    input:
+        manifest=rules.train.output.manifest,
+    output:
+        scores=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/eval.json",
+        samples=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/samples.jsonl.gz",
+        sums=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/eval.sha256",
+    log:
+        f"{FOLDER}/logs/evaluate_snapshot/{RUN}/{SNAPSHOT}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate_snapshot/{RUN}/{SNAPSHOT}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: cores("evaluate")
+    resources:
+        **asks("evaluate"),
+    params:
+        python=interpreter,
+        study=merged_study,
+        digest=STUDY.evaluation_digest(),
+    shell:
+        "{params.python} -m vimpo evaluate --config {params.study} --algorithm {wildcards.algorithm}"
+        " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed}"
+        " --step {wildcards.step} > {log} 2>&1"

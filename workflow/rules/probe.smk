@@ -32,6 +32,33 @@ rule probe:
         " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed} > {log} 2>&1"
 
 
+rule probe_snapshot:
+    input:
+        base=rules.pretrain.output.manifest,
+        manifest=rules.train.output.manifest,
+    output:
+        probes=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/probes.parquet",
+        prefixes=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/prefixes.parquet",
+        sums=f"{FOLDER}/runs/{RUN}/{SNAPSHOT}/probes.sha256",
+    log:
+        f"{FOLDER}/logs/probe_snapshot/{RUN}/{SNAPSHOT}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/probe_snapshot/{RUN}/{SNAPSHOT}.tsv"
+    conda:
+        "../../envs/vimpo.yaml"
+    threads: cores("probe")
+    resources:
+        **asks("probe"),
+    params:
+        python=interpreter,
+        study=merged_study,
+        digest=probe_digest,
+    shell:
+        "{params.python} -m vimpo probe --config {params.study} --algorithm {wildcards.algorithm}"
+        " --size {wildcards.size} --noise {wildcards.noise} --seed {wildcards.seed}"
+        " --step {wildcards.step} > {log} 2>&1"
+
+
 rule cost:
     input:
         base=rules.pretrain.output.manifest,

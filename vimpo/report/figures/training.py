@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from vimpo.analysis.summaries import VALIDATION
+from vimpo.analysis.along import HELD_OUT
 from vimpo.report.figures.style import (
     add_legend,
     draw_band,
@@ -51,7 +51,7 @@ def training_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
                 draw_band(axes, line["step"], line, looks[str(name)])
             if part["mean"].notna().sum() == 0:
                 mark_empty(axes)
-        bounded = metric == "accuracy" or metric.startswith(VALIDATION)
+        bounded = metric == "accuracy" or metric.startswith(HELD_OUT)
         limit_to_means(row[0], own["mean"], bounds=(0.0, 1.0 if bounded else float("inf")))
         row[0].set_ylabel(label, fontsize=7)
     for axes, noise in zip(panels[0], noises, strict=True):
@@ -77,9 +77,9 @@ def rows_of(frame: pd.DataFrame) -> dict[str, str]:
     """Metric -> label of those that were recorded; held-out accuracy after that of training."""
     recorded = list(dict.fromkeys(frame["metric"]))
     validated = {
-        metric: f"held-out accuracy,\n{metric.removeprefix(VALIDATION).replace('_', ' ')}"
+        metric: f"held-out accuracy,\n{metric.removeprefix(HELD_OUT).replace('_', ' ')}"
         for metric in sorted(recorded)
-        if metric.startswith(VALIDATION)
+        if metric.startswith(HELD_OUT)
     }
     accuracy, *others = METRICS.items()
     known = dict([accuracy, *validated.items(), *others])
