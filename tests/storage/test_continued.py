@@ -282,8 +282,8 @@ def test_plan_counts_what_remains(whole, published, tmp_path):
     rows = [line.split() for line in text.splitlines()]
     jobs = {(row[0], row[1]): int(row[2]) for row in rows if len(row) > 4 and row[1] in WEIGHTS}
     assert [jobs[rule, "xs"] for rule in ("pretrain", "train", "probe")] == [1, 2, 2]
-    # 3 jobs of each base policy
-    assert "a scheduler gets 10 jobs" in text
+    # 4 jobs of each base policy
+    assert "a scheduler gets 12 jobs" in text
     assert "counts the remaining 0 cells" in describe(elsewhere(whole, tmp_path, published))
 
 
