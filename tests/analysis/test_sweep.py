@@ -10,7 +10,16 @@ import pytest
 from fake_results import seal_again, write_results
 
 from vimpo.analysis.aggregate import aggregate
-from vimpo.analysis.sweep import ACCURACY, VALUE, settings_text, sweep, sweep_tables, trials, varied
+from vimpo.analysis.sweep import (
+    ACCURACY,
+    VALUE,
+    _identity,
+    settings_text,
+    sweep,
+    sweep_tables,
+    trials,
+    varied,
+)
 from vimpo.cli import main
 from vimpo.config import ConfigError, dump_yaml, load_study
 from vimpo.planning.preflight import check_before_running
@@ -177,3 +186,12 @@ def test_a_sweep_that_is_not_there_is_named_before_anything_runs(tmp_path):
     study = a_sweep(tmp_path, sweeps=[str(tmp_path / "none.csv")])
     with pytest.raises(ConfigError, match=r"sweeps: '.*none.csv' is not a file"):
         check_before_running(study)
+
+
+def test_trials_of_several_capacities_have_those_on_the_axis(tmp_path):
+    names = [f"vimpo_{c}" for c in (0.1, 0.5)]
+    betas = {n: {"objective": "vimpo", "beta": {"capacity": float(n[6:])}} for n in names}
+    study = a_sweep(tmp_path, names, algorithms=betas)
+    found = [_identity(study, name, varied(study, names)) for name in names]
+    assert [(row["axis"], row["at"]) for row in found] == [("capacity", 0.1), ("capacity", 0.5)]
+    assert settings_text(study.algorithms[names[0]], ["beta"]) == 'beta {"capacity": 0.1}'

@@ -123,7 +123,7 @@ def test_training_draws_a_row_per_number_and_a_column_per_noise_level(folder):
             rows = part[part.algorithm == "vimpo"]
             assert lines[colour("vimpo")][0] == pytest.approx(rows["step"])
             assert lines[colour("vimpo")][1] == pytest.approx(rows["mean"])
-    held_out = table[(table.metric == held_out) & (table.algorithm == "vimpo")]
+    held_out = table[(table.metric == "validation_accuracy.greedy") & (table.algorithm == "vimpo")]
     assert sorted(set(held_out["step"])) == [0, 10, 20, 30]
     assert figure.axes[2].get_ylabel() == "held-out accuracy,\ngreedy"
 
