@@ -253,5 +253,6 @@ def test_what_is_said_about_a_critic_that_knows_nothing_says_so(claims):
     assert short.endswith("(PPO's critic knows nothing.)")
     assert body.endswith(
         "But PPO's critic explains less than a tenth of how the true value changes along a "
-        "response (0.02 at size s): it knows nothing, so this says nothing of a critic that has learned."
+        "response (0.02 at size s): it knows nothing, so this says nothing of a critic that has "
+        "learned."
     )
