@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as st
 
+from vimpo.analysis.curves import at_end, smoothed
 from vimpo.analysis.frontier import Path, frontier_rows, path_of
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import labels
@@ -109,6 +110,15 @@ def test_empty_fields_between_recorded_steps_are_no_numbers():
     }
     rows = frontier_rows(study_of(*RUNS), tables_of(gaps))
     assert line(rows, "vimpo")["kl"].max() == pytest.approx(1.6)
+
+
+def test_the_end_is_the_last_steps_that_were_recorded():
+    curve = pd.Series([1.0, 2.0, 4.0, 6.0], index=[0, 10, 20, 30])
+    assert at_end(curve, 10) == 6
+    assert at_end(curve, 11) == 5
+    assert smoothed(curve, 20).tolist() == [1.0, 1.5, 3.0, 5.0]
+    assert smoothed(curve, 9).tolist() == curve.tolist()
+    assert math.isnan(at_end(curve[:0], 10))
 
 
 def test_an_algorithm_without_a_distance_says_so():
