@@ -53,6 +53,10 @@ RUNS = {
 }
 
 
+def rows_of(study, tables):
+    return frontier_rows(study, tables, {"xs": 1e5})
+
+
 def line(rows, algorithm, rival="", metric="accuracy"):
     frame = pd.DataFrame(rows)
     return frame[(frame.algorithm == algorithm) & (frame.rival == rival) & (frame.metric == metric)]
@@ -71,7 +75,7 @@ def test_a_path_is_interpolated_where_the_distance_is_first_reached():
 
 
 def test_a_line_ends_where_the_first_of_its_runs_does():
-    rows = frontier_rows(study_of(*RUNS), tables_of(RUNS))
+    rows = rows_of(study_of(*RUNS), tables_of(RUNS))
     ours = line(rows, "vimpo")
     assert ours["kl"].max() == pytest.approx(1.6)
     assert ours["mean"].to_numpy() == pytest.approx(0.1 + 0.25 * ours["kl"])
@@ -83,7 +87,7 @@ def test_a_line_ends_where_the_first_of_its_runs_does():
 
 
 def test_rivals_are_compared_at_the_largest_distance_that_both_reach():
-    rows = frontier_rows(study_of(*RUNS), tables_of(RUNS))
+    rows = rows_of(study_of(*RUNS), tables_of(RUNS))
     (gap,) = line(rows, "vimpo", "grpo").to_dict("records")
     assert gap["kl"] == pytest.approx(1.6)
     differences = 1.6 * np.array([0.2 - 0.1, 0.3 - 0.12])
@@ -95,7 +99,7 @@ def test_rivals_are_compared_at_the_largest_distance_that_both_reach():
 
 def test_a_distance_that_is_measured_now_and_then_gives_the_same_line():
     """Curves that are straight between the recorded steps lose nothing."""
-    often, seldom = (frontier_rows(study_of(*RUNS), tables_of(RUNS, every)) for every in (1, 4))
+    often, seldom = (rows_of(study_of(*RUNS), tables_of(RUNS, every)) for every in (1, 4))
     assert line(seldom, "grpo")["mean"].tolist() == pytest.approx(line(often, "grpo")["mean"])
 
 
@@ -108,7 +112,7 @@ def test_empty_fields_between_recorded_steps_are_no_numbers():
         }
         for name, runs in RUNS.items()
     }
-    rows = frontier_rows(study_of(*RUNS), tables_of(gaps))
+    rows = rows_of(study_of(*RUNS), tables_of(gaps))
     assert line(rows, "vimpo")["kl"].max() == pytest.approx(1.6)
 
 
@@ -123,7 +127,7 @@ def test_the_end_is_the_last_steps_that_were_recorded():
 
 def test_an_algorithm_without_a_distance_says_so():
     without = RUNS | {"grpo": {seed: {"accuracy": [0.1] * STEPS} for seed in (1, 2)}}
-    rows = frontier_rows(study_of(*RUNS), tables_of(without))
+    rows = rows_of(study_of(*RUNS), tables_of(without))
     (told,) = line(rows, "grpo").to_dict("records")
     assert told["reason_code"] == Reason.NOT_MEASURED
     assert math.isnan(told["mean"])
@@ -131,7 +135,7 @@ def test_an_algorithm_without_a_distance_says_so():
     assert line(rows, "vimpo", "grpo").empty
     assert len(line(rows, "vimpo")) > 10
     nobody = {name: {1: {"accuracy": [0.1] * STEPS}} for name in RUNS}
-    assert frontier_rows(study_of(*RUNS), tables_of(nobody)) == []
+    assert rows_of(study_of(*RUNS), tables_of(nobody)) == []
 
 
 def test_held_out_accuracy_has_a_frontier_of_its_own():
@@ -142,7 +146,7 @@ def test_held_out_accuracy_has_a_frontier_of_its_own():
         }
         for name, runs in RUNS.items()
     }
-    rows = frontier_rows(study_of(*RUNS), tables_of(validated, every=4))
+    rows = rows_of(study_of(*RUNS), tables_of(validated, every=4))
     own = line(rows, "vimpo", metric="validation_sampled")
     assert own["mean"].tolist() == pytest.approx(line(rows, "vimpo")["mean"] / 2)
     assert len(line(rows, "vimpo", metric="kl")) == 1
