@@ -95,6 +95,9 @@ def test_rivals_are_compared_at_the_largest_distance_that_both_reach():
     interval = st.t.interval(0.95, 1, differences.mean(), st.sem(differences))
     assert (gap["low"], gap["high"]) == pytest.approx(interval)
     assert line(rows, "grpo", "vimpo").empty
+    near = RUNS | {"grpo": {1: run(0.1, 0.1), 2: run(0.12, 0.05)}}  # .8 and .4 nats
+    (gap,) = line(rows_of(study_of(*RUNS), tables_of(near)), "vimpo", "grpo").to_dict("records")
+    assert gap["kl"] == pytest.approx(0.4)
 
 
 def test_a_distance_that_is_measured_now_and_then_gives_the_same_line():

@@ -171,3 +171,10 @@ def test_a_run_that_is_missing_is_told():
     lost = HEIGHTS | {"vimpo": {}}
     found = row(rows_of(study_of(*NAMES), tables_of(lost)), "vimpo", "captured")
     assert found["reason_code"] == Reason.NO_VALUES
+
+
+def test_without_any_run_every_number_is_missing():
+    rows = rows_of(study_of(*NAMES), tables_of({}))
+    assert {row["algorithm"] for row in rows} == set(NAMES)
+    assert np.isnan([row["mean"] for row in rows]).all()
+    assert all(row["reason_code"] for row in rows)
