@@ -99,6 +99,8 @@ def frontier_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> 
         for (name, size, noise), count in expected.items():
             key = labels(name, size, noise) | {"params": params.get(size, np.nan)}
             group = {other: runs_of(paths[other], size, noise) for other in names}
+            if metric != LEARNING and not group[name]:
+                continue
             rows += [
                 key
                 | {"metric": metric, "rival": rival, "kl": distance}
@@ -149,5 +151,5 @@ def _reach(paths: Mapping[Key, Path]) -> float:
 
 
 def _points(reach: float) -> np.ndarray:
-    between = np.linspace(0, np.sqrt(reach), POINTS)[:-1] ** 2
+    between = np.linspace(0, np.sqrt(max(0.0, reach)), POINTS)[:-1] ** 2
     return np.unique([*between, reach])
