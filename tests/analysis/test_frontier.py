@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as st
 
+from vimpo.analysis.curves import at_end, smoothed
 from vimpo.analysis.frontier import Path, frontier_rows, path_of
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import labels
@@ -52,6 +53,10 @@ RUNS = {
 }
 
 
+def rows_of(study, tables):
+    return frontier_rows(study, tables, {"xs": 1e5})
+
+
 def line(rows, algorithm, rival="", metric="accuracy"):
     frame = pd.DataFrame(rows)
     return frame[(frame.algorithm == algorithm) & (frame.rival == rival) & (frame.metric == metric)]
@@ -70,7 +75,7 @@ def test_a_path_is_interpolated_where_the_distance_is_first_reached():
 
 
 def test_a_line_ends_where_the_first_of_its_runs_does():
-    rows = frontier_rows(study_of(*RUNS), tables_of(RUNS))
+    rows = rows_of(study_of(*RUNS), tables_of(RUNS))
     ours = line(rows, "vimpo")
     assert ours["kl"].max() == pytest.approx(1.6)
     assert ours["mean"].to_numpy() == pytest.approx(0.1 + 0.25 * ours["kl"])
@@ -82,7 +87,7 @@ def test_a_line_ends_where_the_first_of_its_runs_does():
 
 
 def test_rivals_are_compared_at_the_largest_distance_that_both_reach():
-    rows = frontier_rows(study_of(*RUNS), tables_of(RUNS))
+    rows = rows_of(study_of(*RUNS), tables_of(RUNS))
     (gap,) = line(rows, "vimpo", "grpo").to_dict("records")
     assert gap["kl"] == pytest.approx(1.6)
     differences = 1.6 * np.array([0.2 - 0.1, 0.3 - 0.12])
@@ -90,11 +95,14 @@ def test_rivals_are_compared_at_the_largest_distance_that_both_reach():
     interval = st.t.interval(0.95, 1, differences.mean(), st.sem(differences))
     assert (gap["low"], gap["high"]) == pytest.approx(interval)
     assert line(rows, "grpo", "vimpo").empty
+    near = RUNS | {"grpo": {1: run(0.1, 0.1), 2: run(0.12, 0.05)}}  # .8 and .4 nats
+    (gap,) = line(rows_of(study_of(*RUNS), tables_of(near)), "vimpo", "grpo").to_dict("records")
+    assert gap["kl"] == pytest.approx(0.4)
 
 
 def test_a_distance_that_is_measured_now_and_then_gives_the_same_line():
     """Curves that are straight between the recorded steps lose nothing."""
-    often, seldom = (frontier_rows(study_of(*RUNS), tables_of(RUNS, every)) for every in (1, 4))
+    often, seldom = (rows_of(study_of(*RUNS), tables_of(RUNS, every)) for every in (1, 4))
     assert line(seldom, "grpo")["mean"].tolist() == pytest.approx(line(often, "grpo")["mean"])
 
 
@@ -107,13 +115,22 @@ def test_empty_fields_between_recorded_steps_are_no_numbers():
         }
         for name, runs in RUNS.items()
     }
-    rows = frontier_rows(study_of(*RUNS), tables_of(gaps))
+    rows = rows_of(study_of(*RUNS), tables_of(gaps))
     assert line(rows, "vimpo")["kl"].max() == pytest.approx(1.6)
+
+
+def test_the_end_is_the_last_steps_that_were_recorded():
+    curve = pd.Series([1.0, 2.0, 4.0, 6.0], index=[0, 10, 20, 30])
+    assert at_end(curve, 10) == 6
+    assert at_end(curve, 11) == 5
+    assert smoothed(curve, 20).tolist() == [1.0, 1.5, 3.0, 5.0]
+    assert smoothed(curve, 9).tolist() == curve.tolist()
+    assert math.isnan(at_end(curve[:0], 10))
 
 
 def test_an_algorithm_without_a_distance_says_so():
     without = RUNS | {"grpo": {seed: {"accuracy": [0.1] * STEPS} for seed in (1, 2)}}
-    rows = frontier_rows(study_of(*RUNS), tables_of(without))
+    rows = rows_of(study_of(*RUNS), tables_of(without))
     (told,) = line(rows, "grpo").to_dict("records")
     assert told["reason_code"] == Reason.NOT_MEASURED
     assert math.isnan(told["mean"])
@@ -121,7 +138,7 @@ def test_an_algorithm_without_a_distance_says_so():
     assert line(rows, "vimpo", "grpo").empty
     assert len(line(rows, "vimpo")) > 10
     nobody = {name: {1: {"accuracy": [0.1] * STEPS}} for name in RUNS}
-    assert frontier_rows(study_of(*RUNS), tables_of(nobody)) == []
+    assert rows_of(study_of(*RUNS), tables_of(nobody)) == []
 
 
 def test_held_out_accuracy_has_a_frontier_of_its_own():
@@ -132,7 +149,7 @@ def test_held_out_accuracy_has_a_frontier_of_its_own():
         }
         for name, runs in RUNS.items()
     }
-    rows = frontier_rows(study_of(*RUNS), tables_of(validated, every=4))
+    rows = rows_of(study_of(*RUNS), tables_of(validated, every=4))
     own = line(rows, "vimpo", metric="validation_accuracy.sampled")
     assert own["mean"].tolist() == pytest.approx(line(rows, "vimpo")["mean"] / 2)
     assert len(line(rows, "vimpo", metric="kl")) == 1

@@ -43,6 +43,10 @@ def tables_of(heights, accuracy=None, length=STEPS):
     return Tables(**{k: pd.DataFrame(rows, columns=COLUMNS[k]) for k, rows in frames.items()})
 
 
+def rows_of(study, tables):
+    return headroom_rows(study, tables, {"xs": 1e5})
+
+
 def row(rows, algorithm, metric):
     (found,) = [r for r in rows if (r["algorithm"], r["metric"]) == (algorithm, metric)]
     return found
@@ -86,7 +90,7 @@ def test_without_pairs_means_are_compared():
     parts /= 3 * room**2
     assert found.stderr == pytest.approx(parts.sum() ** 0.5)
     assert found.df == pytest.approx(parts.sum() ** 2 / (parts**2 / 2).sum())
-    assert (found.n, found.method) == (9, Method.WELCH)
+    assert (found.n, found.method) == (3, Method.WELCH)
     welch = st.ttest_ind(c, f, equal_var=False).confidence_interval()
     assert gap(apart, FLOOR, 0.95).low == pytest.approx(welch.low)
 
@@ -121,7 +125,7 @@ HEIGHTS = {"vimpo": OWN, "grpo": FLOOR, "oracle": CEILING}
 
 def test_the_table_is_what_a_hand_computes():
     scores = {"vimpo": {1: 0.5, 2: 0.7, 3: 0.6}, "grpo": {1: 0.45, 2: 0.6, 3: 0.5}}
-    rows = headroom_rows(study_of(*NAMES), tables_of(HEIGHTS, scores))
+    rows = rows_of(study_of(*NAMES), tables_of(HEIGHTS, scores))
     assert row(rows, "vimpo", "captured")["mean"] == pytest.approx(0.65 / 1.65)
     assert row(rows, "vimpo", "area")["mean"] == pytest.approx(1.4 / 3)
     assert row(rows, "vimpo", "area_gap")["mean"] == pytest.approx(0.65 / 3)
@@ -140,18 +144,14 @@ def test_the_table_is_what_a_hand_computes():
 
 def test_steps_to_the_floors_end_are_counted():
     rising = {seed: np.linspace(0, 1, STEPS) for seed in (1, 2, 3)}
-    rows = headroom_rows(
-        study_of(*NAMES), tables_of({"vimpo": rising, "grpo": FLOOR, "oracle": CEILING})
-    )
+    rows = rows_of(study_of(*NAMES), tables_of({"vimpo": rising, "grpo": FLOOR, "oracle": CEILING}))
     # a centred window of two steps: the mean of steps k - 1 and k is at .25 from step 6 on
     assert row(rows, "vimpo", "steps_to")["mean"] == 6
 
 
 def test_without_headroom_nobody_gets_a_number():
     ceiling = {1: 0.7, 2: 0.1, 3: 0.3}
-    rows = headroom_rows(
-        study_of(*NAMES, "ppo"), tables_of(HEIGHTS | {"oracle": ceiling, "ppo": OWN})
-    )
+    rows = rows_of(study_of(*NAMES, "ppo"), tables_of(HEIGHTS | {"oracle": ceiling, "ppo": OWN}))
     for name in ("vimpo", "ppo"):
         found = row(rows, name, "captured")
         assert np.isnan([found["mean"], found["low"], found["high"]]).all()
@@ -161,13 +161,20 @@ def test_without_headroom_nobody_gets_a_number():
 
 
 def test_a_study_without_both_ends_has_no_table():
-    assert headroom_rows(study_of("vimpo", "grpo"), tables_of(HEIGHTS)) == []
+    assert rows_of(study_of("vimpo", "grpo"), tables_of(HEIGHTS)) == []
 
 
 def test_a_run_that_is_missing_is_told():
     heights = HEIGHTS | {"vimpo": {1: 0.4, 2: 0.55}}
-    found = row(headroom_rows(study_of(*NAMES), tables_of(heights)), "vimpo", "captured")
+    found = row(rows_of(study_of(*NAMES), tables_of(heights)), "vimpo", "captured")
     assert (found["n"], found["expected"]) == (2, 3)
     lost = HEIGHTS | {"vimpo": {}}
-    found = row(headroom_rows(study_of(*NAMES), tables_of(lost)), "vimpo", "captured")
+    found = row(rows_of(study_of(*NAMES), tables_of(lost)), "vimpo", "captured")
     assert found["reason_code"] == Reason.NO_VALUES
+
+
+def test_without_any_run_every_number_is_missing():
+    rows = rows_of(study_of(*NAMES), tables_of({}))
+    assert {row["algorithm"] for row in rows} == set(NAMES)
+    assert np.isnan([row["mean"] for row in rows]).all()
+    assert all(row["reason_code"] for row in rows)

@@ -147,7 +147,7 @@ def test_the_workflow_draws_what_the_registry_names(tmp_path):
 def test_an_unknown_figure_or_section_is_an_error(tmp_path):
     with pytest.raises(KeyError, match="nothing"):
         plots.draw_figures({}, ["nothing"], {}, tmp_path)
-    with pytest.raises(ValueError, match="section: 'nowhere' is not one of summary, accuracy"):
+    with pytest.raises(ValueError, match="section: 'nowhere' is not one of summary, headroom"):
         FigureEntry(**MINE | {"section": "nowhere"})
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from vimpo.analysis.claims import SHAPES
 from vimpo.analysis.verdicts import FACT, INCONCLUSIVE, REFUTED, SUPPORTED, TEST, Role
-from vimpo.report.findings import findings, short_claims
+from vimpo.report.findings import Critic, findings, short_claims
 from vimpo.report.page import template_environment
 from vimpo.report.parts import SCALES, View
 from vimpo.report.readme import STUDIES
@@ -278,15 +278,18 @@ def test_the_short_table_has_a_row_for_every_test(claims):
 
 
 def test_what_is_said_about_a_critic_that_knows_nothing_says_so(claims):
-    found = {f["name"]: f for f in findings(claims, {"ppo": "PPO's critic explains little"})}
+    found = {
+        f["name"]: f for f in findings(claims, {"ppo": Critic("PPO's critic", "0.02 at size s")})
+    }
     told = {name for name, finding in found.items() if finding["ignorant"]}
     assert told == {"ppo", "noise", "value"}  # and neither what a step costs, nor GRPO
     template = template_environment().from_string(
         '{% import "findings.j2" as said with context %}{{ said.short(f) }}|{{ said.body(f) }}'
     )
     short, body = template.render(f=found["ppo"], part_count=9).split("|")
-    assert short.endswith("(The critic knows nothing.)")
+    assert short.endswith("(PPO's critic knows nothing.)")
     assert body.endswith(
-        "But PPO's critic explains little: it knows nothing, so this says nothing of a critic that "
-        "has learned."
+        "But PPO's critic explains less than a tenth of how the true value changes along a "
+        "response (0.02 at size s): it knows nothing, so this says nothing of a critic that has "
+        "learned."
     )

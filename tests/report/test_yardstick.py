@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from vimpo.analysis.aggregate import aggregate
 from vimpo.report.figures.registry import FIGURES
 from vimpo.report.figures.training import shown_size
+from vimpo.report.findings import Critic
 from vimpo.report.labels import STYLES, styles
 from vimpo.report.page import template_environment, write_report
 from vimpo.report.yardstick import headroom_content, ignorant_critics, matched_said
@@ -257,7 +258,6 @@ def test_only_a_critic_that_explains_less_than_a_tenth_knows_nothing():
     looks = styles(["ppo", "ppo_warm"])
     rows = [critic(0.02), critic(0.3, size="s"), critic(0.1, "ppo_warm"), critic(-1, noise="0.25")]
     assert ignorant_critics(pd.DataFrame(rows), looks) == {
-        "ppo": "PPO's critic explains less than a tenth of how the true value changes along a "
-        "response (0.02 at size xs)"
+        "ppo": Critic("PPO's critic", "0.02 at size xs")
     }
     assert ignorant_critics(pd.DataFrame([critic(np.nan)]), looks) == {}

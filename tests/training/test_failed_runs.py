@@ -130,7 +130,14 @@ def test_a_failed_run_enters_accuracy_with_what_it_scored(failed_study):
     row = table(failed_study, "summary", benchmark="mean", **of_cell).iloc[0]
     assert row["n"] == 2
     assert row["mean"] == pytest.approx(mean_interval(runs).value)
-    curve = table(failed_study, "curves_summary", algorithm="vimpo", size="xs", noise="0.25")
+    curve = table(
+        failed_study,
+        "curves_summary",
+        algorithm="vimpo",
+        size="xs",
+        noise="0.25",
+        metric="accuracy",
+    )
     assert curve["mean"].notna().sum() == 12  # up to the step at which one of the two ended
 
 

@@ -310,8 +310,8 @@ def aggregate(study: Study, output: Path) -> None:
     tables["measured_summary"] = summarise_measured(numbers.measured_cost, study)
     tables["memory_projection"] = projection(study)
     tables["claims"] = claim_rows(study, numbers, collection.params)
-    tables["headroom"] = headroom_rows(study, numbers)
-    tables["frontier"] = frontier_rows(study, numbers)
+    tables["headroom"] = headroom_rows(study, numbers, collection.params)
+    tables["frontier"] = frontier_rows(study, numbers, collection.params)
     tables["sweeps"] = [
         row
         for path in map(Path, study.sweeps)

@@ -6,6 +6,8 @@ A run that failed keeps the policy it had: its curve goes on at its last value.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +39,10 @@ def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
             curve = curve.iloc[:-1]
         found[key] = curve
     return found
+
+
+def runs_of(runs: Mapping[Key, Any], size: str, noise: str) -> dict[Key, Any]:
+    return {key: run for key, run in runs.items() if key[:2] == (size, noise)}
 
 
 def window(study: Study) -> int:

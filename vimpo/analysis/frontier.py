@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vimpo.analysis.along import HELD_OUT
-from vimpo.analysis.curves import DISTANCE, LEARNING, at_end, curves, smoothed, window
+from vimpo.analysis.curves import DISTANCE, LEARNING, at_end, curves, runs_of, smoothed, window
 from vimpo.analysis.headroom import ENDS
 from vimpo.analysis.intervals import FRACTION, POSITIVE, Estimate, mean_interval, not_available
 from vimpo.analysis.scores import OURS, RIVALS, Tables
@@ -77,7 +76,7 @@ def path_of(accuracy: pd.Series, distance: pd.Series, width: int) -> Path | None
     return Path(np.maximum.accumulate(x), y)
 
 
-def frontier_rows(study: Study, tables: Tables) -> list[dict]:
+def frontier_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> list[dict]:
     """Rows of frontier.csv, for each algorithm, size and noise level.
 
     accuracy, validation_accuracy.*     accuracy (of rollouts; held-out, by decoder) at a distance
@@ -94,22 +93,22 @@ def frontier_rows(study: Study, tables: Tables) -> list[dict]:
     expected = expected_runs(study)
     names = list(dict.fromkeys(name for name, *_ in expected))
     distances = {name: curves(tables, name, DISTANCE) for name in names}
-    sizes = tables.curves.drop_duplicates("size")
-    params = dict(zip(sizes["size"], sizes["params"], strict=True))
     validated = sorted(m for m in recorded if m.startswith(HELD_OUT))
     rows = []
     for metric in (LEARNING, *validated):
         paths = {name: _paths(study, tables, name, metric, distances[name]) for name in names}
         for (name, size, noise), count in expected.items():
             key = labels(name, size, noise) | {"params": params.get(size, np.nan)}
-            group = {other: _of(paths[other], size, noise) for other in names}
+            group = {other: runs_of(paths[other], size, noise) for other in names}
+            if metric != LEARNING and not group[name]:
+                continue
             rows += [
                 key
                 | {"metric": metric, "rival": rival, "kl": distance}
                 | interval_columns(estimate, count, study.statistics.confidence)
                 for rival, distance, estimate in _line(study, name, group)
             ]
-            if metric == LEARNING and (ends := _of(distances[name], size, noise)):
+            if metric == LEARNING and (ends := runs_of(distances[name], size, noise)):
                 at = [at_end(curve, window(study)) for curve in ends.values()]
                 estimate = mean_interval(at, study.statistics.confidence, POSITIVE)
                 rows.append(
@@ -148,14 +147,10 @@ def _paths(
     return {key: path for key, path in found.items() if path is not None}
 
 
-def _of(runs: Mapping[Key, Any], size: str, noise: str) -> dict[Key, Any]:
-    return {key: run for key, run in runs.items() if key[:2] == (size, noise)}
-
-
 def _reach(paths: Mapping[Key, Path]) -> float:
     return min(path.reach for path in paths.values())
 
 
 def _points(reach: float) -> np.ndarray:
-    between = np.linspace(0, np.sqrt(reach), POINTS)[:-1] ** 2
+    between = np.linspace(0, np.sqrt(max(0.0, reach)), POINTS)[:-1] ** 2
     return np.unique([*between, reach])

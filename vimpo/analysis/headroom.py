@@ -31,14 +31,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vimpo.analysis.curves import LEARNING, area_under, at_end, curves, first_step, window
+from vimpo.analysis.curves import LEARNING, area_under, at_end, curves, first_step, runs_of, window
 from vimpo.analysis.inference import share
 from vimpo.analysis.intervals import (
     FRACTION,
@@ -51,7 +51,6 @@ from vimpo.analysis.intervals import (
 )
 from vimpo.analysis.scores import Tables, accuracies
 from vimpo.analysis.summaries import expected_runs, interval_columns, labels
-from vimpo.analysis.verdicts import Key
 from vimpo.config import Study
 from vimpo.config.hypotheses import Headroom
 from vimpo.storage.codes import Reason, Why
@@ -68,7 +67,7 @@ def gap(own: BySeed, other: BySeed, confidence: float) -> Estimate:
     if seeds is None:
         # the mean of two strata is half their sum
         strata = [[2 * x for x in own.values()], [-2 * x for x in other.values()]]
-        return stratified_mean(strata, confidence)
+        return replace(stratified_mean(strata, confidence), n=len(own))
     return mean_interval([own[seed] - other[seed] for seed in seeds], confidence)
 
 
@@ -97,7 +96,7 @@ def captured(own: BySeed, floor: BySeed, ceiling: BySeed, confidence: float) -> 
     ratio = (a.mean() - f.mean()) / room
     # the mean of three strata is a third of their sum, which is R
     strata = [3 * (a / room + ratio), -3 * (1 - ratio) * f / room, -3 * ratio * c / room]
-    return stratified_mean(strata, confidence)
+    return replace(stratified_mean(strata, confidence), n=len(own))
 
 
 def _common(*sides: BySeed) -> list[Any] | None:
@@ -120,7 +119,7 @@ def refusal(room: Estimate, size: str, floor: str, ceiling: str) -> Why:
 # --- The table -----------------------------------------------------------------------------------
 
 
-def headroom_rows(study: Study, tables: Tables) -> list[dict]:
+def headroom_rows(study: Study, tables: Tables, params: Mapping[str, float]) -> list[dict]:
     """Rows of headroom.csv, for each size and noise level that has both ends of the scale.
 
     captured        R, for all but the two ends
@@ -137,8 +136,6 @@ def headroom_rows(study: Study, tables: Tables) -> list[dict]:
         return []
     found = {name: curves(tables, name, LEARNING) for name in names}
     scores = {name: accuracies(tables, name) for name in names}
-    pairs = tables.curves.drop_duplicates("size")
-    params = dict(zip(pairs["size"], pairs["params"], strict=True))
     rows = []
     for size, noise in dict.fromkeys((size, noise) for _, size, noise in expected):
         group = [name for name in names if (name, size, noise) in expected]
@@ -146,8 +143,8 @@ def headroom_rows(study: Study, tables: Tables) -> list[dict]:
             continue
         regime = Regime(
             study,
-            {name: _of(found[name], size, noise) for name in group},
-            {name: _of(scores[name], size, noise) for name in group},
+            {name: runs_of(found[name], size, noise) for name in group},
+            {name: runs_of(scores[name], size, noise) for name in group},
         )
         for name in group:
             key = labels(name, size, noise) | {"params": params.get(size, NAN)}
@@ -165,13 +162,9 @@ def headroom_rows(study: Study, tables: Tables) -> list[dict]:
 OF_LEVEL = ("steps_to", "reached")
 
 
-def _of(runs: Mapping[Key, Any], size: str, noise: str) -> dict[Any, Any]:
-    return {key[2]: run for key, run in runs.items() if key[:2] == (size, noise)}
-
-
 @dataclass(frozen=True)
 class Regime:
-    """The runs of one size and noise level: algorithm -> seed -> learning curve, or score."""
+    """The runs of one size and noise level: algorithm -> run -> learning curve, or score."""
 
     study: Study
     curves: Mapping[str, Mapping[Any, pd.Series]]
@@ -207,14 +200,13 @@ class Regime:
     def _captured(self, own: BySeed, size: str) -> Estimate:
         confidence = self.study.statistics.confidence
         floor, ceiling = self.areas[ENDS.floor], self.areas[ENDS.ceiling]
-        shared = [seed for seed in own if seed in floor and seed in ceiling]
-        # of all that ran, and of the seeds that this algorithm shares
-        for seeds in (floor.keys() | ceiling.keys(), shared if len(shared) > 1 else ()):
-            low, high = ({s: x[s] for s in x if s in seeds} for x in (floor, ceiling))
-            room = gap(high, low, confidence)
-            if seeds and not is_clear(room):
-                why = refusal(room, size, ENDS.floor, ENDS.ceiling)
-                return not_available(why, len(shared))
+        rooms = [(ceiling, floor)]
+        # and of the runs whose pairs this algorithm has, which are its denominators
+        if shared := _common(own, floor, ceiling):
+            rooms.append(({s: ceiling[s] for s in shared}, {s: floor[s] for s in shared}))
+        for top, bottom in rooms:
+            if not is_clear(room := gap(top, bottom, confidence)):
+                return not_available(refusal(room, size, ENDS.floor, ENDS.ceiling), len(own))
         return captured(own, floor, ceiling, confidence)
 
     def _steps_to(self, name: str) -> dict[str, Estimate]:

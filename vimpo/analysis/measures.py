@@ -185,11 +185,10 @@ def captured(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scor
     scores: dict[Key, float] = {}
     refused: dict[Key, Why] = {}
     for (size, _), keys in groups.items():
-        of_group = ({key: side[key] for key in keys} for side in (own, floor, ceiling))
-        found, bottom, top = of_group
+        mine, bottom, top = ({key: side[key] for key in keys} for side in (own, floor, ceiling))
         room = gap(top, bottom, study.statistics.confidence)
         if is_clear(room):
-            scores |= by_seed(found, bottom, top)
+            scores |= by_seed(mine, bottom, top)
             continue
         scores |= dict.fromkeys(keys, math.nan)
         refused |= dict.fromkeys(keys, refusal(room, size, low, high))

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.curves import LEARNING
 from vimpo.analysis.intervals import NAN, t_quantile
-from vimpo.analysis.summaries import SUMMARISED_CURVES, WINDOWS
+from vimpo.analysis.summaries import WINDOWS
 from vimpo.compare.agreement import Spread, at_least, difference, pooled, share_stderr
 from vimpo.config import Cell, Study
 from vimpo.storage.codes import Method
 from vimpo.storage.tables import BASE, MEAN, WHOLE
 
 GROUP = ["algorithm", "size", "noise"]
+FINAL = (LEARNING,)  # curves whose end is compared
 MACHINE_PROBES = ("precision",)
 ROW = [
     *("kind", *GROUP, "seed", "number", "a", "b", "equal", "low", "high", "standardised", "p"),
@@ -92,7 +94,7 @@ def _accuracies(side: Side, found: dict) -> None:
 
 def _curves(side: Side, found: dict) -> None:
     """Values at the last step, smoothed as in the figures."""
-    for metric in SUMMARISED_CURVES:
+    for metric in FINAL:
         number = f"final {metric}"
         if "curves" in side.tables:
             window = max(1, side.study.train.steps // WINDOWS)

@@ -7,6 +7,7 @@ that is not in claims.csv. Accuracies are in percentage points, costs in percent
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -29,11 +30,19 @@ COSTS = ("ratio", "seconds", "bytes")  # units
 OF_SIZE = (Role.SLOPE,)  # roles of C5 that answer the question of size
 
 
-def findings(claims: pd.DataFrame, critics: Mapping[str, str] | None = None) -> list[dict]:
+@dataclass(frozen=True)
+class Critic:
+    """Whose it is, and how little it explains of how the true value changes along a response."""
+
+    whose: str
+    explains: str
+
+
+def findings(claims: pd.DataFrame, critics: Mapping[str, Critic] | None = None) -> list[dict]:
     """Each question with the parts and facts that answer it, and what would settle it.
 
-    A study's own questions come first. critics: algorithm -> how little its critic explains, where
-    that is next to nothing; what is said about such an algorithm says so.
+    A study's own questions come first. critics: algorithm -> its critic, of those that explain next
+    to nothing; what is said about such an algorithm says so.
     """
     rows, found = views(claims), []
     asked = [(OWN, claim) for claim in own_claims(rows)]
@@ -58,11 +67,11 @@ def findings(claims: pd.DataFrame, critics: Mapping[str, str] | None = None) -> 
     return found
 
 
-def _ignorant(parts: Iterable[View], critics: Mapping[str, str]) -> list[str]:
+def _ignorant(parts: Iterable[View], critics: Mapping[str, Critic]) -> list[Critic]:
     """Of whom the parts speak; what a critic costs does not depend on what it knows."""
     told = [part for part in parts if part.unit not in COSTS]
     named = {name for part in told for name in (part.algorithm, part.rival)}
-    return [text for name, text in critics.items() if name in named]
+    return [critic for name, critic in critics.items() if name in named]
 
 
 def settling(parts: Iterable[View]) -> dict:

@@ -14,6 +14,7 @@ import pandas as pd
 from vimpo.analysis.along import HELD_OUT
 from vimpo.analysis.curves import LEARNING
 from vimpo.analysis.headroom import ENDS
+from vimpo.report.findings import Critic
 from vimpo.report.labels import Style, noise_name, on_clean_rewards, ordered_noise
 from vimpo.report.parts import PLAIN, UNITS, Scale
 from vimpo.report.tables import (
@@ -257,8 +258,8 @@ def frontier_content(table: pd.DataFrame, looks: Mapping[str, Style]) -> dict:
 # --- Critics -------------------------------------------------------------------------------------
 
 
-def ignorant_critics(probes: pd.DataFrame, looks: Mapping[str, Style]) -> dict[str, str]:
-    """Algorithm -> how little its critic explains, if less than a tenth on clean rewards.
+def ignorant_critics(probes: pd.DataFrame, looks: Mapping[str, Style]) -> dict[str, Critic]:
+    """Algorithm -> its critic, if that explains less than a tenth on clean rewards.
 
     The change of value along a response is what counts: a critic that only knows the prompt's
     difficulty explains the value itself, and none of the change.
@@ -276,8 +277,5 @@ def ignorant_critics(probes: pd.DataFrame, looks: Mapping[str, Style]) -> dict[s
     found = {}
     for name, rows in chosen.groupby("algorithm", sort=False):
         at = [f"{PLAIN.text(row['mean'])} at size {row['size']}" for _, row in rows.iterrows()]
-        found[str(name)] = (
-            f"{looks[str(name)].label}'s critic explains less than a tenth of how the true value "
-            f"changes along a response ({', '.join(at)})"
-        )
+        found[str(name)] = Critic(f"{looks[str(name)].label}'s critic", ", ".join(at))
     return found

@@ -116,11 +116,15 @@ def draw_points(
     axes.vlines(x, low, high, color=style.colour, linewidth=1.1, zorder=2)
 
 
-def draw_band(axes: Axes, x: pd.Series, frame: pd.DataFrame, style: Style) -> None:
-    """A line of means in a band of their intervals, which ends where there is none."""
+def draw_band(axes: Axes, x: pd.Series, frame: pd.DataFrame, style: Style, count: int = 1) -> None:
+    """A line of means in a band of their intervals, which ends where there is none.
+
+    count: of lines in the panel; bands of many are fainter.
+    """
     axes.plot(x, frame["mean"], color=style.colour, linestyle=style.line, zorder=3)
     low, high = frame["low"].to_numpy(float), frame["high"].to_numpy(float)
-    axes.fill_between(x, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=2)
+    alpha = min(0.15, 0.8 / count)
+    axes.fill_between(x, low, high, color=style.colour, alpha=alpha, linewidth=0, zorder=2)
 
 
 def size_axis(axes: Axes, ladder: pd.Series) -> None:

@@ -111,10 +111,10 @@ def sweeps_curves(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
                 axes.set_axis_on()
                 shown = part[part["panel"] == name]
                 for line, curve in shown.groupby("line", sort=False):
-                    draw_band(axes, curve["step"], curve, styles[str(line)])
+                    draw_band(axes, curve["step"], curve, styles[str(line)], len(styles))
                 if shown["mean"].notna().sum() == 0:
                     mark_empty(axes)
-                limit_to_means(axes, part["mean"])
+                limit_to_means(axes, part["mean"], bounds=(0.0, np.inf))
                 if j == 0:
                     axes.set_title(", ".join(filter(None, (f"{sweep}: {whose}", str(name)))))
             row[0].set_ylabel(label)

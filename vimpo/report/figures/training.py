@@ -48,7 +48,7 @@ def training_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         for axes, noise in zip(row, noises, strict=True):
             part = own[own["noise"] == noise]
             for name, line in part.groupby("algorithm", sort=False):
-                draw_band(axes, line["step"], line, looks[str(name)])
+                draw_band(axes, line["step"], line, looks[str(name)], part["algorithm"].nunique())
             if part["mean"].notna().sum() == 0:
                 mark_empty(axes)
         bounded = metric == "accuracy" or metric.startswith(HELD_OUT)

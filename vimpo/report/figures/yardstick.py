@@ -93,7 +93,7 @@ def frontier(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         part = frame[(frame["noise"] == noise) & (frame["size"] == size)]
         for name, line in part.groupby("algorithm", sort=False):
             style = looks[str(name)]
-            draw_band(axes, line["kl"], line, style)
+            draw_band(axes, line["kl"], line, style, part["algorithm"].nunique())
             last = line.iloc[-1]
             axes.plot(last["kl"], last["mean"], color=style.colour, marker=style.marker, zorder=4)
         if len(frame):
