@@ -141,7 +141,7 @@ def _described(asked: Hypothesis, comparison: Comparison) -> Part:
         "per tenfold of parameters" if asked.pooling == "slope" else "",
     ]
     fields = asked.measure.model_dump() | {"decoder": where.decoder}
-    details += ["prefixes of the base policy"] * (fields.get("prefixes") == "common")
+    details += ["in responses of the base policy"] * (fields.get("prefixes") == "common")
     if other := fields.get("rival_predictor"):
         fields["predictor"] += f" minus {other}"
     on = f" on {where.benchmark}" if where.benchmark else ""
