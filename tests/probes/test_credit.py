@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from toy_policies import toy_subject
+from toy_policies import BETA, EOS, toy_subject
 from transformers import PreTrainedTokenizerFast
 
 from vimpo.models.networks import chain_tokenizer
@@ -16,6 +16,7 @@ from vimpo.objectives.common import whiten
 from vimpo.probes.consistency import consistency_probe, consistency_rows
 from vimpo.probes.credit import (
     Graded,
+    common_credit,
     credit_rows,
     signals_of,
     within_rollout,
@@ -274,3 +275,44 @@ def test_td_has_mean_zero_under_the_policy_itself():
     ratio = terminal(rows, "residual_ratio")
     assert ratio["value"] == pytest.approx(1 / math.sqrt(subject.train.group_size - 1), rel=0.1)
     assert abs(ratio["value"] - 1 / math.sqrt(7)) < 4 * ratio["stderr"]
+
+
+class Letters:
+    """Every letter is a step, and `b` is a wrong one."""
+
+    def grade_steps(self, problem, text) -> list[Step]:
+        return [Step(i, i + 1, letter != "b") for i, letter in enumerate(text)]
+
+
+def test_common_credit_is_scored_on_the_same_wrong_steps_for_every_policy():
+    """The base's responses drawn again, and td from the tables of the policies by hand."""
+    solved, _ = toy_subject(credit_rollouts=60)
+    solved = type(solved)(**vars(solved) | {"task": Letters(), "critic": None})
+    other = type(solved)(**vars(solved) | {"policy": solved.reference})
+    (rollouts,) = other.sample(
+        [other.encode(p) for p in other.problems(60, 0)], "common credit", base=True
+    )
+    policy, base = (
+        m.table.double().log_softmax(-1).numpy() for m in (solved.policy, solved.reference)
+    )
+    kl = (np.exp(policy) * (policy - base)).sum(-1)
+    scores = []
+    for prompt, ids in zip(rollouts.prompt_ids.tolist(), rollouts.token_lists(), strict=True):
+        last = [*prompt, *ids[:-1]]
+        td = [
+            BETA * (policy[t, last[t], x] - base[t, last[t], x] - kl[t, last[t]])
+            for t, x in enumerate(ids)
+            if x != EOS
+        ]
+        if 2 in ids and len(td) > 1:
+            wrong = ids.index(2)
+            others = td[:wrong] + td[wrong + 1 :]
+            scores.append(np.mean([x > td[wrong] for x in others]))
+    assert len(scores) > 20
+    row = found(common_credit(solved), predictor="implied_td", metric="auc")
+    assert (row["probe"], row["n"]) == ("common", len(scores))
+    assert row["value"] == pytest.approx(np.mean(scores), abs=1e-6)
+    same = found(common_credit(other), predictor="implied_td", metric="auc")
+    assert (same["value"], same["n"]) == (0.5, len(scores))  # the base says nothing of itself
+    places = [found(common_credit(s), predictor="position", metric="auc") for s in (solved, other)]
+    assert places[0] == places[1]

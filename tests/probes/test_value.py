@@ -13,6 +13,7 @@ from toy_policies import LETTERS, LIMIT, toy_subject
 
 from vimpo.config import Cell, ConfigError
 from vimpo.probes import COLUMNS
+from vimpo.probes.credit import CRITIC_SIGNALS, SIGNALS
 from vimpo.probes.measures import Noisy, agreement, metric_rows, resampling
 from vimpo.probes.run import probe_run
 from vimpo.probes.value import (
@@ -265,6 +266,7 @@ def test_further_probes_add_rows_and_change_none(tiny_study, tmp_path):
     assert added == (
         {("value", name) for name in fitted}
         | {("common", name) for name in known | {"group_mean", "truth"}}
+        | {("common", name) for name in (*SIGNALS, *CRITIC_SIGNALS)}
         | {("pairs", name) for name in known | {"truth"}}
         | {("baselines", name) for name in ("ceiling", "linear")}
     )

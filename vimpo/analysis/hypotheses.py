@@ -148,7 +148,7 @@ def described(asked: Asked, comparison: Comparison) -> str:
     fields |= {"of": "training", "curve": "learning", "under": ""}
     if asked.validated:
         fields |= {"of": "validation", "curve": "validation", "under": f" under {where.decoder}"}
-    details += ["prefixes of the base policy"] * (fields.get("prefixes") == "common")
+    details += ["in responses of the base policy"] * (fields.get("prefixes") == "common")
     if other := fields.get("rival_predictor"):
         fields["predictor"] += f" minus {other}"
     on = f" on {where.benchmark}" if where.benchmark else ""

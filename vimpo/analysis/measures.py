@@ -221,10 +221,8 @@ def value_probe(metric: str) -> Scorer:
     def scores(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
         measure = asked.measure
         assert isinstance(measure, hypotheses.OfChange)
-        where = "value" if measure.prefixes == hypotheses.OWN else measure.prefixes
-        return probe(
-            tables, asked, algorithm, (where, _predictor(asked, algorithm), "change", metric)
-        )
+        labels = (_where(measure, "value"), _predictor(asked, algorithm), "change", metric)
+        return probe(tables, asked, algorithm, labels)
 
     return scores
 
@@ -238,6 +236,11 @@ def pairs_probe(metric: str) -> Scorer:
     return scores
 
 
+def _where(measure: hypotheses.OnPrefixes, own: str) -> str:
+    """The probe that read the policy there; own: of its own responses."""
+    return own if measure.prefixes == hypotheses.OWN else measure.prefixes
+
+
 def _predictor(asked: Asked, algorithm: str) -> str:
     """Whose value is read out of this side's runs."""
     measure = asked.measure
@@ -247,15 +250,18 @@ def _predictor(asked: Asked, algorithm: str) -> str:
 
 
 def credit(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
-    assert isinstance(asked.measure, hypotheses.CreditAUC)
-    return probe(tables, asked, algorithm, ("credit", asked.measure.signal, "step", "auc"))
+    measure = asked.measure
+    assert isinstance(measure, hypotheses.CreditAUC)
+    labels = (_where(measure, "credit"), measure.signal, "step", "auc")
+    return probe(tables, asked, algorithm, labels)
 
 
 def credit_beyond_place(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
-    assert isinstance(asked.measure, hypotheses.CreditBeyondPlace)
+    measure = asked.measure
+    assert isinstance(measure, hypotheses.CreditBeyondPlace)
     signal, place = (
-        probe(tables, asked, algorithm, ("credit", name, "step", "auc"))
-        for name in (asked.measure.signal, PLACE)
+        probe(tables, asked, algorithm, (_where(measure, "credit"), name, "step", "auc"))
+        for name in (measure.signal, PLACE)
     )
     both = [key for key in signal.scores if key in place.scores]
     gains = {k: signal.scores[k] - max(place.scores[k], 1 - place.scores[k]) for k in both}

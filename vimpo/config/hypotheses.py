@@ -92,14 +92,19 @@ class OfValue(Strict):
     rival_predictor: Predictor | None = Field(None, description="default: the same")
 
 
-class OfChange(OfValue):
-    """Of the change of value along a response."""
+class OnPrefixes(Strict):
+    """Where the policy is read."""
 
     prefixes: Literal["own", "common"] = Field(
         OWN,
         exclude_if=lambda value: value == OWN,
-        description="the policy's own, or the base policy's, the same for every algorithm",
+        description="in its own responses, or in those of the base policy, the same for every "
+        "algorithm",
     )
+
+
+class OfChange(OnPrefixes, OfValue):
+    """Of the change of value along a response."""
 
 
 class ExplainedVariance(OfChange, Measure):
@@ -135,14 +140,14 @@ class PairsDifference(OfValue, Measure):
 Signal = Literal["implied_td", "implied_gae", "critic_td", "critic_gae", "group", "position"]
 
 
-class CreditAUC(Measure):
+class CreditAUC(OnPrefixes, Measure):
     """How often the first wrong step has a lower signal than another step (as C6)."""
 
     name: Literal["credit_auc"] = "credit_auc"
     signal: Signal = "implied_td"
 
 
-class CreditBeyondPlace(Measure):
+class CreditBeyondPlace(OnPrefixes, Measure):
     """The same, less what the token's place alone scores, rising or falling (as C6)."""
 
     name: Literal["credit_beyond_place"] = "credit_beyond_place"
@@ -397,13 +402,14 @@ def check_probed(hypotheses: Sequence[Hypothesis], probes: Probes) -> None:
     """Raise ValueError for a measure of a probe that the study leaves out."""
     for i, hypothesis in enumerate(hypotheses):
         measure = hypothesis.measure
-        if not isinstance(measure, OfValue):
-            continue
-        read = (measure.predictor, measure.rival_predictor)
-        fitted = [name for name in read if name in FITTED]
-        common = isinstance(measure, OfChange) and measure.prefixes != OWN
+        pairs = isinstance(measure, PairsInOrder | PairsDifference)
+        common = isinstance(measure, OnPrefixes) and measure.prefixes != OWN
+        fitted = []
+        if isinstance(measure, OfValue):
+            read = (measure.predictor, measure.rival_predictor)
+            fitted = [name for name in read if name in FITTED]
         for field, value, needs, given in (
-            ("name", measure.name, "pairs", bool(probes.pairs) or isinstance(measure, OfChange)),
+            ("name", measure.name, "pairs", probes.pairs or not pairs),
             ("prefixes", "common", "common", probes.common or not common),
             ("predictor", fitted[0] if fitted else "", "baselines", probes.baselines or not fitted),
         ):

@@ -69,8 +69,8 @@ class Probes(Strict):
     common: bool = Field(
         False,
         exclude_if=_unset,
-        description="also on prefixes that the base policy wrote, the same for every algorithm; as "
-        "many continuations again",
+        description="value and credit also on what the base policy wrote, the same for every "
+        "algorithm; as many continuations and rollouts again",
     )
     pairs: int = Field(
         0,

@@ -255,7 +255,7 @@ class Planner:
             rollouts += probes.baselines.rollouts
             fitted = probes.baselines.updates * probes.baselines.batch_size * length
         if probes.common:
-            rollouts += probes.problems
+            rollouts += probes.problems + probes.credit_rollouts
             prefixes *= 2
         prefixes += 2 * probes.pairs * probes.continuations
         sampled = prefixes + starts + rollouts

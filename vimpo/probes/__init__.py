@@ -3,8 +3,8 @@
 vimpo/probes/run.py writes two small tables next to a run. `probes.parquet` is tidy, one measured
 number per row, with the columns of :data:`COLUMNS`:
 
-    probe      value, credit, consistency or precision; if asked for, common (as value, on prefixes
-               of the base policy), pairs, and baselines (how they fit)
+    probe      value, credit, consistency or precision; if asked for, common (as value and credit,
+               on prefixes and responses of the base policy), pairs, and baselines (how they fit)
     predictor  what is judged: implied, critic, group_mean, truth, and of baselines ceiling, linear,
                log_probability (value, common, pairs); implied_td, implied_gae, critic_td,
                critic_gae, group, position (credit); policy (consistency); float32,

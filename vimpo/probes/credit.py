@@ -15,6 +15,9 @@ so marks chance level. lambda is the algorithm's own, 1 for those without one. W
 spread evenly, so a signal that merely rises along the response need not score one half. `position`,
 the token's index, is the control for that (1 - its auc for a signal that falls); sums over the rest
 of a response, as in GAE with lambda = 1, have such trends.
+
+Policies make different errors, so that their scores are of different wrong steps. If the study asks
+for common prefixes, the same is scored on responses of the base policy (probe `common`).
 """
 
 from __future__ import annotations
@@ -99,7 +102,9 @@ def credit_rows(
     return rows
 
 
-def _step_rows(name: str, signal: np.ndarray, graded: Sequence[Graded], finite: bool) -> list[dict]:
+def _step_rows(
+    name: str, signal: np.ndarray, graded: Sequence[Graded], finite: bool, probe: str = "credit"
+) -> list[dict]:
     """auc, top1 and top1_chance, averaged over rollouts."""
     compared = [g for g in graded if len(g.steps) > 1]
     scores = []
@@ -112,9 +117,8 @@ def _step_rows(name: str, signal: np.ndarray, graded: Sequence[Graded], finite: 
     for metric, values in zip(METRICS, table.T, strict=True):
         mean, stderr = cluster_mean(values if finite else values[:0], clusters[: len(values)])
         reason = NO_STEPS if finite else NOT_FINITE
-        rows.append(
-            row("credit", name, "step", "all", metric, mean, stderr, len(values), "1", reason)
-        )
+        labels = (probe, name, "step", "all", metric)
+        rows.append(row(*labels, mean, stderr, len(values), "1", reason))
     return rows
 
 
@@ -155,6 +159,24 @@ def credit_probe(subject: Subject) -> list[dict]:
         _share_row("wrong_rollouts", wrong),
         accuracy,
     ]
+
+
+def common_credit(subject: Subject) -> list[dict]:
+    """The scores of each signal on responses of the base policy: the same wrong steps for all."""
+    if subject.task.grade_steps is None:
+        return []
+    problems = subject.problems(subject.probes.credit_rollouts, PURPOSE)
+    prompts = [subject.encode(p) for p in problems]
+    chunks = subject.sample(prompts, "common credit", base=True)
+    tokens, finished = responses(chunks)
+    rewards = torch.tensor(subject.rewards(problems, tokens, finished))
+    graded, _ = grade(subject, problems, tokens)
+    reading = joined_chunks([subject.read(chunk) for chunk in chunks])
+    rows = []
+    for name, signal in signals_of(reading, rewards, subject.lam).items():
+        finite = bool(torch.isfinite(signal).all())
+        rows += _step_rows(name, signal.double().numpy(), graded, finite, "common")
+    return rows
 
 
 def grade(

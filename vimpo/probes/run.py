@@ -13,7 +13,7 @@ from vimpo.models.networks import set_up_torch
 from vimpo.probes import COLUMNS
 from vimpo.probes.baselines import NOTHING, fit_baselines
 from vimpo.probes.consistency import consistency_probe
-from vimpo.probes.credit import credit_probe
+from vimpo.probes.credit import common_credit, credit_probe
 from vimpo.probes.pairs import pairs_probe
 from vimpo.probes.precision import precision_probe
 from vimpo.probes.subject import Subject
@@ -53,6 +53,7 @@ def probe_run(study: Study, cell: Cell, output: Path, step: int | None = None) -
     if study.probes.common:
         common = measure_prefixes(subject, fitted, common=prefixes)
         rows += value_rows(common, study.probes.seed, "common")
+        rows += common_credit(subject)
     if study.probes.pairs:
         rows += pairs_probe(subject, fitted)
     rows += fits

@@ -66,6 +66,11 @@ OF_CHANGE = [
     _column("after best rescaling", "change", "explained_variance_linear"),
     _column("rank correlation", "change", "spearman"),
 ]
+FOUND = [
+    _column("AUC", "step", "auc"),
+    _column("hits", "step", "top1"),
+    _column("hits by chance", "step", "top1_chance"),
+]
 PROBE_TABLES = {
     # Each predictor against the truth: the change of value, and the value itself.
     "value": ProbeTable(
@@ -102,13 +107,23 @@ PROBE_TABLES = {
     "baselines": ProbeTable("policy", {"probe": "value"}, columns=OF_CHANGE, predictors=READ),
     # On the same prefixes for every policy.
     "common": ProbeTable("policy", {"probe": "common"}, columns=OF_CHANGE, predictors=READ),
+    "common_credit": ProbeTable(
+        "policy",
+        {"probe": "common"},
+        columns=FOUND,
+        predictors={
+            "implied_td": "implied td",
+            "critic_td": "td of its own critic",
+            "position": "the token's place",
+        },
+    ),
     # After the right digit and after a wrong one.
     "pairs": ProbeTable(
         "policy",
         {"probe": "pairs"},
         columns=[
             _column("right one higher", "value", "ordered"),
-            _column("right minus wrong", "value", "difference", ".3f"),
+            _column("right minus wrong", "value", "difference", ".2g"),
         ],
         predictors={"truth": "truth"} | READ,
     ),
@@ -117,11 +132,7 @@ PROBE_TABLES = {
         "signal",
         {"probe": "credit"},
         [*TD, *(line for line in GAE if line.predictor != "group")],
-        [
-            _column("AUC", "step", "auc"),
-            _column("hits", "step", "top1"),
-            _column("hits by chance", "step", "top1_chance"),
-        ],
+        FOUND,
     ),
     # Drift of VIMPO's policy.
     "precision": ProbeTable(
@@ -164,9 +175,14 @@ def _probe_table(table: ProbeTable, probes: pd.DataFrame, looks: dict[str, Style
     titles, columns = ["size", table.title], table.columns or noise_columns(frame)
     if table.predictors:
         rows = _predictor_rows(table.predictors, frame, looks)
-        return pivot(frame, [*titles, "predictor"], rows, columns)
+        return pivot(frame, [*titles, "predictor"], rows, columns, _if_measured)
     rows = _line_rows(table.lines, frame, looks) if table.lines else algorithm_rows(frame, looks)
     return pivot(frame, titles, rows, columns)
+
+
+def _if_measured(row: pd.Series | None, column: Column) -> Entry:
+    """Not every number means something of every predictor."""
+    return Entry("–") if row is None else column_entry(row, column)
 
 
 def _predictor_rows(
