@@ -95,6 +95,11 @@ def test_a_step_without_a_snapshot_is_refused(study, vimpo, capsys, command):
     )
 
 
+def test_a_base_policy_has_no_snapshot(study, vimpo, capsys):
+    assert vimpo("evaluate", "--base", "--step=2") == 2
+    assert "step: 2 is of a run; allowed: without --base" in capsys.readouterr().err
+
+
 def test_a_damaged_snapshot_is_refused(study, vimpo, capsys):
     assert vimpo("train", "--quiet") == 0
     weights = study.run_folder(RUN, 2) / "model/model.safetensors"
