@@ -42,6 +42,7 @@ def vimpo(study, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_snapshots_are_evaluated_probed_and_aggregated(study, vimpo, capsys):
     assert vimpo("train", "--quiet") == 0
     for step in STEPS:
