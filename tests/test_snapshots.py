@@ -42,6 +42,7 @@ def vimpo(study, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_snapshots_are_evaluated_probed_and_aggregated(study, vimpo, capsys):
     assert vimpo("train", "--quiet") == 0
     for step in STEPS:
@@ -93,6 +94,11 @@ def test_a_step_without_a_snapshot_is_refused(study, vimpo, capsys, command):
     assert capsys.readouterr().err == (
         "error: step: 3 has no snapshot in this study; allowed: 2, 6\n"
     )
+
+
+def test_a_base_policy_has_no_snapshot(study, vimpo, capsys):
+    assert vimpo("evaluate", "--base", "--step=2") == 2
+    assert "step: 2 is of a run; allowed: without --base" in capsys.readouterr().err
 
 
 def test_a_damaged_snapshot_is_refused(study, vimpo, capsys):

@@ -238,6 +238,8 @@ def _evaluate(
     study = _study(config)
     names = benchmarks.split(",") if benchmarks else None
     choose_benchmarks(study, names)
+    if step is not None and (model or base):
+        raise ConfigError(f"step: {step} is of a run; allowed: without --base and --model")
     if model:
         folder = output or model.parent
     elif base:

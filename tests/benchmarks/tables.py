@@ -100,7 +100,7 @@ def validation(found: dict) -> str:
     head = ("run", "without, CPU s", "with, CPU s", "more", "rounds")
     return f"""## Validation during training
 
-The default run, with `train.validation: {{}}` and without, both steps in turn in one process:
+The default run, with `train.validation: {{}}` and without, a step of each in turn in one process:
 held-out accuracy under three decoders, and the KL to the base policy.
 
 {table(head, rows)}"""

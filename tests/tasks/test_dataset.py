@@ -135,6 +135,38 @@ def test_the_order_is_fixed_by_seeds_and_texts_and_not_by_the_file(tmp_path, pat
     assert ours.provenance(1)["order_sha256"] != ours.provenance(2)["order_sha256"]
 
 
+def test_problems_of_validation_are_set_aside(tmp_path, path):
+    def draws(task):
+        return {p.id for step in range(60) for p in task.training_problems(1, step, 3)}
+
+    tokenizer = byte_tokenizer()
+    plain = make_task(task_of(path), tokenizer)
+    task = make_task(task_of(path), tokenizer, held_out=5)
+    aside = [p.id for p in task.held_out(5)]
+    assert len(set(aside)) == 5
+    assert draws(task) == draws(plain) - set(aside)
+    assert len(draws(plain)) == 20
+    assert task.supply() == 15
+    turned = make_task(task_of(jsonl(tmp_path, ROWS[::-1], "b.jsonl")), tokenizer, held_out=5)
+    assert [p.id for p in turned.held_out(5)] == aside
+    # A warm start is shared with studies that set none aside.
+    assert task.demonstrations(0, 4, 6) == plain.demonstrations(0, 4, 6)
+    with pytest.raises(ConfigError, match="the 16 that a step needs and the 5 of validation"):
+        make_task(task_of(path), tokenizer, batch_size=16, held_out=5)
+
+
+def test_a_run_on_a_dataset_answers_what_it_set_aside(tmp_path, path):
+    model = byte_model(tmp_path / "model", positions=300)
+    looked_at = {
+        "validation": {"every": 2, "problems": 4, "decoders": {"greedy": {"temperature": 0}}}
+    }
+    study = study_of(tmp_path, path, model, train=looked_at, max_prompt=250)
+    folder = train_cell(study, study.cells()[0], quiet=True)
+    rows = (folder / "validation.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["0", "greedy"], ["2", "greedy"]]
+    assert rows[1].split(",")[3:6] == ["nan", "4", "1"]  # no oracle grades steps here
+
+
 def test_rewards_are_the_verifiers_verdicts(path):
     task = make_task(task_of(path), byte_tokenizer())
     problems = task.training_problems(0, 0, 4)
