@@ -23,6 +23,7 @@ NEW = [
     "rloo",
     "reinforce_pp",
     "tbrm",
+    "vineppo",
     "oracle",
     "oracle_shuffled",
     "entropy",

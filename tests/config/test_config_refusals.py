@@ -67,6 +67,23 @@ BAD = {
         "k1 is refused because it is the log-ratio itself",
         "exact, k2, k3, topk",
     ),
+    "values of states without a splitting rule": (
+        {
+            "task": {"kind": "dataset", "datasets": [{"path": "some/data"}]},
+            "sizes": {"real": {"path": "some/model"}},
+            "grid": {"algorithms": ["vineppo"], "sizes": ["real"]},
+        },
+        "algorithms.vineppo.interval",
+        "null leaves it without a splitting rule",
+        "allowed: a number of tokens",
+    ),
+    "no continuation": ({"algorithms": {"vineppo": {"k": 0}}}, "vineppo.k", "0", "equal to 1"),
+    "interval of 0": (
+        {"algorithms": {"vineppo": {"interval": 0}}},
+        "vineppo.interval",
+        "0",
+        "equal to 1",
+    ),
     "KL estimator": (
         {"algorithms": {"vimpo": {"kl_estimator": "k4"}}},
         "vimpo.kl_estimator",

@@ -34,6 +34,9 @@ class Batch:
     steps (integers), grades (1 right, 0 wrong): each token's step, for algorithms with
     `needs_steps` (vimpo/tasks/steps.py); draws: random numbers in [0, 1), the same in every update
     of a batch, for algorithms with `needs_draws`.
+
+    segments (integers), state_values: each token's segment, and the Monte Carlo value of the state
+    in which that segment begins, for settings with continuations (vimpo/training/continuations.py).
     """
 
     mask: Tensor
@@ -51,6 +54,8 @@ class Batch:
     steps: Filled = None
     grades: Filled = None
     draws: Filled = None
+    segments: Filled = None
+    state_values: Filled = None
 
     def rows(self, index: slice) -> Batch:
         tensors: dict[str, Filled] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -89,6 +94,8 @@ class Algorithm:
     """Fill `steps` and `grades` of the batch? Only some tasks can."""
     needs_draws: ClassVar[bool] = False
     """Fill `draws` of the batch?"""
+    needs_continuations: ClassVar[bool] = False
+    """Does it read `state_values`? The settings say how many continuations, and of which states."""
     advantage_reads_policy: ClassVar[bool] = False
     """Is the advantage computed from the policy's own log-probabilities?"""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from vimpo.config.algorithms import (
     ALGORITHMS,
     AlgorithmConfig,
+    Continuations,
     CorrectedGRPOConfig,
     DrGRPOConfig,
     EntropyConfig,
@@ -27,6 +28,7 @@ from vimpo.config.algorithms import (
     RLOOConfig,
     TBRMConfig,
     VimpoConfig,
+    VinePPOConfig,
 )
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config.hypotheses import Hypothesis

@@ -45,6 +45,22 @@ class PolicyUpdate(Strict):
         """Does the advantage read grades of steps? (Own files: `needs_steps` of the class.)"""
         return False
 
+    @property
+    def continued(self) -> Continuations | None:
+        """How states within responses are continued for their values; None: they are not."""
+        return None
+
+
+class Continuations(Strict):
+    """Monte Carlo values of states: `k` continuations of each, by the policy that sampled it."""
+
+    k: Count = Field(9, description="continuations of each state (paper: 9)")
+    interval: Count | None = Field(
+        None,
+        description="a state every so many tokens; default: where the steps of the response "
+        "begin, for tasks that have them",
+    )
+
 
 KL_ESTIMATORS = ("exact", "k2", "k3", "topk")
 
@@ -197,6 +213,21 @@ class CorrectedGRPOConfig(PolicyUpdate):
         return positive, negative
 
 
+class VinePPOConfig(PolicyUpdate, Continuations):
+    """VinePPO (arXiv 2410.01679): PPO with Monte Carlo values at the ends of steps."""
+
+    objective: Literal["vineppo"] = "vineppo"
+    clip_high: Positive = Field(0.2, description="ratio is clipped above 1 + clip_high")
+
+    @property
+    def needs_group(self) -> bool:
+        return False
+
+    @property
+    def continued(self) -> Continuations:
+        return self
+
+
 class OracleConfig(PolicyUpdate):
     """Control: credit from the grades of steps, which only the task's oracle knows."""
 
@@ -245,10 +276,19 @@ class OwnConfig(PolicyUpdate):
     settings: dict[Name, bool | int | float | str] = Field(
         {}, description="keyword arguments of its class"
     )
+    continuations: Continuations | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="give it values of states within responses, from continuations",
+    )
 
     @property
     def needs_reference(self) -> bool:
         return self.reference
+
+    @property
+    def continued(self) -> Continuations | None:
+        return self.continuations
 
     @field_validator("sha256")
     @classmethod
@@ -276,6 +316,7 @@ AlgorithmConfig = Annotated[
     | Annotated[GSPOConfig, Tag("gspo")]
     | Annotated[TBRMConfig, Tag("tbrm")]
     | Annotated[CorrectedGRPOConfig, Tag("grpo_corrected")]
+    | Annotated[VinePPOConfig, Tag("vineppo")]
     | Annotated[OracleConfig, Tag("oracle")]
     | Annotated[EntropyConfig, Tag("entropy")]
     | Annotated[OwnConfig, Tag(OWN)],
@@ -295,6 +336,7 @@ ALGORITHMS: dict[str, AlgorithmConfig] = {
     "rloo": RLOOConfig(),
     "reinforce_pp": ReinforceConfig(),
     "tbrm": TBRMConfig(),
+    "vineppo": VinePPOConfig(),
     "oracle": OracleConfig(),
     "oracle_shuffled": OracleConfig(shuffled=True),
     "entropy": EntropyConfig(),

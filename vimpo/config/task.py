@@ -303,3 +303,13 @@ def check_step_grades(field: str, task: ChainTask | DatasetTask) -> None:
             f"{field}: reads grades of steps, which task.kind = '{task.kind}' does not have; "
             "allowed: kind: chain, or an algorithm that reads only rewards"
         )
+
+
+def check_splitting(field: str, interval: int | None, task: ChainTask | DatasetTask) -> None:
+    """Raise ConfigError unless something says where `field` splits responses into states."""
+    if interval is None and task.kind != "chain":
+        raise ConfigError(
+            f"{field}.interval: null leaves it without a splitting rule, because responses of "
+            f"task.kind = '{task.kind}' have no steps; allowed: a number of tokens, at least 1, or "
+            "kind: chain"
+        )

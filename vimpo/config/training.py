@@ -86,6 +86,12 @@ def check_together(
             "runtime.sharding: 'fsdp2' does not split a model with lora; allowed: ddp (adapters "
             "are small), or no lora"
         )
+    gathered = runtime.processes > 1 and runtime.sharding == "fsdp2"
+    if objective.continued and gathered and runtime.sampler == "torch":
+        raise ValueError(
+            f"runtime.sharding: 'fsdp2' gathers weights for each call of the sampler, of which "
+            f"{algorithm} makes as many as there are states; allowed: ddp, or sampler: vllm"
+        )
     if model.lora and runtime.sampler == "vllm":
         raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
     low, high = VLLM_TEMPERATURES

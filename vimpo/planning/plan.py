@@ -211,7 +211,23 @@ class Planner:
             critic = forward_flops(shape, context, critic=True)
             work += critic * critic_passes(split, train.epochs, self.checkpointing)
         tokens = rollouts * (lengths.prompt + lengths.response)
-        return self.rollout_s(shape, processes) + self.compute_s(work * tokens, processes)
+        sampling = self.rollout_s(shape, processes) + self.continue_s(shape, objective, processes)
+        return sampling + self.compute_s(work * tokens, processes)
+
+    def continue_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
+        """Seconds to continue the states of a step's rollouts, half a response on average.
+
+        A chain has as many states as operators, and one each for answer and end.
+        """
+        states, task = objective.continued, self.study.task
+        if states is None:
+            return 0.0
+        each = math.ceil(self.lengths.response / (states.interval or self.lengths.response))
+        if states.interval is None and isinstance(task, ChainTask):
+            each = max(task.train_operators) + 2
+        share = math.ceil(self.study.rollouts_per_step / processes)
+        together = memory.continued_together(self.study.train, share)
+        return self._sample_s(shape, share * each * states.k, together) / 2
 
     def pretrain_s(self, size: str, shape: Shape) -> float:
         spec, lengths = self.study.sizes[size], self.pretrain_lengths
@@ -284,8 +300,10 @@ class Planner:
         """Peak of one training process, by models/memory.py; processes: default: the study's."""
         train, processes = self.study.train, processes or self.study.runtime.processes
         rollouts = math.ceil(self.study.rollouts_per_step / processes)
+        continued = memory.continued_together(train, rollouts)
         work = Workload(
             decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
+            continued=min(continued, self.study.plan.decoded_together or continued),
             micro_batch=min(train.micro_batch or rollouts, rollouts),
             prompt=self.lengths.longest_prompt,
             response=self.lengths.longest_response,

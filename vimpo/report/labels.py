@@ -40,6 +40,7 @@ STYLES = {
     "rloo": Style("RLOO", "#AA4499", "8", "--"),
     "reinforce_pp": Style("REINFORCE++", "#661100", "H", (0, (1, 1))),
     "tbrm": Style("TBRM", "#332288", "1", "-"),
+    "vineppo": Style("VinePPO", "#6699CC", "2", "--"),
     "oracle": Style("process oracle", "#4D4D4D", "+", "-"),
     "oracle_shuffled": Style("shuffled oracle", "#A6A6A6", "x", "--"),
     "entropy": Style("entropy minimiser", "#DDCC77", "|", (0, (3, 1, 1, 1))),

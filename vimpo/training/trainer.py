@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 from vimpo.algorithms import Batch, Setup, Share, make_algorithm, make_batch
 from vimpo.algorithms.ppo import Ppo
 from vimpo.config import CellConfig, PPOConfig
-from vimpo.config.task import check_step_grades
+from vimpo.config.task import check_splitting, check_step_grades
 from vimpo.models.distributed import Alone, full, named_weights
 from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
+from vimpo.models.memory import continued_together
 from vimpo.models.networks import (
     Critic,
     check_plain_head,
@@ -37,11 +38,12 @@ from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import k3_kl, masked_mean
 from vimpo.sampling import make_sampler
-from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
+from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of, step_seed
 from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
-from vimpo.tasks.steps import graded_tokens, token_spans
+from vimpo.tasks.steps import decoded, graded_tokens, token_spans
+from vimpo.training.continuations import Continuer, Response, continued
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.telemetry import Stopwatch
 
@@ -74,6 +76,8 @@ class Trainer:
         self.algorithm = make_algorithm(config.objective, setup)
         if self.algorithm.needs_steps:
             check_step_grades(f"algorithms.{config.algorithm}", config.task)
+        if states := config.objective.continued:
+            check_splitting(f"algorithms.{config.algorithm}", states.interval, config.task)
         self._reads_reference = config.objective.needs_reference
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
@@ -91,10 +95,13 @@ class Trainer:
             for name, module in self.modules.items()
         }
         train = config.train
+        self._sampling = sampling_of(
+            train, self.policy, self.tokenizer, train.group_size, train.max_response
+        )
         self.sampler = make_sampler(
             self.policy,
             base,
-            sampling_of(train, self.policy, self.tokenizer, train.group_size, train.max_response),
+            self._sampling,
             config.runtime,
             world,
             lambda: world.whole(self.scorer),
@@ -173,6 +180,7 @@ class Trainer:
             "reward": float(batch.rewards.mean()),
             "response_length": float(batch.mask.sum(1).mean()),
             "no_signal": float(no_signal),
+            "sampled_tokens": self.world.total(self._sampled_tokens)[0],
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
@@ -195,9 +203,7 @@ class Trainer:
         rollouts = self._sample([p.prompt for p in problems[mine]], step, mine.start, len(problems))
         owners = [p for p in problems for _ in range(c.train.group_size)]
         own, texts = owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
-        marks = self.task.rewards(own, texts)
-        # A response that was cut off is wrong, whatever it holds.
-        right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
+        right = self._clean(own, texts, rollouts.finished.tolist())
         clean = self.world.gather(torch.tensor(right)).tolist()
         rewards = noisy_rewards(
             c.noise,
@@ -207,9 +213,11 @@ class Trainer:
             seed=c.seed,
             step=step,
         )
+        self._sampled_tokens = float(rollouts.mask.sum())
         # Rows of similar length next to each other: less padding in a forward pass.
         order = rollouts.by_length()
         extra = self._step_grades(own, texts, right, rollouts)
+        extra |= self._state_values(step, own, texts, rollouts)
         rollouts = rollouts.rows(order)
         whole = self.world.gather(order + mine.start * c.train.group_size).cpu()
         clean, rewards = ([x[i] for i in whole.tolist()] for x in (clean, rewards))
@@ -220,6 +228,13 @@ class Trainer:
             batch = batch.with_(draws=self._draws(step, whole, batch.mask))
         return rollouts, clean, batch
 
+    def _clean(
+        self, problems: Sequence[Problem], texts: list[str], finished: Sequence[bool]
+    ) -> list[float]:
+        """Rewards before noise. A response that was cut off is wrong, whatever it holds."""
+        marks = self.task.rewards(problems, texts)
+        return [mark * done for mark, done in zip(marks, finished, strict=True)]
+
     def _step_grades(
         self, problems: Sequence[Problem], texts: list[str], right: list[float], rollouts: Rollouts
     ) -> dict[str, Tensor]:
@@ -229,11 +244,55 @@ class Trainer:
         steps = torch.zeros_like(rollouts.response_ids)
         grades = torch.zeros_like(rollouts.mask)
         for i, ids in enumerate(rollouts.token_lists()):
-            spans = token_spans(self.tokenizer, ids)
-            graded = self.task.grade_steps(problems[i], texts[i])
-            found = graded_tokens(graded, spans, right[i] > 0)
+            found = self._grade_tokens(problems[i], texts[i], ids, right[i] > 0)
             steps[i, : len(ids)], grades[i, : len(ids)] = map(torch.tensor, found)
         return {"steps": steps, "grades": grades}
+
+    def _grade_tokens(
+        self, problem: Problem, text: str, ids: list[int], right: bool
+    ) -> tuple[list[int], list[float]]:
+        """Step and grade of every token of a response, for a task that grades steps."""
+        assert self.task.grade_steps is not None
+        spans = token_spans(self.tokenizer, ids)
+        return graded_tokens(self.task.grade_steps(problem, text), spans, right)
+
+    def _state_values(
+        self, step: int, problems: Sequence[Problem], texts: list[str], rollouts: Rollouts
+    ) -> dict[str, Tensor]:
+        """`segments` and `state_values` [b, T] of this process's rollouts, if settings ask for it.
+
+        The rewards of continuations have the cell's noise, as those of rollouts have.
+        """
+        c, states = self.config, self.config.objective.continued
+        if states is None:
+            return {}
+        size, together = c.train.group_size, continued_together(c.train, len(problems))
+        sampler = self.sampler.with_(replace(self._sampling, group_size=states.k))
+        continuer = Continuer(sampler, states.k, c.train.max_response, together)
+
+        def rewards(group: int, responses: list[Response]) -> list[float]:
+            problem, count = problems[group * size], len(responses)
+            ended = [ids[: len(ids) - done] for ids, done in responses]
+            found = [decoded(self.tokenizer, ids) for ids in ended]
+            clean = self._clean([problem] * count, found, [done for _, done in responses])
+            places = range(size, size + count)  # after those of the rollouts
+            return noisy_rewards(
+                c.noise, clean, [problem.id] * count, places, seed=c.seed, step=step
+            )
+
+        if states.interval is None:
+            segments = [
+                self._grade_tokens(problem, text, ids, False)[0]
+                for problem, text, ids in zip(problems, texts, rollouts.token_lists(), strict=True)
+            ]
+        else:
+            segments = [
+                [t // states.interval for t in range(len(ids))] for ids in rollouts.token_lists()
+            ]
+        seeds = [seed_of("continuations", c.seed, step, problem.id) for problem in problems[::size]]
+        found, tokens = continued(continuer, rollouts, segments, seeds, rewards)
+        self._sampled_tokens += tokens
+        return found
 
     def _draws(self, step: int, rows: Tensor, mask: Tensor) -> Tensor:
         """Numbers in [0, 1) per token: a function of seed, step, and place in the step's rollouts.
