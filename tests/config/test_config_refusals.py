@@ -84,6 +84,66 @@ BAD = {
         "0",
         "equal to 1",
     ),
+    "soft values with an actor": (
+        {"algorithms": {"vimpo": {"value": "soft"}}},
+        "algorithms.vimpo.value",
+        "'soft' has no actor, and actor_coef = 0.005",
+        "allowed: raw, or actor_coef: 0",
+    ),
+    "soft values and several updates": (
+        {
+            "algorithms": {"vimpo": {"value": "soft", "actor_coef": 0}},
+            "train": {"epochs": 2},
+            "grid": {"algorithms": ["vimpo"]},
+        },
+        "train.epochs",
+        "2 updates change the KL",
+        "allowed: 1",
+    ),
+    "refresh with lora": (
+        {
+            "algorithms": {"vimpo": {"refresh_every": 4}},
+            "sizes": {"xs": {"lora": {"rank": 2}}},
+            "grid": {"algorithms": ["vimpo"]},
+        },
+        "algorithms.vimpo.refresh_every",
+        "without its adapters",
+        "allowed: null, or no lora",
+    ),
+    "refresh every 0 steps": (
+        {"algorithms": {"vimpo": {"refresh_every": 0}}},
+        "vimpo.refresh_every",
+        "0",
+        "equal to 1",
+    ),
+    "adaptive coefficient in chunks": (
+        {
+            "algorithms": {"vimpo": {"adaptive_coef": 0.025}},
+            "runtime": {"logit_chunk": 16},
+            "grid": {"algorithms": ["vimpo"]},
+        },
+        "runtime.logit_chunk",
+        "adaptive_coef of vimpo reads all logits",
+        "allowed: null",
+    ),
+    "huber of 0": (
+        {"algorithms": {"vimpo": {"huber_delta": 0}}},
+        "vimpo.huber_delta",
+        "0",
+        "greater than 0",
+    ),
+    "decay of 1": (
+        {"algorithms": {"vimpo": {"adaptive_decay": 1}}},
+        "vimpo.adaptive_decay",
+        "1",
+        "less than 1",
+    ),
+    "statistics of something else": (
+        {"train": {"statistics": "rank"}},
+        "train.statistics",
+        "'rank'",
+        "'batch' or 'micro_batch'",
+    ),
     "KL estimator": (
         {"algorithms": {"vimpo": {"kl_estimator": "k4"}}},
         "vimpo.kl_estimator",

@@ -29,7 +29,8 @@ class Batch:
     logp: of the current policy; old_logp: of the policy before the first update; token_kl in nats;
     rewards, baseline [B]: noisy, and their group mean; values: the critic's, before its update.
     entropy: of the policy at each token, in nats. start [B]: logsumexp of the policy's logits at
-    the first token, with its graph in a loss, for settings with `needs_start`.
+    the first token, with its graph in a loss, for settings with `needs_start`; squares: of the
+    policy's probabilities, summed over the vocabulary, for settings with `needs_squares`.
 
     steps (integers), grades (1 right, 0 wrong): each token's step, for algorithms with
     `needs_steps` (vimpo/tasks/steps.py); draws: random numbers in [0, 1), the same in every update
@@ -51,6 +52,7 @@ class Batch:
     advantage: Filled = None
     entropy: Filled = None
     start: Filled = None
+    squares: Filled = None
     steps: Filled = None
     grades: Filled = None
     draws: Filled = None
@@ -105,6 +107,13 @@ class Algorithm:
     def advantage(self, batch: Batch) -> Tensor:
         """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
         raise NotImplementedError
+
+    def prepared(self, batch: Batch, memory: dict[str, Any]) -> Batch:
+        """The whole batch as the losses of its micro-batches read it; called before each update.
+
+        batch: with its advantage. memory: numbers kept from step to step, in checkpoints too.
+        """
+        return batch
 
     def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
         """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from vimpo.config.noise import Noise
 from vimpo.config.types import Count, Name, Positive, Probability, Strict
@@ -38,6 +38,11 @@ class PolicyUpdate(Strict):
     @property
     def needs_start(self) -> bool:
         """Does the loss read the logits of the first token, before they are normalised?"""
+        return False
+
+    @property
+    def needs_squares(self) -> bool:
+        """Does the loss read the policy's summed squared probabilities at each token?"""
         return False
 
     @property
@@ -81,10 +86,60 @@ class VimpoConfig(PolicyUpdate):
     lam: Probability = Field(1.0, description="lambda of GAE over td (paper: 1)")
     kl_estimator: str = Field("exact", description="exact, k2, k3 or topk")
     kl_top_k: Count = Field(8, description="tokens kept by the topk estimator")
+    # Switches of the official code, off there too. Left out where they are not set, so that older
+    # digests stay valid.
+    value: Literal["raw", "soft"] = Field(
+        "raw",
+        exclude_if=lambda value: value == "raw",
+        description="soft: the KL is part of the start's value instead of the residual, and there "
+        "is no actor",
+    )
+    huber_delta: Positive | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="residuals beyond this count linearly (official code: .005, off)",
+    )
+    cap_v0: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        exclude_if=lambda value: value is None,
+        description="largest value of a start, in units of reward",
+    )
+    adaptive_coef: Positive | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="instead of a fixed c_A, one that keeps the actor's gradient at this share of "
+        "the value loss's (official code: .025, off)",
+    )
+    adaptive_decay: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        exclude_if=lambda value: value == 0.9,
+        description="of the running means of adaptive_coef (official code: .9)",
+    )
+    refresh_every: Count | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="steps after which the reference becomes the policy; default: never",
+    )
 
     @property
     def needs_reference(self) -> bool:
         return True
+
+    @property
+    def needs_squares(self) -> bool:
+        return self.adaptive_coef is not None
+
+    @model_validator(mode="after")
+    def _switches_fit(self) -> VimpoConfig:
+        if self.value == "soft" and (self.actor_coef or self.adaptive_coef):
+            raise ValueError(
+                f"value: 'soft' has no actor, and actor_coef = {self.actor_coef:g} or "
+                "adaptive_coef asks for one; allowed: raw, or actor_coef: 0 without adaptive_coef"
+            )
+        return self
 
     @field_validator("kl_estimator")
     @classmethod

@@ -256,8 +256,10 @@ class DatasetTask(Strict):
     )
     system: str | None = Field(None, description="system message of chats, for data that has none")
     max_prompt: Count = Field(2048, description="in tokens; for longer prompts see long_prompts")
-    long_prompts: Literal["drop", "refuse"] = Field(
-        "drop", description="drop: leave them out and count them; refuse: an error"
+    long_prompts: Literal["drop", "refuse", "cut"] = Field(
+        "drop",
+        description="drop: leave them out and count them; refuse: an error; cut: keep their last "
+        "max_prompt tokens (the official code)",
     )
     unreadable_answers: Literal["refuse", "drop"] = Field(
         "refuse", description="gold answers that the verifier cannot read: an error, or left out"

@@ -336,7 +336,10 @@ class Planner:
         """What a run holds on disk while it trains."""
         trained = sum(n for n, is_ in memory.networks(shape, objective).values() if is_)
         n = self.numbers
-        return CHECKPOINTS * trained * (n.weight + memory.MOMENTS * n.moment + n.master)
+        state = trained * (n.weight + memory.MOMENTS * n.moment + n.master)
+        if getattr(objective, "refresh_every", None):  # the reference is part of the state
+            state += memory.parameter_count(shape) * n.weight
+        return CHECKPOINTS * state
 
     def disk(self) -> tuple[int, int]:
         """Bytes that a finished study keeps, and that its largest cell holds while training."""

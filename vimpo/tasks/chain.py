@@ -173,6 +173,7 @@ class ChainProblems:
     """The task of kind `chain`; see vimpo.tasks.Task."""
 
     grade_steps = staticmethod(grade_steps)
+    kept_prompt: int | None = None
 
     def __init__(self, config: ChainTask) -> None:
         self.config = config

@@ -94,6 +94,8 @@ class Trainer:
             name: make_optimizer(module, self.rates[name], config.train.weight_decay)
             for name, module in self.modules.items()
         }
+        if self.reference is not None and self._refreshed:
+            self.modules["reference"] = self.reference  # part of the state, so of checkpoints
         train = config.train
         self._sampling = sampling_of(
             train, self.policy, self.tokenizer, train.group_size, train.max_response
@@ -174,6 +176,8 @@ class Trainer:
             updates.append(metrics)
             if self.watch.fault:
                 break
+        if self._refreshed and (step + 1) % self._refreshed == 0:
+            self._refresh_reference()
         return {
             "step": step,
             "accuracy": sum(clean) / len(clean),
@@ -231,8 +235,10 @@ class Trainer:
     def _clean(
         self, problems: Sequence[Problem], texts: list[str], finished: Sequence[bool]
     ) -> list[float]:
-        """Rewards before noise. A response that was cut off is wrong, whatever it holds."""
+        """Rewards before noise. By default a response that was cut off is wrong anyway."""
         marks = self.task.rewards(problems, texts)
+        if self.config.train.truncated == "graded":
+            return marks
         return [mark * done for mark, done in zip(marks, finished, strict=True)]
 
     def _step_grades(
@@ -310,7 +316,7 @@ class Trainer:
 
         Padded to the widest of all processes, whose rows are put together later.
         """
-        tokens = encode(self.tokenizer, prompts)
+        tokens = encode(self.tokenizer, prompts, self.task.kept_prompt)
         self.sampler.sync(lambda: named_weights(self.policy))
         seed = step_seed(self.config.seed, step, "rollout")
         rollouts = self.sampler.rollouts(tokens, seed, first, total)
@@ -372,7 +378,8 @@ class Trainer:
             with torch.no_grad():
                 parts = [self._score(rollouts.rows(s)).detached() for s in slices]
             batch = batch.with_(**{k: gather(torch.cat([p[k] for p in parts])) for k in parts[0]})
-        batch = batch.with_(advantage=self.algorithm.advantage(batch))
+        batch = batch.with_(advantage=self._advantage(batch, slices))
+        batch = self.algorithm.prepared(batch, self.optimizers["policy"].param_groups[0])
 
         self.optimizers["policy"].zero_grad()
         own = batch.rows(self.world.share(len(batch.mask)))
@@ -382,18 +389,17 @@ class Trainer:
             rows = own.rows(s).with_(**scores.detached())
             if rows.old_logp is None:
                 rows = rows.with_(old_logp=rows.logp)
-            share = Share(
-                responses=len(rows.mask) / len(batch.mask),
-                tokens=float(rows.mask.sum() / batch.mask.sum()),
-            )
+            responses = len(rows.mask) / len(batch.mask)
+            tokens = float(rows.mask.sum() / batch.mask.sum())
+            share = Share(responses, responses if self._apart else tokens)
             if scores.start is not None:
                 rows = rows.with_(start=scores.start)  # with its graph
             loss = self.algorithm.loss(scores.logp, rows, share)
             if apply:
                 self._backward("policy", loss)
             loss_sum += loss.item()
-            clipped += share.tokens * float(self.algorithm.clip_fraction(rows))
-            entropy_sum += share.tokens * float(masked_mean(scores.entropy, rows.mask))
+            clipped += tokens * float(self.algorithm.clip_fraction(rows))
+            entropy_sum += tokens * float(masked_mean(scores.entropy, rows.mask))
             logps.append(rows.logp)
             ref_logps.append(rows.ref_logp)
         batch = batch.with_(logp=gather(torch.cat(logps)))
@@ -416,6 +422,19 @@ class Trainer:
             "advantage_std": float(masked_mean(batch.advantage.square(), batch.mask).sqrt()),
         }
 
+    @property
+    def _apart(self) -> bool:
+        """Does each micro-batch have statistics of its own?"""
+        return self.config.train.statistics == "micro_batch"
+
+    def _advantage(self, batch: Batch, slices: Sequence[slice]) -> Tensor:
+        """Over the whole batch, or over each micro-batch if no response is compared with others."""
+        if not (self._apart and self.algorithm.advantage_reads_policy):
+            return self.algorithm.advantage(batch)
+        own = batch.rows(self.world.share(len(batch.mask)))
+        parts = [self.algorithm.advantage(own.rows(s)) for s in slices]
+        return self.world.gather(torch.cat(parts))
+
     def _backward(self, name: str, loss: Tensor) -> None:
         self.world.backward(loss)
         self.optimizers[name].collect()
@@ -437,6 +456,18 @@ class Trainer:
             self.optimizers[name].step()
         return norm, float(norm > limit)
 
+    @property
+    def _refreshed(self) -> int:
+        """Steps after which the reference becomes the policy; 0: never."""
+        return getattr(self.config.objective, "refresh_every", None) or 0
+
+    @torch.no_grad()
+    def _refresh_reference(self) -> None:
+        assert self.reference is not None
+        pairs = zip(self.reference.parameters(), self.policy.parameters(), strict=True)
+        for old, new in pairs:
+            old.copy_(new)
+
     # --- failure (vimpo/training/outcomes.py) -----------------------------------------------------
 
     def outcome(self, rows: Sequence[dict[str, float]]) -> Outcome | None:
@@ -445,8 +476,9 @@ class Trainer:
 
     @contextmanager
     def _reading_reference(self) -> Iterator[None]:
-        """While entered, scores include the reference's; a loss without one loads it for this."""
-        lacking = self.reference is None and not self.config.model.lora
+        """While entered, scores include the base policy's; a run without it loads it for this."""
+        own, call = self.reference, self._calls.get("reference")
+        lacking = (own is None or self._refreshed) and not self.config.model.lora
         if lacking:
             self.reference = self._load_network().eval().requires_grad_(False)
             self._spread_reference()
@@ -456,8 +488,10 @@ class Trainer:
         finally:
             self._reads_reference = self.config.objective.needs_reference
             if lacking:
-                self.reference = None
+                self.reference = own
                 del self._calls["reference"]
+                if call is not None:
+                    self._calls["reference"] = call
 
     @torch.no_grad()
     def _reference_kl(self) -> float:
