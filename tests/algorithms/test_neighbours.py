@@ -17,6 +17,7 @@ from vimpo.tasks.steps import graded_tokens, token_spans
 
 NEW = [
     "grpo_kl",
+    "dapo",
     "grpo_corrected",
     "dr_grpo",
     "gspo",

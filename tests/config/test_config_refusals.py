@@ -144,6 +144,37 @@ BAD = {
         "'rank'",
         "'batch' or 'micro_batch'",
     ),
+    "no round of sampling": (
+        {"algorithms": {"grpo": {"rounds": 0}}},
+        "grpo.rounds",
+        "0",
+        "equal to 1",
+    ),
+    "rounds on several processes": (
+        {
+            "algorithms": {"grpo": {"rounds": 3}},
+            "runtime": {"processes": 2},
+            "grid": {"algorithms": ["grpo"]},
+        },
+        "runtime.processes",
+        "2 processes keep different numbers of groups",
+        "allowed: 1, or rounds: 1",
+    ),
+    "punished beyond the whole": (
+        {"algorithms": {"dapo": {"overlong": 1.5}}},
+        "dapo.overlong",
+        "1.5",
+        "equal to 1",
+    ),
+    "continuations with weights in parts": (
+        {
+            "runtime": {"processes": 2, "sharding": "fsdp2"},
+            "grid": {"algorithms": ["vineppo"]},
+        },
+        "runtime.sharding",
+        "'fsdp2' gathers weights for each call",
+        "allowed: ddp, or sampler: vllm",
+    ),
     "KL estimator": (
         {"algorithms": {"vimpo": {"kl_estimator": "k4"}}},
         "vimpo.kl_estimator",

@@ -76,7 +76,7 @@ def arguments(function, dtype=F64, rows=4, tokens=3, rewards=None, mask=None):
 
 def test_every_public_function_of_the_objectives_is_covered():
     helpers = {"check_shapes", "check_rows", "masked_mean", "reduce_tokens"}
-    helpers |= {"adaptive_coefficient"}  # of plain numbers
+    helpers |= {"adaptive_coefficient", "overlong_penalty"}  # of numbers, of one tensor
     found = {
         f.__name__
         for module in (adaptive, common, grpo, ppo, steps, tbrm, vimpo)

@@ -177,6 +177,20 @@ class GRPOConfig(PolicyUpdate):
     kl_coef: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="weight of a k3 penalty to the reference"
     )
+    # DAPO's parts. Left out where they are not set, so that older digests stay valid.
+    rounds: Count = Field(
+        1,
+        exclude_if=lambda value: value == 1,
+        description="of sampling, at most, until the rewards of every group differ (DAPO: 10)",
+    )
+    overlong: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        exclude_if=lambda value: value is None,
+        description="last share of train.max_response in which the reward of a response falls by "
+        "up to 1 (DAPO: 4096 of 20480 tokens)",
+    )
 
     @property
     def needs_reference(self) -> bool:
@@ -385,6 +399,7 @@ ALGORITHMS: dict[str, AlgorithmConfig] = {
     "grpo": GRPOConfig(),
     "grpo_naive": GRPOConfig(reduction="seq-mean", clip_high=0.2),
     "grpo_kl": GRPOConfig(kl_coef=0.04),
+    "dapo": GRPOConfig(rounds=10, overlong=0.2),
     "grpo_corrected": CorrectedGRPOConfig(),
     "dr_grpo": DrGRPOConfig(),
     "gspo": GSPOConfig(),

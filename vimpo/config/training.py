@@ -92,6 +92,11 @@ def check_together(
             f"runtime.sharding: 'fsdp2' gathers weights for each call of the sampler, of which "
             f"{algorithm} makes as many as there are states; allowed: ddp, or sampler: vllm"
         )
+    if getattr(objective, "rounds", 1) > 1 and runtime.processes > 1:
+        raise ValueError(
+            f"runtime.processes: {runtime.processes} processes keep different numbers of groups "
+            f"when {algorithm} samples in rounds; allowed: 1, or rounds: 1"
+        )
     if model.lora and runtime.sampler == "vllm":
         raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
     low, high = VLLM_TEMPERATURES

@@ -34,6 +34,7 @@ STYLES = {
     "vimpo_value_only": Style("VIMPO value-only", "#56B4E9", "D", (0, (5, 1))),
     "grpo_naive": Style("naive GRPO", "#CC79A7", "v", (0, (3, 1, 1, 1))),
     "grpo_kl": Style("GRPO with KL", "#117733", "<", (0, (4, 1))),
+    "dapo": Style("DAPO", "#0D7A6F", "3", (0, (6, 1, 1, 1))),
     "grpo_corrected": Style("GRPO corrected for noise", "#999933", ">", (0, (2, 1))),
     "dr_grpo": Style("Dr. GRPO", "#44AA99", "d", "-."),
     "gspo": Style("GSPO", "#882255", "p", (0, (5, 1, 1, 1))),

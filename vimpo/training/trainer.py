@@ -7,9 +7,10 @@ same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -45,6 +46,7 @@ from vimpo.tasks.prompts import encode
 from vimpo.tasks.steps import decoded, graded_tokens, token_spans
 from vimpo.training.continuations import Continuer, Response, continued
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
+from vimpo.training.resampling import Sampled, with_signal
 from vimpo.training.telemetry import Stopwatch
 
 # Most parts that one process splits a batch into for a forward pass, and fewest rows of a part.
@@ -184,7 +186,8 @@ class Trainer:
             "reward": float(batch.rewards.mean()),
             "response_length": float(batch.mask.sum(1).mean()),
             "no_signal": float(no_signal),
-            "sampled_tokens": self.world.total(self._sampled_tokens)[0],
+            **self._sampled
+            | {"sampled_tokens": self.world.total(self._sampled["sampled_tokens"])[0]},
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
@@ -202,35 +205,66 @@ class Trainer:
     def _collect(self, step: int) -> tuple[Rollouts, list[float], Batch]:
         """This process's rollouts; the clean rewards of all, and their batch with noisy ones."""
         c = self.config
-        problems = self.task.training_problems(c.seed, step, c.train.prompts_per_step)
+        found = self._sample_round(step, 0, self._problems(step, 0))
+        self._sampled = {"sampled_tokens": float(found.rollouts.mask.sum())}
+        if (rounds := getattr(c.objective, "rounds", 1)) > 1:
+            # The batch's groups are chosen by their rewards, so accuracy is that of a first round.
+            accuracy = sum(found.clean) / len(found.clean)
+            found, used, tokens = with_signal(
+                found, rounds, partial(self._another_round, step), self.tokenizer.pad_token_id
+            )
+            self._sampled = {"sampled_tokens": tokens, "rounds": used, "accuracy": accuracy}
+        rollouts, problems, size = found.rollouts, found.problems, c.train.group_size
         mine = self.world.share(len(problems))
-        rollouts = self._sample([p.prompt for p in problems[mine]], step, mine.start, len(problems))
-        owners = [p for p in problems for _ in range(c.train.group_size)]
-        own, texts = owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
+        own = [p for p in problems[mine] for _ in range(size)]
+        right = found.clean[self.world.share(len(found.clean))]
+        # Rows of similar length next to each other: less padding in a forward pass.
+        order = rollouts.by_length()
+        extra = self._step_grades(own, found.texts, right, rollouts)
+        extra |= self._state_values(step, own, found.texts, rollouts)
+        rollouts = rollouts.rows(order)
+        whole = self.world.gather(order + mine.start * size).cpu()
+        clean, rewards = ([x[i] for i in whole.tolist()] for x in (found.clean, found.rewards))
+        batch = make_batch(rewards, whole // size, self.world.gather(rollouts.mask))
+        batch = batch.with_(**{name: self.world.gather(x[order]) for name, x in extra.items()})
+        (self._sampled["sampled_tokens"],) = self.world.total(self._sampled["sampled_tokens"])
+        if self.algorithm.needs_draws:
+            batch = batch.with_(draws=self._draws(step, whole, batch.mask))
+        return rollouts, clean, batch
+
+    def _problems(self, step: int, number: int) -> Sequence[Problem]:
+        """Those of a round of sampling; later ones are drawn as those of steps beyond the last."""
+        train = self.config.train
+        place = step + number * train.steps
+        return self.task.training_problems(self.config.seed, place, train.prompts_per_step)
+
+    def _another_round(self, step: int, number: int, known: Collection[str]) -> Sampled | None:
+        """A later round, without the problems that are known; None if no other is left."""
+        new = [p for p in self._problems(step, number) if p.id not in known]
+        return self._sample_round(step, number, new) if new else None
+
+    def _sample_round(self, step: int, number: int, problems: Sequence[Problem]) -> Sampled:
+        """Rollouts and texts of this process; problems and rewards of all."""
+        c, size = self.config, self.config.train.group_size
+        mine = self.world.share(len(problems))
+        seed = step_seed(c.seed, step, "rollout")
+        if number:
+            seed = seed_of("rollout", c.seed, step, number)
+        prompts = [p.prompt for p in problems[mine]]
+        rollouts = self._sample(prompts, seed, mine.start, len(problems))
+        own = [p for p in problems[mine] for _ in range(size)]
+        texts = rollouts.texts(self.tokenizer)
         right = self._clean(own, texts, rollouts.finished.tolist())
         clean = self.world.gather(torch.tensor(right)).tolist()
         rewards = noisy_rewards(
             c.noise,
             clean,
-            [p.id for p in owners],
-            list(range(c.train.group_size)) * len(problems),
+            [p.id for p in problems for _ in range(size)],
+            list(range(size)) * len(problems),
             seed=c.seed,
             step=step,
         )
-        self._sampled_tokens = float(rollouts.mask.sum())
-        # Rows of similar length next to each other: less padding in a forward pass.
-        order = rollouts.by_length()
-        extra = self._step_grades(own, texts, right, rollouts)
-        extra |= self._state_values(step, own, texts, rollouts)
-        rollouts = rollouts.rows(order)
-        whole = self.world.gather(order + mine.start * c.train.group_size).cpu()
-        clean, rewards = ([x[i] for i in whole.tolist()] for x in (clean, rewards))
-        groups = whole // c.train.group_size
-        batch = make_batch(rewards, groups, self.world.gather(rollouts.mask))
-        batch = batch.with_(**{name: self.world.gather(x[order]) for name, x in extra.items()})
-        if self.algorithm.needs_draws:
-            batch = batch.with_(draws=self._draws(step, whole, batch.mask))
-        return rollouts, clean, batch
+        return Sampled(problems, rollouts, texts, clean, rewards)
 
     def _clean(
         self, problems: Sequence[Problem], texts: list[str], finished: Sequence[bool]
@@ -297,7 +331,7 @@ class Trainer:
             ]
         seeds = [seed_of("continuations", c.seed, step, problem.id) for problem in problems[::size]]
         found, tokens = continued(continuer, rollouts, segments, seeds, rewards)
-        self._sampled_tokens += tokens
+        self._sampled["sampled_tokens"] += tokens
         return found
 
     def _draws(self, step: int, rows: Tensor, mask: Tensor) -> Tensor:
@@ -311,14 +345,13 @@ class Trainer:
         draws = torch.rand(everything, generator=generator)
         return draws[rows, : mask.shape[1]].to(mask)
 
-    def _sample(self, prompts: list[str], step: int, first: int, total: int) -> Rollouts:
-        """Rollouts of prompts `first`, `first` + 1, ... of the step's `total`.
+    def _sample(self, prompts: list[str], seed: int, first: int, total: int) -> Rollouts:
+        """Rollouts of prompts `first`, `first` + 1, ... of a round's `total`.
 
         Padded to the widest of all processes, whose rows are put together later.
         """
         tokens = encode(self.tokenizer, prompts, self.task.kept_prompt)
         self.sampler.sync(lambda: named_weights(self.policy))
-        seed = step_seed(self.config.seed, step, "rollout")
         rollouts = self.sampler.rollouts(tokens, seed, first, total)
         width = int(self.world.largest(rollouts.width))
         return rollouts.widened(width, self.tokenizer.pad_token_id)
