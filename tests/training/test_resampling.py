@@ -6,6 +6,8 @@ import torch
 from vimpo.algorithms import Setup, make_algorithm, make_batch
 from vimpo.config import ALGORITHMS, Cell, Noise, load_study
 from vimpo.objectives.grpo import overlong_penalty
+from vimpo.planning.plan import Planner
+from vimpo.planning.text import describe
 from vimpo.sampling.rollouts import Rollouts, joined_rollouts
 from vimpo.tasks.chain import Problem
 from vimpo.training.resampling import Sampled, with_signal
@@ -110,6 +112,16 @@ def test_the_advantage_reads_the_punished_reward():
     found = make_algorithm(config, Setup(10, Noise())).advantage(batch)
     assert found[:, 0].tolist() == pytest.approx([-0.5, 0.5])
     assert not make_algorithm(ALGORITHMS["grpo"], Setup(10, Noise())).advantage(batch).any()
+
+
+def test_rounds_are_planned():
+    study = load_study({"grid": {"algorithms": ["dapo", "grpo"], "sizes": ["xs"]}})
+    planner = Planner(study)
+    steps = [
+        planner.step_s(planner.left["xs"], study.algorithms[name]) for name in ("dapo", "grpo")
+    ]
+    assert steps[0] - steps[1] == pytest.approx(planner.rollout_s(planner.left["xs"]))
+    assert "dapo: 2 rounds of sampling per step" in describe(study)
 
 
 def test_other_digests_stay_as_they_are():

@@ -37,6 +37,7 @@ from vimpo.storage.continued import taken_over
 
 GIB = 2**30
 HOUR = 3600
+ROUNDS = 2  # of dynamic sampling on average, if about half of the groups have a signal
 CHECKPOINTS = 3  # two kept and one being written (vimpo/training/checkpoint.py)
 
 
@@ -211,7 +212,9 @@ class Planner:
             critic = forward_flops(shape, context, critic=True)
             work += critic * critic_passes(split, train.epochs, self.checkpointing)
         tokens = rollouts * (lengths.prompt + lengths.response)
-        sampling = self.rollout_s(shape, processes) + self.continue_s(shape, objective, processes)
+        rounds = min(ROUNDS, getattr(objective, "rounds", 1))
+        sampling = rounds * self.rollout_s(shape, processes)
+        sampling += self.continue_s(shape, objective, processes)
         return sampling + self.compute_s(work * tokens, processes)
 
     def continue_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
