@@ -186,8 +186,7 @@ class Trainer:
             "reward": float(batch.rewards.mean()),
             "response_length": float(batch.mask.sum(1).mean()),
             "no_signal": float(no_signal),
-            **self._sampled
-            | {"sampled_tokens": self.world.total(self._sampled["sampled_tokens"])[0]},
+            **self._sampled,
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
