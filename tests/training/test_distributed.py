@@ -40,6 +40,7 @@ CASES = {
     "vimpo_micro": ("vimpo", VIMPO, {"micro_batch": 5}, {}),
     "ppo_warmup": ("ppo", {"objective": "ppo", "critic_warmup": 1}, {"epochs": 2}, {}),
     "grpo_naive": ("grpo_naive", {"kl_coef": 0.5}, {"micro_batch": 5}, {}),
+    "vimpo_refresh": ("vimpo", VIMPO | {"refresh_every": 1, "adaptive_coef": 0.5}, {}, {}),
     "vineppo": ("vineppo", {"objective": "vineppo", "k": 2}, {}, {}),
     "vimpo_lean": ("vimpo", VIMPO, {}, {"logit_chunk": 16, "gradient_checkpointing": True}),
 }

@@ -116,11 +116,8 @@ class Scorer(Reader):
             other = None if reference is None else reference[0]
             squares = self._squares(reading[0]) if self.objective.needs_squares else None
             return *self._score(reading[0], targets, other), start, squares
-        return (
-            *self._score_chunks(self.chunk, reading, targets, mask.bool(), reference),
-            start,
-            None,
-        )
+        found = self._score_chunks(self.chunk, reading, targets, mask.bool(), reference)
+        return *found, start, None
 
     def _start(self, reading: Reading) -> Tensor:
         """logsumexp of the logits of the first token. -> [B, 1]"""
