@@ -17,12 +17,14 @@ from vimpo.tasks.steps import graded_tokens, token_spans
 
 NEW = [
     "grpo_kl",
+    "dapo",
     "grpo_corrected",
     "dr_grpo",
     "gspo",
     "rloo",
     "reinforce_pp",
     "tbrm",
+    "vineppo",
     "oracle",
     "oracle_shuffled",
     "entropy",

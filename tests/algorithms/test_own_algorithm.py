@@ -190,6 +190,34 @@ def test_a_file_may_ask_for_grades_of_steps(own, tiny_study, monkeypatch):
         check_inputs(real)
 
 
+def documented():
+    """The example of docs/own-algorithm.md: its class and its study."""
+    text = (ROOT / "docs/own-algorithm.md").read_text().partition("## Values of states")[2]
+    source, study = (
+        re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)[0] for kind in ("python", "yaml")
+    )
+    return source, yaml.safe_load(study)
+
+
+def test_a_file_may_ask_for_values_of_states(tiny_study, tmp_path, monkeypatch):
+    source, study = documented()
+    monkeypatch.chdir(tmp_path)
+    ((name, entry),) = study["algorithms"].items()
+    Path(entry["objective"]).write_text(source)
+    study = tiny_study(**study, grid={"algorithms": [name]})
+    row = pd.read_csv(train_cell(study, study.cells()[0], quiet=True) / "metrics.csv").iloc[0]
+    assert row["grad_norm"] > 0
+    assert row["sampled_tokens"] > row["response_length"] * study.rollouts_per_step
+    # what each segment changed, and a tenth of that before the last
+    algorithm = make_algorithm(study.algorithms[name])
+    mask = torch.ones(1, 4)
+    batch = make_batch([1.0], torch.tensor([0]), mask).with_(
+        state_values=torch.tensor([[0.5, 0.5, 0.25, 0.25]]),
+        segments=torch.tensor([[0, 0, 1, 1]]),
+    )
+    assert algorithm.advantage(batch)[0].tolist() == pytest.approx([-0.025, -0.025, 0.75, 0.75])
+
+
 @pytest.mark.parametrize(
     ("source", "fields", "message"),
     [
@@ -198,6 +226,11 @@ def test_a_file_may_ask_for_grades_of_steps(own, tiny_study, monkeypatch):
         ("class A(:\n", {}, "cannot be run: invalid syntax"),
         ("import no_such_module\n", {}, "cannot be run: No module named 'no_such_module'"),
         (CONSTANT + "    needs_critic = True\n", {}, "needs a critic; allowed: `objective: ppo`"),
+        (
+            CONSTANT + "    needs_continuations = True\n",
+            {},
+            "needs continuations, and `continuations` is null; allowed: for example",
+        ),
         (CONSTANT, {"settings": {"depth": 1}}, "unexpected keyword argument 'depth'"),
     ],
 )

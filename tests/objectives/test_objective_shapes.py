@@ -8,10 +8,16 @@ import pytest
 import torch
 from objective_cases import F64, MASK, assert_equal, t
 
-from vimpo.objectives import common, grpo, ppo, steps, tbrm, vimpo
+from vimpo.objectives import adaptive, common, grpo, ppo, steps, tbrm, vimpo
 
-ROWS = ("rewards", "groups", "baseline", "start")
+ROWS = ("rewards", "groups", "baseline", "start", "costs", "residual")
 CALLS = {
+    adaptive.logit_norm: ("logp", "squares"),
+    adaptive.value_gradient: ("residual", "norm", "mask", 0.5),
+    adaptive.actor_gradient: (
+        *("logp", "old_logp", "adv", "norm", "mask"),
+        *(0.2, 0.28, 10.0),
+    ),
     common.group_mean: ("rewards", "groups"),
     common.gae: ("td", "mask", 1.0),
     common.whiten: ("x", "mask"),
@@ -26,6 +32,7 @@ CALLS = {
     grpo.group_advantage: ("rewards", "groups"),
     grpo.corrected_advantage: ("rewards", "groups", 0.1, 0.2),
     steps.step_credit: ("steps", "grades", "mask"),
+    steps.segment_advantage: ("values", "segments", "rewards", "mask"),
     steps.shuffled: ("values", "mask", "draws"),
     tbrm.trajectory_residual: ("logp", "ref_logp", "start", "rewards", "mask", 0.5),
     ppo.terminal_rewards: ("rewards", "mask"),
@@ -37,6 +44,7 @@ CALLS = {
     vimpo.implied_values: ("td", "baseline", "mask"),
     vimpo.value_loss: ("logp", "ref_logp", "token_kl", "rewards", "baseline", "mask", 0.5),
     vimpo.terminal_residual: ("logp", "ref_logp", "token_kl", "rewards", "baseline", "mask", 0.5),
+    vimpo.start_values: ("rewards", "groups", "costs"),
     vimpo.actor_advantage: ("td", "mask", 1.0),
     vimpo.vimpo_loss: (
         *("logp", "old_logp", "ref_logp", "token_kl", "rewards", "baseline", "mask"),
@@ -53,7 +61,7 @@ def arguments(function, dtype=F64, rows=4, tokens=3, rewards=None, mask=None):
             made.append(torch.arange(rows) // 2)
         elif name == "rewards" and rewards is not None:
             made.append(rewards.to(dtype))
-        elif name == "steps":
+        elif name in ("steps", "segments"):
             made.append(torch.arange(tokens).expand(rows, tokens) // 2)
         elif name == "mask":
             made.append(torch.ones(rows, tokens, dtype=dtype) if mask is None else mask.to(dtype))
@@ -68,9 +76,10 @@ def arguments(function, dtype=F64, rows=4, tokens=3, rewards=None, mask=None):
 
 def test_every_public_function_of_the_objectives_is_covered():
     helpers = {"check_shapes", "check_rows", "masked_mean", "reduce_tokens"}
+    helpers |= {"adaptive_coefficient", "overlong_penalty"}  # of numbers, of one tensor
     found = {
         f.__name__
-        for module in (common, grpo, ppo, steps, tbrm, vimpo)
+        for module in (adaptive, common, grpo, ppo, steps, tbrm, vimpo)
         for f in vars(module).values()
         if inspect.isfunction(f) and f.__module__ == module.__name__
     }

@@ -166,6 +166,8 @@ def test_the_papers_table_stands_next_to_ours(written):
     setup = {row[0].text: row for row in content["paper_setup"].rows}
     assert setup["prompts per step"][2].text == "16"
     assert setup["VIMPO beta"][2].text == "0.02"
+    assert setup["whitening and token means"][2].text == "batch"
+    assert setup["overlong prompts"][2].text == "none is too long"
 
 
 @pytest.mark.parametrize("template", sorted(p.name for p in TEMPLATES.glob("*.j2")))

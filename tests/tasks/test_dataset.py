@@ -12,8 +12,10 @@ from real_data import byte_model, byte_tokenizer, real_file
 from vimpo.config import ConfigError, DatasetTask, load_study
 from vimpo.planning.preflight import check_before_running
 from vimpo.tasks import make_task
+from vimpo.tasks.prompts import encode
 from vimpo.tasks.sources import check_sources
 from vimpo.training.runs import pretrain_base, train_cell
+from vimpo.training.trainer import Trainer
 
 ROWS = [{"problem": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(1, 21)]
 LIMITS = {"workers": 1, "seconds": 5}
@@ -112,6 +114,22 @@ def test_equal_problems_are_one_and_long_prompts_are_left_out(tmp_path):
         "rows": 22, "repeated": 1, "conflicting": 0, "too_long": 1, "unreadable": 0,
         "problems": 20,
     }  # fmt: skip
+
+
+def test_long_prompts_may_lose_their_beginning(tmp_path, path):
+    settings = {"prompt": "{problem}", "max_prompt": 17, "long_prompts": "cut"}
+    tokenizer = byte_tokenizer()
+    task = make_task(task_of(path, **settings), tokenizer)
+    assert (task.counts["too_long"], task.counts["problems"]) == (11, 20)
+    (whole,) = encode(tokenizer, ["What is 7 plus 7?"])
+    assert encode(tokenizer, ["What is 7 plus 7?"], 5) == [whole[-5:]]
+    study = study_of(tmp_path, path, byte_model(tmp_path / "model"), **settings)
+    (cell, *_) = study.cells()
+    trainer = Trainer(study.cell_config(cell), tmp_path / "model")
+    rollouts = trainer._collect(0)[0]
+    assert rollouts.prompt_mask.sum(1).tolist() == [17] * len(rollouts.mask)
+    ends = {tuple(ids) for ids in encode(tokenizer, [r["problem"] for r in ROWS], 17)}
+    assert set(map(tuple, rollouts.prompt_ids.tolist())) <= ends
 
 
 # --- Order ---------------------------------------------------------------------------------------

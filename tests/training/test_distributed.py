@@ -40,9 +40,12 @@ CASES = {
     "vimpo_micro": ("vimpo", VIMPO, {"micro_batch": 5}, {}),
     "ppo_warmup": ("ppo", {"objective": "ppo", "critic_warmup": 1}, {"epochs": 2}, {}),
     "grpo_naive": ("grpo_naive", {"kl_coef": 0.5}, {"micro_batch": 5}, {}),
+    "vimpo_refresh": ("vimpo", VIMPO | {"refresh_every": 1, "adaptive_coef": 0.5}, {}, {}),
+    "vineppo": ("vineppo", {"objective": "vineppo", "k": 2}, {}, {}),
     "vimpo_lean": ("vimpo", VIMPO, {}, {"logit_chunk": 16, "gradient_checkpointing": True}),
 }
 PLAIN = ("vimpo", "ppo", "grpo")
+WHOLE = ("vineppo",)  # samples too often for weights in parts, and is refused
 STEPS = 3
 
 
@@ -99,6 +102,8 @@ def two(make_study, shared):
         for sharding in SHARDINGS:
             cases[sharding] = {}
             for name in names:
+                if sharding == "fsdp2" and name in WHOLE:
+                    continue
                 study, cell = case_study(make_study, "two", name, processes=2, sharding=sharding)
                 (output / sharding / name).mkdir(parents=True)
                 content = {"study": study.model_dump(mode="json"), "algorithm": cell.algorithm}
@@ -109,6 +114,8 @@ def two(make_study, shared):
         python(*torchrun, worker, output / "cases.json", output)
 
     def folder(sharding, name):
+        if sharding == "fsdp2" and name in WHOLE:
+            pytest.skip("refused")
         if name in PLAIN:
             return shared("two_plain", lambda output: run(output, PLAIN)) / sharding / name
         others = [case for case in CASES if case not in PLAIN]

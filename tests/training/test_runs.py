@@ -113,6 +113,28 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(tiny_study
     ]
 
 
+@pytest.mark.parametrize("algorithm", ["vimpo", "dapo", "vineppo"])
+def test_what_steps_remember_survives_an_interruption(tiny_study, kill, algorithm):
+    """A refreshed reference, running means of gradient norms, rounds, and continuations."""
+    settings = {
+        "algorithms": {
+            "vimpo": {"refresh_every": 3, "adaptive_coef": 0.1},
+            "dapo": {"rounds": 3},
+            "vineppo": {"k": 2},
+        },
+        "train": {"grad_clip": 0.5, "grad_clip_mode": "relative", "warmup_steps": 0},
+    }
+    expected = outcome(train_cell(tiny_study("a", **settings), cell(algorithm), quiet=True))
+    study = tiny_study("b", **settings)
+
+    def run():
+        train_cell(study, cell(algorithm), quiet=True)
+
+    assert kill(Trainer, 5, run) == [0, 1, 2, 3, 4]
+    assert kill(Trainer, None, run) == [4, 5]
+    assert outcome(study.run_folder(cell(algorithm))) == expected
+
+
 def test_interrupted_pretraining_ends_with_the_bytes_of_an_undisturbed_one(
     tiny_study, tmp_path, kill
 ):

@@ -22,6 +22,7 @@ from vimpo.algorithms.reinforce import Reinforce
 from vimpo.algorithms.rloo import Rloo
 from vimpo.algorithms.tbrm import Tbrm
 from vimpo.algorithms.vimpo import Vimpo
+from vimpo.algorithms.vineppo import VinePpo
 from vimpo.config import AlgorithmConfig, OwnConfig
 
 __all__ = ["Algorithm", "Batch", "PolicyGradient", "Setup", "Share", "make_algorithm", "make_batch"]
@@ -38,6 +39,7 @@ CLASSES: dict[str, Any] = {
     "rloo": Rloo,
     "reinforce_pp": Reinforce,
     "tbrm": Tbrm,
+    "vineppo": VinePpo,
     "oracle": Oracle,
     "entropy": Entropy,
 }

@@ -29,11 +29,15 @@ class Batch:
     logp: of the current policy; old_logp: of the policy before the first update; token_kl in nats;
     rewards, baseline [B]: noisy, and their group mean; values: the critic's, before its update.
     entropy: of the policy at each token, in nats. start [B]: logsumexp of the policy's logits at
-    the first token, with its graph in a loss, for settings with `needs_start`.
+    the first token, with its graph in a loss, for settings with `needs_start`; squares: of the
+    policy's probabilities, summed over the vocabulary, for settings with `needs_squares`.
 
     steps (integers), grades (1 right, 0 wrong): each token's step, for algorithms with
     `needs_steps` (vimpo/tasks/steps.py); draws: random numbers in [0, 1), the same in every update
     of a batch, for algorithms with `needs_draws`.
+
+    segments (integers), state_values: each token's segment, and the Monte Carlo value of the state
+    in which that segment begins, for settings with continuations (vimpo/training/continuations.py).
     """
 
     mask: Tensor
@@ -48,9 +52,12 @@ class Batch:
     advantage: Filled = None
     entropy: Filled = None
     start: Filled = None
+    squares: Filled = None
     steps: Filled = None
     grades: Filled = None
     draws: Filled = None
+    segments: Filled = None
+    state_values: Filled = None
 
     def rows(self, index: slice) -> Batch:
         tensors: dict[str, Filled] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -89,6 +96,8 @@ class Algorithm:
     """Fill `steps` and `grades` of the batch? Only some tasks can."""
     needs_draws: ClassVar[bool] = False
     """Fill `draws` of the batch?"""
+    needs_continuations: ClassVar[bool] = False
+    """Does it read `state_values`? The settings say how many continuations, and of which states."""
     advantage_reads_policy: ClassVar[bool] = False
     """Is the advantage computed from the policy's own log-probabilities?"""
 
@@ -98,6 +107,13 @@ class Algorithm:
     def advantage(self, batch: Batch) -> Tensor:
         """Detached advantages over the whole batch, 0 off the mask. -> [B, T]"""
         raise NotImplementedError
+
+    def prepared(self, batch: Batch, memory: dict[str, Any]) -> Batch:
+        """The whole batch as the losses of its micro-batches read it; called before each update.
+
+        batch: with its advantage. memory: numbers kept from step to step, in checkpoints too.
+        """
+        return batch
 
     def loss(self, logp: Tensor, rows: Batch, share: Share) -> Tensor:
         """The micro-batch's part of the batch's loss; differentiable in logp [b, T]. -> scalar"""

@@ -7,9 +7,11 @@ clean mean (m - p+) / (1 - p+ - p-) in expectation, and so
     A_i = (R_i - mean_g) / ((1 - p+ - p-) sqrt(q (1 - q)))
 
 The numerator over (1 - p+ - p-) is an unbiased estimate of the clean reward minus its mean, and the
-denominator is the clean standard deviation: GRPO's own is that of noise as well. Of the two papers
-on this, 2510.18924 is taken because it corrects the standard deviation too: in 2510.00915 the
-rewards alone are corrected by an affine map, which GRPO's normalisation cancels.
+denominator estimates the clean standard deviation, where GRPO's own is that of noise as well. Both
+are derived here from the model of noise that 2510.18924 states: independent flips, at rates that
+depend on the clean label. That the paper divides by this very estimate is not established. The
+other paper on this, 2510.00915, has a backward correction, an affine map of the rewards, which
+GRPO's normalisation cancels, and a forward one, which weighs terms of the gradient: not here.
 
 Departures from the paper:
 

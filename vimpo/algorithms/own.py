@@ -34,6 +34,11 @@ def own_algorithm(config: OwnConfig) -> Algorithm:
         )
     if own[0].needs_critic:
         raise ConfigError(f"algorithms: '{path}' needs a critic; allowed: `objective: ppo` has one")
+    if own[0].needs_continuations and config.continued is None:
+        raise ConfigError(
+            f"algorithms: '{path}' needs continuations, and `continuations` is null; allowed: "
+            "for example `continuations: {k: 4}`"
+        )
     try:
         inspect.signature(own[0]).bind(config, **config.settings)
     except TypeError as error:

@@ -7,7 +7,9 @@ sum of the Bellman residuals of a response telescopes:
     L   = mean_i 1/2 e_i^2                                        V(s_0) / beta = logsumexp z(s_0)
 
 One residual per response; no critic, no group, no ratio, no clip. VIMPO differs in two places: its
-V(s_0) is the group's mean reward, and it subtracts the KL of every token.
+V(s_0) is the group's mean reward, and it subtracts the KL of every token. Derived here from what
+the paper defines (logits as action values of the KL-regularised problem, one squared residual for
+each response), and not compared with the authors' code.
 
 Departures from the paper:
 

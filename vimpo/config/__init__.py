@@ -16,6 +16,7 @@ from vimpo.config.algorithms import (
     AlgorithmConfig,
     Beta,
     Capacity,
+    Continuations,
     CorrectedGRPOConfig,
     DrGRPOConfig,
     EntropyConfig,
@@ -29,6 +30,7 @@ from vimpo.config.algorithms import (
     RLOOConfig,
     TBRMConfig,
     VimpoConfig,
+    VinePPOConfig,
     beta_number,
 )
 from vimpo.config.decoders import Decoder

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from vimpo.config.noise import Noise
 from vimpo.config.types import Count, Name, Positive, Probability, Strict
@@ -41,9 +41,30 @@ class PolicyUpdate(Strict):
         return False
 
     @property
+    def needs_squares(self) -> bool:
+        """Does the loss read the policy's summed squared probabilities at each token?"""
+        return False
+
+    @property
     def needs_steps(self) -> bool:
         """Does the advantage read grades of steps? (Own files: `needs_steps` of the class.)"""
         return False
+
+    @property
+    def continued(self) -> Continuations | None:
+        """How states within responses are continued for their values; None: they are not."""
+        return None
+
+
+class Continuations(Strict):
+    """Monte Carlo values of states: `k` continuations of each, by the policy that sampled it."""
+
+    k: Count = Field(9, description="continuations of each state (paper: 9)")
+    interval: Count | None = Field(
+        None,
+        description="a state every so many tokens; default: where the steps of the response "
+        "begin, for tasks that have them",
+    )
 
 
 class Capacity(Strict):
@@ -98,10 +119,60 @@ class VimpoConfig(PolicyUpdate):
     lam: Probability = Field(1.0, description="lambda of GAE over td (paper: 1)")
     kl_estimator: str = Field("exact", description="exact, k2, k3 or topk")
     kl_top_k: Count = Field(8, description="tokens kept by the topk estimator")
+    # Switches of the official code, off there too. Left out where they are not set, so that older
+    # digests stay valid.
+    value: Literal["raw", "soft"] = Field(
+        "raw",
+        exclude_if=lambda value: value == "raw",
+        description="soft: the KL is part of the start's value instead of the residual, and there "
+        "is no actor",
+    )
+    huber_delta: Positive | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="residuals beyond this count linearly (official code: .005, off)",
+    )
+    cap_v0: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        exclude_if=lambda value: value is None,
+        description="largest value of a start, in units of reward",
+    )
+    adaptive_coef: Positive | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="instead of a fixed c_A, one that keeps the actor's gradient at this share of "
+        "the value loss's (official code: .025, off)",
+    )
+    adaptive_decay: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        exclude_if=lambda value: value == 0.9,
+        description="of the running means of adaptive_coef (official code: .9)",
+    )
+    refresh_every: Count | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="steps after which the reference becomes the policy; default: never",
+    )
 
     @property
     def needs_reference(self) -> bool:
         return True
+
+    @property
+    def needs_squares(self) -> bool:
+        return self.adaptive_coef is not None
+
+    @model_validator(mode="after")
+    def _switches_fit(self) -> VimpoConfig:
+        if self.value == "soft" and (self.actor_coef or self.adaptive_coef):
+            raise ValueError(
+                f"value: 'soft' has no actor, and actor_coef = {self.actor_coef:g} or "
+                "adaptive_coef asks for one; allowed: raw, or actor_coef: 0 without adaptive_coef"
+            )
+        return self
 
     @field_validator("kl_estimator")
     @classmethod
@@ -138,6 +209,20 @@ class GRPOConfig(PolicyUpdate):
     reduction: Literal["token-mean", "seq-mean"] = "token-mean"
     kl_coef: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="weight of a k3 penalty to the reference"
+    )
+    # DAPO's parts. Left out where they are not set, so that older digests stay valid.
+    rounds: Count = Field(
+        1,
+        exclude_if=lambda value: value == 1,
+        description="of sampling, at most, until the rewards of every group differ (DAPO: 10)",
+    )
+    overlong: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        exclude_if=lambda value: value is None,
+        description="last share of train.max_response in which the reward of a response falls by "
+        "up to 1 (DAPO: 4096 of 20480 tokens)",
     )
 
     @property
@@ -230,6 +315,21 @@ class CorrectedGRPOConfig(PolicyUpdate):
         return positive, negative
 
 
+class VinePPOConfig(PolicyUpdate, Continuations):
+    """VinePPO (arXiv 2410.01679): PPO with Monte Carlo values at the ends of steps."""
+
+    objective: Literal["vineppo"] = "vineppo"
+    clip_high: Positive = Field(0.2, description="ratio is clipped above 1 + clip_high")
+
+    @property
+    def needs_group(self) -> bool:
+        return False
+
+    @property
+    def continued(self) -> Continuations:
+        return self
+
+
 class OracleConfig(PolicyUpdate):
     """Control: credit from the grades of steps, which only the task's oracle knows."""
 
@@ -278,10 +378,19 @@ class OwnConfig(PolicyUpdate):
     settings: dict[Name, bool | int | float | str] = Field(
         {}, description="keyword arguments of its class"
     )
+    continuations: Continuations | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="give it values of states within responses, from continuations",
+    )
 
     @property
     def needs_reference(self) -> bool:
         return self.reference
+
+    @property
+    def continued(self) -> Continuations | None:
+        return self.continuations
 
     @field_validator("sha256")
     @classmethod
@@ -309,6 +418,7 @@ AlgorithmConfig = Annotated[
     | Annotated[GSPOConfig, Tag("gspo")]
     | Annotated[TBRMConfig, Tag("tbrm")]
     | Annotated[CorrectedGRPOConfig, Tag("grpo_corrected")]
+    | Annotated[VinePPOConfig, Tag("vineppo")]
     | Annotated[OracleConfig, Tag("oracle")]
     | Annotated[EntropyConfig, Tag("entropy")]
     | Annotated[OwnConfig, Tag(OWN)],
@@ -322,12 +432,14 @@ ALGORITHMS: dict[str, AlgorithmConfig] = {
     "grpo": GRPOConfig(),
     "grpo_naive": GRPOConfig(reduction="seq-mean", clip_high=0.2),
     "grpo_kl": GRPOConfig(kl_coef=0.04),
+    "dapo": GRPOConfig(rounds=10, overlong=0.2),
     "grpo_corrected": CorrectedGRPOConfig(),
     "dr_grpo": DrGRPOConfig(),
     "gspo": GSPOConfig(),
     "rloo": RLOOConfig(),
     "reinforce_pp": ReinforceConfig(),
     "tbrm": TBRMConfig(),
+    "vineppo": VinePPOConfig(),
     "oracle": OracleConfig(),
     "oracle_shuffled": OracleConfig(shuffled=True),
     "entropy": EntropyConfig(),

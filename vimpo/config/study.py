@@ -35,6 +35,7 @@ from vimpo.config.task import (
     DatasetTask,
     RealBenchmark,
     TaskConfig,
+    check_splitting,
     check_step_grades,
 )
 from vimpo.config.training import Runtime, Train, check_together
@@ -165,7 +166,7 @@ class Study(Strict):
         return self
 
     def _algorithms_can_run(self) -> None:
-        """Grades of steps need a task that has them; a correction needs rewards that say something.
+        """Steps need a task that has them; a correction needs rewards that say something.
 
         Raises ConfigError.
         """
@@ -174,6 +175,8 @@ class Study(Strict):
                 objective = self.algorithms[name]
                 if objective.needs_steps:
                     check_step_grades(f"algorithms.{name}", self.task)
+                if states := objective.continued:
+                    check_splitting(f"algorithms.{name}", states.interval, self.task)
                 if isinstance(objective, CorrectedGRPOConfig):
                     for noise in block.noise:
                         objective.rates(noise)

@@ -256,8 +256,10 @@ class DatasetTask(Strict):
     )
     system: str | None = Field(None, description="system message of chats, for data that has none")
     max_prompt: Count = Field(2048, description="in tokens; for longer prompts see long_prompts")
-    long_prompts: Literal["drop", "refuse"] = Field(
-        "drop", description="drop: leave them out and count them; refuse: an error"
+    long_prompts: Literal["drop", "refuse", "cut"] = Field(
+        "drop",
+        description="drop: leave them out and count them; refuse: an error; cut: keep their last "
+        "max_prompt tokens (the official code)",
     )
     unreadable_answers: Literal["refuse", "drop"] = Field(
         "refuse", description="gold answers that the verifier cannot read: an error, or left out"
@@ -302,4 +304,14 @@ def check_step_grades(field: str, task: ChainTask | DatasetTask) -> None:
         raise ConfigError(
             f"{field}: reads grades of steps, which task.kind = '{task.kind}' does not have; "
             "allowed: kind: chain, or an algorithm that reads only rewards"
+        )
+
+
+def check_splitting(field: str, interval: int | None, task: ChainTask | DatasetTask) -> None:
+    """Raise ConfigError unless something says where `field` splits responses into states."""
+    if interval is None and task.kind != "chain":
+        raise ConfigError(
+            f"{field}.interval: null leaves it without a splitting rule, because responses of "
+            f"task.kind = '{task.kind}' have no steps; allowed: a number of tokens, at least 1, or "
+            "kind: chain"
         )

@@ -87,6 +87,17 @@ def check_together(
             "runtime.sharding: 'fsdp2' does not split a model with lora; allowed: ddp (adapters "
             "are small), or no lora"
         )
+    gathered = runtime.processes > 1 and runtime.sharding == "fsdp2"
+    if objective.continued and gathered and runtime.sampler == "torch":
+        raise ValueError(
+            f"runtime.sharding: 'fsdp2' gathers weights for each call of the sampler, of which "
+            f"{algorithm} makes as many as there are states; allowed: ddp, or sampler: vllm"
+        )
+    if getattr(objective, "rounds", 1) > 1 and runtime.processes > 1:
+        raise ValueError(
+            f"runtime.processes: {runtime.processes} processes keep different numbers of groups "
+            f"when {algorithm} samples in rounds; allowed: 1, or rounds: 1"
+        )
     if model.lora and runtime.sampler == "vllm":
         raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
     low, high = VLLM_TEMPERATURES
@@ -97,6 +108,21 @@ def check_together(
         )
     if train.validation:
         _check_validation(train.validation, runtime)
+    if getattr(objective, "refresh_every", None) and model.lora:
+        raise ValueError(
+            f"algorithms.{algorithm}.refresh_every: with lora the reference is the model without "
+            "its adapters, which cannot follow the policy; allowed: null, or no lora"
+        )
+    if getattr(objective, "value", "raw") == "soft" and train.epochs > 1:
+        raise ValueError(
+            f"train.epochs: {train.epochs} updates change the KL that soft values of {algorithm} "
+            "take from the policy that sampled; allowed: 1, or value: raw"
+        )
+    if runtime.logit_chunk and objective.needs_squares:
+        raise ValueError(
+            f"runtime.logit_chunk: adaptive_coef of {algorithm} reads all logits; allowed: null, "
+            "or a fixed actor_coef"
+        )
     if runtime.logit_chunk and getattr(objective, "kl_estimator", "") == "topk":
         raise ValueError(
             "runtime.logit_chunk: the topk estimator reads all logits; allowed: null, or "
@@ -157,6 +183,18 @@ class Train(Strict):
         exclude_if=lambda value: not value,
         description="no update of the policy where the rewards of every group are equal, for "
         "algorithms that compare within groups (the official code makes one)",
+    )
+    statistics: Literal["batch", "micro_batch"] = Field(
+        "batch",
+        exclude_if=lambda value: value == "batch",
+        description="over what VIMPO's advantage is whitened and token means are taken (the "
+        "official code: micro_batch)",
+    )
+    truncated: Literal["wrong", "graded"] = Field(
+        "wrong",
+        exclude_if=lambda value: value == "wrong",
+        description="responses that reach the limit: wrong whatever they hold, or graded as the "
+        "others (the official code: graded)",
     )
     checkpoint_every: Count = Field(10, description="steps between resumable checkpoints")
     collapse: Collapse = Collapse()

@@ -19,11 +19,12 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from vimpo.config import AlgorithmConfig, ChainTask, ModelSpec, PPOConfig, Study, VimpoConfig
+from vimpo.config import AlgorithmConfig, ChainTask, ModelSpec, PPOConfig, Study, Train, VimpoConfig
 from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
 
 SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
 MOMENTS = 2  # of AdamW
+CONTINUED = 640  # continuations that are sampled together, unless memory is limited
 SAMPLED = 64  # problems whose longest demonstration represents a response
 
 
@@ -85,13 +86,17 @@ LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.networks.last
 
 @dataclass(frozen=True)
 class Workload:
-    """A step: sequences decoded together, sequences per backward pass, tokens of each."""
+    """A step: sequences decoded together, sequences per backward pass, tokens of each.
+
+    continued: continuations decoded together, for algorithms that sample any.
+    """
 
     decoded: int
     micro_batch: int
     prompt: int
     response: int
     checkpointing: bool = False
+    continued: int = 0
 
     @property
     def tokens(self) -> int:
@@ -101,6 +106,14 @@ class Workload:
 
 # The paper's lengths, on one device: one sequence per backward pass, 64 decoded together.
 PAPER_WORKLOAD = Workload(decoded=64, micro_batch=1, prompt=2048, response=4096, checkpointing=True)
+
+
+def continued_together(train: Train, rollouts: int) -> int:
+    """Continuations that are sampled at once beside this many rollouts.
+
+    No more than the rollouts if the study limits memory by train.micro_batch.
+    """
+    return rollouts if train.micro_batch else max(rollouts, CONTINUED)
 
 
 # --- one network ---------------------------------------------------------------------------------
@@ -226,6 +239,8 @@ def memory_parts(
             parts.append(Part(name, "activations", kept * numbers.activation, phase))
     logits = logit_copies(objective) * work.micro_batch * work.response * shape.vocabulary
     parts.append(Part("policy", "logits", logits * LOGIT_BYTES, "update"))
+    if objective.continued:
+        work = replace(work, decoded=max(work.decoded, work.continued))
     parts.append(Part("policy", "kv_cache", kv_cache_bytes(shape, work, numbers), "rollout"))
     return parts
 
@@ -256,6 +271,7 @@ def study_workload(study: Study) -> Workload:
         micro_batch=train.micro_batch or study.rollouts_per_step,
         prompt=max(len(p.prompt) for p in problems),
         response=min(response, train.max_response),
+        continued=continued_together(train, study.rollouts_per_step),
     )
 
 

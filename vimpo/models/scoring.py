@@ -28,6 +28,7 @@ class Scores:
     ref_logp: Any = None  # Tensor, if a reference was read
     token_kl: Any = None  # Tensor, if the objective needs it
     start: Any = None  # [B], with a graph: logsumexp of the first token's logits, if needed
+    squares: Any = None  # Tensor: sum over the vocabulary of squared probabilities, if needed
 
     def detached(self) -> dict[str, Tensor]:
         found = {
@@ -36,6 +37,7 @@ class Scores:
             "ref_logp": self.ref_logp,
             "token_kl": self.token_kl,
             "start": None if self.start is None else self.start.detach(),
+            "squares": self.squares,
         }
         return {k: v for k, v in found.items() if v is not None}
 
@@ -112,8 +114,10 @@ class Scorer(Reader):
         start = self._start(reading) if self.objective.needs_start else None
         if self.chunk is None:
             other = None if reference is None else reference[0]
-            return *self._score(reading[0], targets, other), start
-        return *self._score_chunks(self.chunk, reading, targets, mask.bool(), reference), start
+            squares = self._squares(reading[0]) if self.objective.needs_squares else None
+            return *self._score(reading[0], targets, other), start, squares
+        found = self._score_chunks(self.chunk, reading, targets, mask.bool(), reference)
+        return *found, start, None
 
     def _start(self, reading: Reading) -> Tensor:
         """logsumexp of the logits of the first token. -> [B, 1]"""
@@ -121,6 +125,11 @@ class Scorer(Reader):
         if self.chunk is not None:
             first = linear(first, *reading[1:]).float() / self.temperature
         return first.logsumexp(-1)
+
+    @torch.no_grad()
+    def _squares(self, logits: Tensor) -> Tensor:
+        """sum_a pi(a)^2 at each token. -> [B, T]"""
+        return logits.softmax(-1).square().sum(-1)
 
     def _score(
         self, logits: Tensor, targets: Tensor, ref_logits: Tensor | None

@@ -28,6 +28,15 @@ def group_advantage(
     return centred / (std[index] + eps)
 
 
+def overlong_penalty(lengths: Tensor, limit: int, share: float) -> Tensor:
+    """min(0, (1 - share) limit - length) / (share limit): from 0 to -1 over the last tokens.
+
+    lengths in tokens, ends included, up to `limit`; [B] -> [B]. Source: arXiv 2503.14476, eq. 13.
+    """
+    buffer = share * limit
+    return (limit - buffer - lengths).clamp(max=0) / buffer
+
+
 def corrected_advantage(
     rewards: Tensor, groups: Tensor, false_positive: float, false_negative: float
 ) -> Tensor:

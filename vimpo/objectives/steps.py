@@ -1,11 +1,11 @@
-"""Credit from graded steps: what a process oracle knows, and the same numbers in random places."""
+"""Credit of steps: from grades, as a process oracle knows them, or from values of states."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from vimpo.objectives.common import check_shapes
+from vimpo.objectives.common import check_rows, check_shapes
 
 
 def step_credit(steps: Tensor, grades: Tensor, mask: Tensor, negative: float = 1.0) -> Tensor:
@@ -39,3 +39,24 @@ def shuffled(x: Tensor, mask: Tensor, draws: Tensor) -> Tensor:
     check_shapes(x=x, mask=mask, draws=draws)
     order = torch.where(mask.bool(), draws, 2.0).argsort(dim=1, stable=True)
     return x.gather(1, order) * mask
+
+
+def segment_advantage(values: Tensor, segments: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """Each token's share of what its segment changed: the value after the segment less before it.
+
+        A_t = V(start of the next segment) - V(start of this one);  R - V(start) in the last one
+
+    Summed over the segments of a response this is R - V(s_0). values: V at the start of each
+    token's segment; segments: its index, which never falls; mask; all [B, T]; rewards [B] ->
+    [B, T], 0 off mask.
+    """
+    check_shapes(values=values, segments=segments, mask=mask)
+    check_rows(values=values, rewards=rewards)
+    after = torch.zeros_like(values)
+    following = rewards.to(values)
+    for t in reversed(range(values.shape[1])):
+        if t + 1 < values.shape[1]:
+            opens = mask[:, t + 1].bool() & (segments[:, t + 1] != segments[:, t])
+            following = torch.where(opens, values[:, t + 1], following)
+        after[:, t] = following
+    return (after - values) * mask

@@ -51,14 +51,37 @@ def value_loss(
     baseline: Tensor,
     mask: Tensor,
     beta: float,
+    huber_delta: float | None = None,
 ) -> Tensor:
     """The terminal-anchor loss L_V, which pulls sum_t td_t towards R - mean_group(R).
 
     token_kl is detached here, so the gradient flows only through the sampled log-ratio.
-    logp, ref_logp, token_kl, mask [B, T]; rewards, baseline [B] -> scalar.
+    logp, ref_logp, token_kl, mask [B, T]; rewards, baseline [B] -> scalar. huber_delta: residuals e
+    beyond it count delta (|e| - delta / 2) instead of e^2 / 2.
     """
     residual = terminal_residual(logp, ref_logp, token_kl.detach(), rewards, baseline, mask, beta)
+    if huber_delta is not None:
+        size = residual.abs()
+        linear = huber_delta * (size - 0.5 * huber_delta)
+        return torch.where(size <= huber_delta, 0.5 * residual.square(), linear).mean()
     return 0.5 * residual.square().mean()
+
+
+def start_values(
+    rewards: Tensor,
+    groups: Tensor,
+    costs: Tensor | None = None,
+    cap: float | None = None,
+) -> Tensor:
+    """V(s_0) = min(mean_group(R - cost), cap); rewards, groups, costs [B] -> [B].
+
+    costs: beta sum_t KL_t of the policy that sampled, for soft values; default: none.
+    """
+    if costs is not None:
+        check_shapes(rewards=rewards, costs=costs)
+        rewards = rewards - costs
+    found = common.group_mean(rewards, groups)
+    return found if cap is None else found.clamp(max=cap)
 
 
 def terminal_residual(
@@ -103,13 +126,14 @@ def vimpo_loss(
     advantage: Tensor | None = None,
     value_share: float = 1.0,
     actor_share: float = 1.0,
+    huber_delta: float | None = None,
 ) -> Tensor:
     """L = L_V + c_A * L_A. Shapes as in :func:`value_loss`; old_logp [B, T] -> scalar.
 
     For a micro-batch, pass the `advantage` whitened over the whole batch, and the micro-batch's
     shares of its responses and of its tokens: L_V is a mean over responses, L_A one over tokens.
     """
-    value = value_loss(logp, ref_logp, token_kl, rewards, baseline, mask, beta)
+    value = value_loss(logp, ref_logp, token_kl, rewards, baseline, mask, beta, huber_delta)
     if actor_coef == 0:
         return value_share * value
     if advantage is None:

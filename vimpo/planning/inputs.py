@@ -150,7 +150,8 @@ def _read_prompts(task: DatasetTask, spec: ModelSpec) -> str:
     prompter = Prompter(task, tokenizer)
     rows = [r for i, d in enumerate(task.datasets) for r in source_rows(d, i)[:PROMPTS_READ]]
     ids = encode(tokenizer, [prompter(row.problem, row.turns) for row in rows])
-    lengths = [n for n in map(len, ids) if n <= task.max_prompt] or [0]
+    cut = task.long_prompts == "cut"
+    lengths = [min(n, task.max_prompt) for n in map(len, ids) if n <= task.max_prompt or cut] or [0]
     return json.dumps([math.ceil(sum(lengths) / len(lengths)), max(lengths)])
 
 

@@ -39,6 +39,7 @@ from vimpo.storage.surprisal import Surprisal
 
 GIB = 2**30
 HOUR = 3600
+ROUNDS = 2  # of dynamic sampling on average, if about half of the groups have a signal
 CHECKPOINTS = 3  # two kept and one being written (vimpo/training/checkpoint.py)
 
 
@@ -218,7 +219,25 @@ class Planner:
             critic = forward_flops(shape, context, critic=True)
             work += critic * critic_passes(split, train.epochs, self.checkpointing)
         tokens = rollouts * (lengths.prompt + lengths.response)
-        return self.rollout_s(shape, processes) + self.compute_s(work * tokens, processes)
+        rounds = min(ROUNDS, getattr(objective, "rounds", 1))
+        sampling = rounds * self.rollout_s(shape, processes)
+        sampling += self.continue_s(shape, objective, processes)
+        return sampling + self.compute_s(work * tokens, processes)
+
+    def continue_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
+        """Seconds to continue the states of a step's rollouts, half a response on average.
+
+        A chain has as many states as operators, and one each for answer and end.
+        """
+        states, task = objective.continued, self.study.task
+        if states is None:
+            return 0.0
+        each = math.ceil(self.lengths.response / (states.interval or self.lengths.response))
+        if states.interval is None and isinstance(task, ChainTask):
+            each = max(task.train_operators) + 2
+        share = math.ceil(self.study.rollouts_per_step / processes)
+        together = memory.continued_together(self.study.train, share)
+        return self._sample_s(shape, share * each * states.k, together) / 2
 
     def pretrain_s(self, size: str, shape: Shape) -> float:
         spec, lengths = self.study.sizes[size], self.pretrain_lengths
@@ -311,8 +330,10 @@ class Planner:
         """Peak of one training process, by models/memory.py; processes: default: the study's."""
         train, processes = self.study.train, processes or self.study.runtime.processes
         rollouts = math.ceil(self.study.rollouts_per_step / processes)
+        continued = memory.continued_together(train, rollouts)
         work = Workload(
             decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
+            continued=min(continued, self.study.plan.decoded_together or continued),
             micro_batch=min(train.micro_batch or rollouts, rollouts),
             prompt=self.lengths.longest_prompt,
             response=self.lengths.longest_response,
@@ -345,7 +366,10 @@ class Planner:
         """What a run holds on disk while it trains."""
         trained = sum(n for n, is_ in memory.networks(shape, objective).values() if is_)
         n = self.numbers
-        return CHECKPOINTS * trained * (n.weight + memory.MOMENTS * n.moment + n.master)
+        state = trained * (n.weight + memory.MOMENTS * n.moment + n.master)
+        if getattr(objective, "refresh_every", None):  # the reference is part of the state
+            state += memory.parameter_count(shape) * n.weight
+        return CHECKPOINTS * state
 
     def disk(self) -> tuple[int, int]:
         """Bytes that a finished study keeps, and that its largest cell holds while training."""

@@ -8,7 +8,7 @@ from vimpo.config import Study
 from vimpo.models.memory import parameter_count
 from vimpo.planning.capacity import capacity_lines
 from vimpo.planning.inputs import benchmark_responses
-from vimpo.planning.plan import Job, Planner
+from vimpo.planning.plan import ROUNDS, Job, Planner
 from vimpo.text import BYTES, aligned, short
 
 LOCAL = ("resolve", "aggregate", "draw", "report")  # rules that run where Snakemake does
@@ -170,6 +170,7 @@ def _assumptions(planner: Planner) -> str:
         f"{study.train.steps} steps",
         f"logits of {study.runtime.logit_chunk or 'all'} tokens held at once; sequences decoded "
         f"together: {plan.decoded_together or together}",
+        *_rounds(study),
         f"evaluation: {plural(benchmark_responses(study), 'response')}, "
         f"{study.evaluation.batch_size} at a time",
         f"{plan.startup_seconds:g} s to start a process; several processes reach "
@@ -179,6 +180,13 @@ def _assumptions(planner: Planner) -> str:
     return "Assumptions (`plan` in the configuration, vimpo/planning/devices.csv)\n" + "\n".join(
         f"- {line}" for line in lines
     )
+
+
+def _rounds(study: Study) -> list[str]:
+    """What is assumed of algorithms that sample in rounds."""
+    used = {cell.algorithm for cell in study.cells()}
+    named = sorted(n for n in used if getattr(study.algorithms[n], "rounds", 1) > 1)
+    return [f"{', '.join(named)}: {ROUNDS} rounds of sampling per step"] if named else []
 
 
 def _warnings(planner: Planner) -> str:

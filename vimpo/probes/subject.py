@@ -115,7 +115,7 @@ class Subject:
         return [drawn[i % len(drawn)] for i in range(count)]
 
     def encode(self, problem: Problem) -> list[int]:
-        (ids,) = encode(self.tokenizer, [problem.prompt])
+        (ids,) = encode(self.tokenizer, [problem.prompt], self.task.kept_prompt)
         return ids
 
     def sample(
@@ -167,8 +167,12 @@ class Subject:
         responses: Sequence[Sequence[int]],
         finished: Sequence[bool],
     ) -> list[float]:
-        """Clean rewards of whole responses, ends included; 0 for one that did not end."""
-        ended = [i for i, done in enumerate(finished) if done]
+        """Clean rewards of whole responses, ends included; 0 for one that did not end.
+
+        Unless training grades these too.
+        """
+        graded = self.train.truncated == "graded"
+        ended = [i for i, done in enumerate(finished) if done or graded]
         texts = [self.text(responses[i]) for i in ended]
         marks = dict(
             zip(ended, self.task.rewards([problems[i] for i in ended], texts), strict=True)
@@ -193,7 +197,7 @@ class Subject:
         how = (self.train.temperature, self.chunk)
         reference = Reader(self.reference, *how).read(*inputs, width)
         scorer = Scorer(self.policy, VimpoConfig(), *how)
-        logp, _, ref_logp, kl, _ = scorer(*inputs, rollouts.response_ids, mask, reference)
+        logp, _, ref_logp, kl, *_ = scorer(*inputs, rollouts.response_ids, mask, reference)
         td = implied_td(logp, ref_logp, kl, mask, self.beta)
         values = None if self.critic is None else (self.critic(*inputs, width) * mask).cpu()
         on = mask.bool()

@@ -323,6 +323,15 @@ def _training_problems(study: Study) -> list[str]:
     return [f"generated {study.task.kind} problems, new at every step"]
 
 
+def _prompts(study: Study) -> dict[str, str]:
+    """How prompts are written, and what happens to long ones."""
+    if not isinstance(study.task, DatasetTask):
+        return {"prompts": "plain text", "long_prompts": "none is too long"}
+    chat = "chat template of the tokenizer" if study.task.chat_template else "plain text"
+    long = {"drop": "left out", "refuse": "refused", "cut": "cut on the left"}
+    return {"prompts": chat, "long_prompts": long[study.task.long_prompts]}
+
+
 def _ours(study: Study, key: str, looks: dict[str, Style]) -> Entry:
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
     named: dict[str, Callable[[], Iterable[object]]] = {
@@ -340,6 +349,8 @@ def _ours(study: Study, key: str, looks: dict[str, Style]) -> Entry:
         "learning_rates": lambda: (
             f"{study.sizes[s].learning_rate:g} ({s})" for s in study.used_sizes()
         ),
+        "prompts": lambda: [_prompts(study)["prompts"]],
+        "long_prompts": lambda: [_prompts(study)["long_prompts"]],
         "beta": lambda: _distinct(study, used, "beta"),
         "actor_coef": lambda: _distinct(study, used, "actor_coef"),
     }

@@ -90,6 +90,25 @@ class Rollouts:
         ]
 
 
+def joined_rollouts(parts: Sequence[Rollouts], pad: int) -> Rollouts:
+    """One batch of all rows: prompts left-padded, responses right-padded to the widest."""
+    if len(parts) == 1:
+        return parts[0]
+    wide = max(part.prompt_ids.shape[1] for part in parts)
+    width = max(part.width for part in parts)
+    equal = []
+    for part in parts:
+        extra = wide - part.prompt_ids.shape[1]
+        prompts = {
+            "prompt_ids": pad_last_dims(part.prompt_ids, (extra, 0), value=pad),
+            "prompt_mask": pad_last_dims(part.prompt_mask, (extra, 0)),
+        }
+        equal.append(replace(part, **prompts).widened(width, pad))
+    return Rollouts(
+        **{f.name: torch.cat([getattr(part, f.name) for part in equal]) for f in fields(Rollouts)}
+    )
+
+
 def seed_of(*parts: int | str) -> int:
     """A seed for a generator from what its draws depend on."""
     text = ":".join(map(str, parts)).encode()

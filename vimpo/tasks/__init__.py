@@ -39,10 +39,12 @@ class Task(Protocol):
     `benchmarks` names the held-out problem sets, which training never draws from. A response ends
     at a token that its model declares to be an end, or at its limit; in evaluation also at the stop
     texts of the benchmark's lm-eval definition. `grade_steps` is the oracle that grades each step
-    of a response, `fork` draws a place where a right one may go wrong; None if a task has none.
+    of a response, `fork` draws a place where a right one may go wrong, None if a task has none;
+    `kept_prompt` is how many of a prompt's last tokens are read, None for all.
     """
 
     benchmarks: tuple[str, ...]
+    kept_prompt: int | None
 
     @property
     def grade_steps(self) -> Callable[[Problem, str], list[Step]] | None: ...

@@ -220,6 +220,7 @@ class ChainProblems:
 
     grade_steps = staticmethod(grade_steps)
     fork = staticmethod(fork)
+    kept_prompt: int | None = None
 
     def __init__(self, config: ChainTask) -> None:
         self.config = config

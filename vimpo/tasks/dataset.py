@@ -88,6 +88,7 @@ class DatasetProblems:
         """
         self.config = config
         self.benchmarks = tuple(config.benchmarks)
+        self.kept_prompt = config.max_prompt if config.long_prompts == "cut" else None
         self.verifier = shared_verifier(config.verifier)
         self._orders: dict[tuple, tuple[str, ...]] = {}
         prompter = Prompter(config, tokenizer)
@@ -137,6 +138,8 @@ class DatasetProblems:
         lengths = [len(ids) for ids in encode(tokenizer, [prompts[row.id] for row in rows])]
         short = [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
         self.counts["too_long"] = len(rows) - len(short)
+        if self.kept_prompt:
+            return rows
         if not short or (self.config.long_prompts == "refuse" and len(short) < len(rows)):
             row, length = next((r, n) for r, n in zip(rows, lengths, strict=True) if n > limit)
             raise ConfigError(

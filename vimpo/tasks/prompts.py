@@ -31,18 +31,22 @@ CONTENTS: tuple[Callable[[str], object], ...] = (
 # --- from prompts to tokens -----------------------------------------------------------------------
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], keep: int | None = None
+) -> list[list[int]]:
     """Tokens of whole prompts, the same in training, evaluation, probes and checks.
 
     They start as the tokenizer starts a text, usually with BOS or nothing, once even if the prompt
-    says so itself, and have nothing added at their end, where the response goes on.
+    says so itself, and have nothing added at their end, where the response goes on. keep: how many
+    of the last tokens to keep; default: all.
     """
     start = opening(tokenizer)
     found = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
     for i, prompt in enumerate(prompts):
         if START in prompt:
             found[i] = _encode_marked(tokenizer, prompt)
-    return [list(ids) if ids[: len(start)] == start else [*start, *ids] for ids in found]
+    whole = [list(ids) if ids[: len(start)] == start else [*start, *ids] for ids in found]
+    return whole if keep is None else [ids[-keep:] for ids in whole]
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:

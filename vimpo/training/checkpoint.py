@@ -2,9 +2,9 @@
 
 A checkpoint is `step-N.safetensors` and `step-N.json`. Their checksums in `step-N.sha256` are
 written last; without them there is no checkpoint. No random state is kept, because every draw is a
-pure function of (seed, step). The last two checkpoints are kept. Frozen weights are left out.
-Tensors are written whole, so a run may resume with a different number of processes or a different
-sharding.
+pure function of (seed, step). The last two checkpoints are kept. Weights that never change are left
+out: those that are frozen in a network of which others are trained. Tensors are written whole, so a
+run may resume with a different number of processes or a different sharding.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def save_checkpoint(
         if world.main:
             tensors[key] = whole if world.size == 1 else whole.cpu()
     if world.main:
-        _write(folder, step, tensors, state)
+        numbers = {name: _numbers(optimizer) for name, optimizer in optimizers.items()}
+        _write(folder, tensors, {"step": step, "state": state, "numbers": numbers})
     world.wait()
 
 
@@ -55,21 +56,34 @@ def _tensors(
     modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> Iterator[tuple[str, Tensor]]:
     for name, module in modules.items():
-        for key, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                yield f"module.{name}.{key}", parameter.detach()
+        for key, parameter in _changing(module):
+            yield f"module.{name}.{key}", parameter.detach()
     for name, optimizer in optimizers.items():
         for i, slots in optimizer.state_dict()["state"].items():
             for key, value in slots.items():
                 yield f"optimizer.{name}.{i}.{key}", torch.as_tensor(value)
 
 
-def _write(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    path = folder / f"step-{step:06d}.safetensors"
+def _changing(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Trained weights by name; all of a network that is not trained but replaced now and then."""
+    trained = any(p.requires_grad for p in module.parameters())
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad or not trained:
+            yield name, parameter
+
+
+def _numbers(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """What steps keep in `param_groups` beside the settings: running means."""
+    (group,) = optimizer.param_groups
+    return {k: v for k, v in group.items() if k != "params" and k not in optimizer.defaults}
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
+    path = folder / f"step-{content['step']:06d}.safetensors"
     record = path.with_suffix(".json")
     with sealing(beside(path), [path.name, record.name]):
         write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}))
-        write_json(record, {"step": step, "state": state})
+        write_json(record, content)
     for old in sorted(folder.glob("step-*.sha256"))[:-KEEP]:
         old.unlink()
     for file in folder.glob("step-*"):
@@ -97,6 +111,9 @@ def load_checkpoint(
         with safe_open(path, framework="pt") as tensors:
             _restore(tensors, modules, optimizers)
         record = json.loads(record_path.read_text(encoding="utf-8"))
+        for name, optimizer in optimizers.items():
+            (group,) = optimizer.param_groups
+            group.update(record.get("numbers", {}).get(name, {}))
         return record["step"], record["state"]
     return None
 
@@ -109,10 +126,9 @@ def _restore(
     """Read the tensors one by one; a process keeps its part of each."""
     with torch.no_grad():
         for name, module in modules.items():
-            for key, parameter in module.named_parameters():
-                if parameter.requires_grad:
-                    whole = tensors.get_tensor(f"module.{name}.{key}")
-                    parameter.copy_(part_like(whole, parameter))
+            for key, parameter in _changing(module):
+                whole = tensors.get_tensor(f"module.{name}.{key}")
+                parameter.copy_(part_like(whole, parameter))
     for name, optimizer in optimizers.items():
         content = optimizer.state_dict()
         content["state"] = {}

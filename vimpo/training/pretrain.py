@@ -113,7 +113,7 @@ class Pretrainer:
         texts, targets = [], []
         seed, count = self.pretrain.seed, self.pretrain.batch_size
         for prompt_text, response_text in self.task.demonstrations(seed, step, count):
-            (prompt,) = encode(self.tokenizer, [prompt_text])
+            (prompt,) = encode(self.tokenizer, [prompt_text], self.task.kept_prompt)
             response = encode_text(self.tokenizer, response_text)
             response.append(self.tokenizer.eos_token_id)
             texts.append(prompt + response)

@@ -8,9 +8,10 @@ same bytes as an uninterrupted one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,9 +22,10 @@ from transformers import PreTrainedModel
 from vimpo.algorithms import Batch, Setup, Share, make_algorithm, make_batch
 from vimpo.algorithms.ppo import Ppo
 from vimpo.config import CellConfig, PPOConfig
-from vimpo.config.task import check_step_grades
+from vimpo.config.task import check_splitting, check_step_grades
 from vimpo.models.distributed import Alone, full, named_weights
 from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
+from vimpo.models.memory import continued_together
 from vimpo.models.networks import (
     Critic,
     check_plain_head,
@@ -38,12 +40,14 @@ from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import masked_mean, response_kl
 from vimpo.sampling import make_sampler
-from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
+from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of, step_seed
 from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
-from vimpo.tasks.steps import flawless_among, graded_tokens, token_spans
+from vimpo.tasks.steps import decoded, flawless_among, graded_tokens, token_spans
+from vimpo.training.continuations import Continuer, Response, continued
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
+from vimpo.training.resampling import Sampled, with_signal
 from vimpo.training.telemetry import Stopwatch
 from vimpo.training.validation import Validator
 
@@ -76,6 +80,8 @@ class Trainer:
         self.algorithm = make_algorithm(config.objective, setup)
         if self.algorithm.needs_steps:
             check_step_grades(f"algorithms.{config.algorithm}", config.task)
+        if states := config.objective.continued:
+            check_splitting(f"algorithms.{config.algorithm}", states.interval, config.task)
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
         self._load(base)
@@ -91,15 +97,16 @@ class Trainer:
             name: make_optimizer(module, self.rates[name], config.train.weight_decay)
             for name, module in self.modules.items()
         }
+        if self.reference is not None and self._refreshed:
+            self.modules["reference"] = self.reference  # part of the state, so of checkpoints
         train = config.train
-        sampling = sampling_of(
+        self._sampling = sampling_of(
             train, self.policy, self.tokenizer, train.group_size, train.max_response
         )
-        self._sampling = sampling
         self.sampler = make_sampler(
             self.policy,
             base,
-            sampling,
+            self._sampling,
             config.runtime,
             world,
             lambda: world.whole(self.scorer),
@@ -174,6 +181,8 @@ class Trainer:
             if self.watch.fault:
                 break
         self._drawn = rollouts, batch.old_logp, batch.ref_logp
+        if self._refreshed and (step + 1) % self._refreshed == 0:
+            self._refresh_reference()
         return {
             "step": step,
             "accuracy": sum(clean) / len(clean),
@@ -181,6 +190,7 @@ class Trainer:
             "response_length": float(batch.mask.sum(1).mean()),
             "no_signal": float(no_signal),
             **self._flawless,
+            **self._sampled,
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
@@ -199,36 +209,81 @@ class Trainer:
     def _collect(self, step: int) -> tuple[Rollouts, list[float], Batch]:
         """This process's rollouts; the clean rewards of all, and their batch with noisy ones."""
         c = self.config
-        problems = self.task.training_problems(c.seed, step, c.train.prompts_per_step)
-        mine = self.world.share(len(problems))
-        rollouts = self._sample([p.prompt for p in problems[mine]], step, mine.start, len(problems))
-        owners = [p for p in problems for _ in range(c.train.group_size)]
-        own, texts = owners[self.world.share(len(owners))], rollouts.texts(self.tokenizer)
-        marks = self.task.rewards(own, texts)
-        # A response that was cut off is wrong, whatever it holds.
-        right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
-        clean = self.world.gather(torch.tensor(right)).tolist()
-        self._flawless = self._flawless_share(own, texts, right)
-        rewards = noisy_rewards(
-            c.noise,
-            clean,
-            [p.id for p in owners],
-            list(range(c.train.group_size)) * len(problems),
-            seed=c.seed,
-            step=step,
-        )
+        found, size = self._sample_round(step, 0, self._problems(step, 0)), c.train.group_size
+        own, right = self._own(found)
+        self._flawless = self._flawless_share(own, found.texts, right)
+        self._sampled = {"sampled_tokens": float(found.rollouts.mask.sum())}
+        if (rounds := getattr(c.objective, "rounds", 1)) > 1:
+            # The batch's groups are chosen by their rewards, so accuracy is that of a first round.
+            accuracy = sum(found.clean) / len(found.clean)
+            found, used, tokens = with_signal(
+                found, rounds, partial(self._another_round, step), self.tokenizer.pad_token_id
+            )
+            self._sampled = {"sampled_tokens": tokens, "rounds": used, "accuracy": accuracy}
+            own, right = self._own(found)
+        rollouts, mine = found.rollouts, self.world.share(len(found.problems))
         # Rows of similar length next to each other: less padding in a forward pass.
         order = rollouts.by_length()
-        extra = self._step_grades(own, texts, right, rollouts)
+        extra = self._step_grades(own, found.texts, right, rollouts)
+        extra |= self._state_values(step, own, found.texts, rollouts)
         rollouts = rollouts.rows(order)
-        whole = self.world.gather(order + mine.start * c.train.group_size).cpu()
-        clean, rewards = ([x[i] for i in whole.tolist()] for x in (clean, rewards))
-        groups = whole // c.train.group_size
-        batch = make_batch(rewards, groups, self.world.gather(rollouts.mask))
+        whole = self.world.gather(order + mine.start * size).cpu()
+        clean, rewards = ([x[i] for i in whole.tolist()] for x in (found.clean, found.rewards))
+        batch = make_batch(rewards, whole // size, self.world.gather(rollouts.mask))
         batch = batch.with_(**{name: self.world.gather(x[order]) for name, x in extra.items()})
+        (self._sampled["sampled_tokens"],) = self.world.total(self._sampled["sampled_tokens"])
         if self.algorithm.needs_draws:
             batch = batch.with_(draws=self._draws(step, whole, batch.mask))
         return rollouts, clean, batch
+
+    def _own(self, found: Sampled) -> tuple[list[Problem], list[float]]:
+        """Problem and clean reward of each of this process's rollouts."""
+        mine, size = self.world.share(len(found.problems)), self.config.train.group_size
+        own = [p for p in found.problems[mine] for _ in range(size)]
+        return own, found.clean[self.world.share(len(found.clean))]
+
+    def _problems(self, step: int, number: int) -> Sequence[Problem]:
+        """Those of a round of sampling; later ones are drawn as those of steps beyond the last."""
+        train = self.config.train
+        place = step + number * train.steps
+        return self.task.training_problems(self.config.seed, place, train.prompts_per_step)
+
+    def _another_round(self, step: int, number: int, known: Collection[str]) -> Sampled | None:
+        """A later round, without the problems that are known; None if no other is left."""
+        new = [p for p in self._problems(step, number) if p.id not in known]
+        return self._sample_round(step, number, new) if new else None
+
+    def _sample_round(self, step: int, number: int, problems: Sequence[Problem]) -> Sampled:
+        """Rollouts and texts of this process; problems and rewards of all."""
+        c, size = self.config, self.config.train.group_size
+        mine = self.world.share(len(problems))
+        seed = step_seed(c.seed, step, "rollout")
+        if number:
+            seed = seed_of("rollout", c.seed, step, number)
+        prompts = [p.prompt for p in problems[mine]]
+        rollouts = self._sample(prompts, seed, mine.start, len(problems))
+        own = [p for p in problems[mine] for _ in range(size)]
+        texts = rollouts.texts(self.tokenizer)
+        right = self._clean(own, texts, rollouts.finished.tolist())
+        clean = self.world.gather(torch.tensor(right)).tolist()
+        rewards = noisy_rewards(
+            c.noise,
+            clean,
+            [p.id for p in problems for _ in range(size)],
+            list(range(size)) * len(problems),
+            seed=c.seed,
+            step=step,
+        )
+        return Sampled(problems, rollouts, texts, clean, rewards)
+
+    def _clean(
+        self, problems: Sequence[Problem], texts: list[str], finished: Sequence[bool]
+    ) -> list[float]:
+        """Rewards before noise. By default a response that was cut off is wrong anyway."""
+        marks = self.task.rewards(problems, texts)
+        if self.config.train.truncated == "graded":
+            return marks
+        return [mark * done for mark, done in zip(marks, finished, strict=True)]
 
     def _flawless_share(
         self, problems: Sequence[Problem], texts: list[str], right: list[float]
@@ -249,11 +304,55 @@ class Trainer:
         steps = torch.zeros_like(rollouts.response_ids)
         grades = torch.zeros_like(rollouts.mask)
         for i, ids in enumerate(rollouts.token_lists()):
-            spans = token_spans(self.tokenizer, ids)
-            graded = self.task.grade_steps(problems[i], texts[i])
-            found = graded_tokens(graded, spans, right[i] > 0)
+            found = self._grade_tokens(problems[i], texts[i], ids, right[i] > 0)
             steps[i, : len(ids)], grades[i, : len(ids)] = map(torch.tensor, found)
         return {"steps": steps, "grades": grades}
+
+    def _grade_tokens(
+        self, problem: Problem, text: str, ids: list[int], right: bool
+    ) -> tuple[list[int], list[float]]:
+        """Step and grade of every token of a response, for a task that grades steps."""
+        assert self.task.grade_steps is not None
+        spans = token_spans(self.tokenizer, ids)
+        return graded_tokens(self.task.grade_steps(problem, text), spans, right)
+
+    def _state_values(
+        self, step: int, problems: Sequence[Problem], texts: list[str], rollouts: Rollouts
+    ) -> dict[str, Tensor]:
+        """`segments` and `state_values` [b, T] of this process's rollouts, if settings ask for it.
+
+        The rewards of continuations have the cell's noise, as those of rollouts have.
+        """
+        c, states = self.config, self.config.objective.continued
+        if states is None:
+            return {}
+        size, together = c.train.group_size, continued_together(c.train, len(problems))
+        sampler = self.sampler.with_(replace(self._sampling, group_size=states.k))
+        continuer = Continuer(sampler, states.k, c.train.max_response, together)
+
+        def rewards(group: int, responses: list[Response]) -> list[float]:
+            problem, count = problems[group * size], len(responses)
+            ended = [ids[: len(ids) - done] for ids, done in responses]
+            found = [decoded(self.tokenizer, ids) for ids in ended]
+            clean = self._clean([problem] * count, found, [done for _, done in responses])
+            places = range(size, size + count)  # after those of the rollouts
+            return noisy_rewards(
+                c.noise, clean, [problem.id] * count, places, seed=c.seed, step=step
+            )
+
+        if states.interval is None:
+            segments = [
+                self._grade_tokens(problem, text, ids, False)[0]
+                for problem, text, ids in zip(problems, texts, rollouts.token_lists(), strict=True)
+            ]
+        else:
+            segments = [
+                [t // states.interval for t in range(len(ids))] for ids in rollouts.token_lists()
+            ]
+        seeds = [seed_of("continuations", c.seed, step, problem.id) for problem in problems[::size]]
+        found, tokens = continued(continuer, rollouts, segments, seeds, rewards)
+        self._sampled["sampled_tokens"] += tokens
+        return found
 
     def _draws(self, step: int, rows: Tensor, mask: Tensor) -> Tensor:
         """Numbers in [0, 1) per token: a function of seed, step, and place in the step's rollouts.
@@ -266,14 +365,13 @@ class Trainer:
         draws = torch.rand(everything, generator=generator)
         return draws[rows, : mask.shape[1]].to(mask)
 
-    def _sample(self, prompts: list[str], step: int, first: int, total: int) -> Rollouts:
-        """Rollouts of prompts `first`, `first` + 1, ... of the step's `total`.
+    def _sample(self, prompts: list[str], seed: int, first: int, total: int) -> Rollouts:
+        """Rollouts of prompts `first`, `first` + 1, ... of a round's `total`.
 
         Padded to the widest of all processes, whose rows are put together later.
         """
-        tokens = encode(self.tokenizer, prompts)
+        tokens = encode(self.tokenizer, prompts, self.task.kept_prompt)
         self.sampler.sync(lambda: named_weights(self.policy))
-        seed = step_seed(self.config.seed, step, "rollout")
         rollouts = self.sampler.rollouts(tokens, seed, first, total)
         width = int(self.world.largest(rollouts.width))
         return rollouts.widened(width, self.tokenizer.pad_token_id)
@@ -333,7 +431,8 @@ class Trainer:
             with torch.no_grad():
                 parts = [self._score(rollouts.rows(s)).detached() for s in slices]
             batch = batch.with_(**{k: gather(torch.cat([p[k] for p in parts])) for k in parts[0]})
-        batch = batch.with_(advantage=self.algorithm.advantage(batch))
+        batch = batch.with_(advantage=self._advantage(batch, slices))
+        batch = self.algorithm.prepared(batch, self.optimizers["policy"].param_groups[0])
 
         self.optimizers["policy"].zero_grad()
         own = batch.rows(self.world.share(len(batch.mask)))
@@ -343,18 +442,17 @@ class Trainer:
             rows = own.rows(s).with_(**scores.detached())
             if rows.old_logp is None:
                 rows = rows.with_(old_logp=rows.logp)
-            share = Share(
-                responses=len(rows.mask) / len(batch.mask),
-                tokens=float(rows.mask.sum() / batch.mask.sum()),
-            )
+            responses = len(rows.mask) / len(batch.mask)
+            tokens = float(rows.mask.sum() / batch.mask.sum())
+            share = Share(responses, responses if self._apart else tokens)
             if scores.start is not None:
                 rows = rows.with_(start=scores.start)  # with its graph
             loss = self.algorithm.loss(scores.logp, rows, share)
             if apply:
                 self._backward("policy", loss)
             loss_sum += loss.item()
-            clipped += share.tokens * float(self.algorithm.clip_fraction(rows))
-            entropy_sum += share.tokens * float(masked_mean(scores.entropy, rows.mask))
+            clipped += tokens * float(self.algorithm.clip_fraction(rows))
+            entropy_sum += tokens * float(masked_mean(scores.entropy, rows.mask))
             logps.append(rows.logp)
             ref_logps.append(rows.ref_logp)
         batch = batch.with_(logp=gather(torch.cat(logps)))
@@ -377,6 +475,19 @@ class Trainer:
             "advantage_std": float(masked_mean(batch.advantage.square(), batch.mask).sqrt()),
         }
 
+    @property
+    def _apart(self) -> bool:
+        """Does each micro-batch have statistics of its own?"""
+        return self.config.train.statistics == "micro_batch"
+
+    def _advantage(self, batch: Batch, slices: Sequence[slice]) -> Tensor:
+        """Over the whole batch, or over each micro-batch if no response is compared with others."""
+        if not (self._apart and self.algorithm.advantage_reads_policy):
+            return self.algorithm.advantage(batch)
+        own = batch.rows(self.world.share(len(batch.mask)))
+        parts = [self.algorithm.advantage(own.rows(s)) for s in slices]
+        return self.world.gather(torch.cat(parts))
+
     def _backward(self, name: str, loss: Tensor) -> None:
         self.world.backward(loss)
         self.optimizers[name].collect()
@@ -397,6 +508,18 @@ class Trainer:
         if self.watch.sound(f"the {name}'s gradient norm", norm):
             self.optimizers[name].step()
         return norm, float(norm > limit)
+
+    @property
+    def _refreshed(self) -> int:
+        """Steps after which the reference becomes the policy; 0: never."""
+        return getattr(self.config.objective, "refresh_every", None) or 0
+
+    @torch.no_grad()
+    def _refresh_reference(self) -> None:
+        assert self.reference is not None
+        pairs = zip(self.reference.parameters(), self.policy.parameters(), strict=True)
+        for old, new in pairs:
+            old.copy_(new)
 
     # --- failure (vimpo/training/outcomes.py) -----------------------------------------------------
 
@@ -421,7 +544,7 @@ class Trainer:
         pi is the policy that drew them.
         """
         rollouts, logp, ref_logp = self._drawn
-        if ref_logp is None:
+        if ref_logp is None or self._refreshed:  # a refreshed reference is not the base
             with self.clock("validation"):
                 ref_logp = self.world.gather(self._base_logp(rollouts))
         return response_kl(logp, ref_logp, self.world.gather(rollouts.mask))
