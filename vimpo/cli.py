@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -153,6 +154,35 @@ def _pretrain(
     done = is_complete(study.base_folder(size), study.base_digest(size))
     tasks = {} if done or checked else check_inputs(study, [size])
     print(pretrain_base(study, size, quiet=quiet, task=tasks.get(size)))
+
+
+@app.command("critic")
+def _critic(
+    algorithm: Algorithm,
+    size: Size,
+    noise: Noise = "0",
+    config: Config = None,
+    quiet: Quiet = False,
+    checked: Checked = False,
+) -> None:
+    """Make the pretrained critic that all seeds of an algorithm start with."""
+    study, cell = _study(config), Cell(algorithm, size, noise, 0)
+    study.cell_config(cell)
+    folder = study.critic_folder(cell)
+    if folder is None:
+        able = [
+            name for name in study.algorithms if study.critic_digest(replace(cell, algorithm=name))
+        ]
+        raise ConfigError(
+            f"algorithm: '{algorithm}' pretrains no critic; allowed: {', '.join(able) or 'none'}, "
+            "or an algorithm of objective ppo with critic_pretrain"
+        )
+    from vimpo.planning.preflight import check_inputs
+    from vimpo.training.runs import is_complete, pretrain_critic
+
+    done = is_complete(folder, folder.name.removeprefix("critic-"))
+    tasks = {} if done or checked else check_inputs(study, [size])
+    print(pretrain_critic(study, cell, quiet=quiet, task=tasks.get(size)))
 
 
 @app.command("train")

@@ -24,6 +24,7 @@ class Vimpo(Algorithm):
 
     config: VimpoConfig
     advantage_reads_policy: ClassVar[bool] = True
+    has_value: ClassVar[bool] = True
 
     def _td(self, batch: Batch) -> Tensor:
         return implied_td(batch.logp, batch.ref_logp, batch.token_kl, batch.mask, self.config.beta)
@@ -51,6 +52,10 @@ class Vimpo(Algorithm):
             value_share=share.responses,
             actor_share=share.tokens,
         )
+
+    def value_change(self, batch: Batch) -> Tensor:
+        td = self._td(batch)
+        return (td.cumsum(1) - td) * batch.mask
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         residual = terminal_residual(

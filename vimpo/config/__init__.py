@@ -15,6 +15,7 @@ from vimpo.config.algorithms import (
     ALGORITHMS,
     AlgorithmConfig,
     CorrectedGRPOConfig,
+    CriticPretraining,
     DrGRPOConfig,
     EntropyConfig,
     GRPOConfig,

@@ -12,6 +12,7 @@ from vimpo.config.algorithms import (
     AlgorithmConfig,
     CorrectedGRPOConfig,
     OwnConfig,
+    PPOConfig,
     VimpoConfig,
 )
 from vimpo.config.grid import (
@@ -181,6 +182,9 @@ class Study(Strict):
             self._check_supply(
                 self.task, "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
             )
+        for name, rollouts in self.critic_rollouts().items():
+            field = f"algorithms.{name}.critic_pretrain.rollouts"
+            self._check_supply(self.task, field, rollouts, "train_operators")
 
     @staticmethod
     def _check_supply(task: ChainTask, field: str, count: int, lengths: str) -> None:
@@ -250,6 +254,20 @@ class Study(Strict):
     def base_folder(self, size: str) -> Path:
         return self.folder / "base" / size
 
+    def critic_folder(self, cell: Cell) -> Path | None:
+        """The pretrained critic that a cell starts with; seeds share it. None: it has none."""
+        value = self.critic_digest(cell)
+        return self.base_folder(cell.size) / f"critic-{value}" if value else None
+
+    def critic_rollouts(self) -> dict[str, int]:
+        """Rollouts per update of the grid's algorithms that pretrain their critic."""
+        used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
+        return {
+            name: objective.critic_pretrain.rollouts
+            for name, objective in used.items()
+            if isinstance(objective, PPOConfig) and objective.critic_pretrain
+        }
+
     def cost_file(self, size: str) -> Path:
         """The side-by-side measurement of the cost of a step at a size."""
         return self.folder / "cost" / f"{size}.csv"
@@ -281,6 +299,14 @@ class Study(Strict):
         spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
         task, runtime = training_fields(self.task), result_fields(self.runtime)
         return digest([spec, task, self.pretrain, runtime])
+
+    def critic_digest(self, cell: Cell) -> str | None:
+        """Of a cell's pretrained critic, which reads the cell's noisy rewards; None without one."""
+        objective, noise = self.algorithms[cell.algorithm], Noise.parse(cell.noise)
+        if not isinstance(objective, PPOConfig) or not objective.critic_pretrain:
+            return None
+        sampled = self.train.model_dump(include={"max_response", "temperature", "micro_batch"})
+        return digest([self.base_digest(cell.size), objective.critic_pretrain, noise, sampled])
 
     def cell_digest(self, cell: Cell) -> str:
         return cell_digest(self.cell_config(cell))

@@ -1,0 +1,234 @@
+"""Value pretraining: PPO's critic is fitted to the base policy before the first step.
+
+A critic that starts at zero explains nothing for its first hundred updates, and until then PPO
+compares with a batch's mean (VC-PPO, arXiv 2503.01491, pretrains its value model for the same
+reason). Each update reads fresh rollouts of the frozen base policy, graded under the cell's noise:
+
+    L = 1/2 mean_t (V(s_t) - R)^2
+
+Every `check_every` updates, the explained variance of the change along held-out rollouts is
+measured (vimpo/objectives/value.py), also under the cell's noise: no clean label is read. It ends
+when that has stopped rising; the best critic is kept. Seeds share it, and it is made like any other
+run (vimpo/training/runs.py), whose metrics.csv has a row for each measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vimpo.config import CellConfig, ConfigError, CriticPretraining
+from vimpo.models.distributed import named_weights
+from vimpo.models.networks import Critic, enable_checkpointing, load_policy, load_tokenizer
+from vimpo.models.optimizer import make_optimizer
+from vimpo.objectives.ppo import critic_loss
+from vimpo.objectives.value import outcome_explained
+from vimpo.sampling import make_sampler
+from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of
+from vimpo.tasks import Problem, Task, make_task, prompt_room
+from vimpo.tasks.noise import noisy_rewards
+from vimpo.tasks.prompts import encode
+from vimpo.training.outcomes import Outcome
+from vimpo.training.telemetry import Stopwatch
+
+GROUP = 8  # held-out rollouts of a problem, whose mean is its V(s_0)
+ROWS = 32  # rollouts of similar length in one forward pass
+
+
+class CriticPretrainer:
+    """The state of a pretraining; a step is `check_every` updates and a measurement."""
+
+    phases: tuple[str, ...] = ("rollout", "critic")
+
+    def __init__(
+        self, config: CellConfig, settings: CriticPretraining, base: Path, read: Task | None = None
+    ) -> None:
+        """Load the base policy, which stays as it is. read: the task, if it was already made.
+
+        Raises ConfigError if `base` holds no policy, or if there are too few problems.
+        """
+        self.config, self.settings = config, settings
+        runtime, train = config.runtime, config.train
+        self.tokenizer = load_tokenizer(base, runtime.trust_remote_code)
+        self.policy = load_policy(base, runtime)
+        if runtime.gradient_checkpointing:
+            enable_checkpointing(self.policy)
+        self.critic = Critic.from_policy(self.policy)
+        self.policy.requires_grad_(False)
+        self.task = read or make_task(
+            config.task,
+            self.tokenizer,
+            batch_size=settings.rollouts,
+            room=prompt_room(self.policy.config, train.max_response),
+        )
+        self.clock = Stopwatch(runtime.device)
+        self.modules: dict[str, nn.Module] = {"critic": self.critic}
+        rate, decay = settings.learning_rate, config.pretrain.weight_decay
+        self.optimizers = {"critic": make_optimizer(self.critic, rate, decay)}
+        sampling = sampling_of(train, self.policy, self.tokenizer, 1, train.max_response)
+        self.sampler = make_sampler(self.policy, base, sampling, runtime)
+        self.sampler.sync(lambda: named_weights(self.policy))
+        self._best, self._best_weights = -math.inf, self._weights()
+
+    def step(self, step: int) -> dict[str, float]:
+        """Updates up to the next measurement, and that."""
+        first = step * self.settings.check_every
+        last = min(first + self.settings.check_every, self.settings.updates)
+        losses = [self._update(update) for update in range(first, last)]
+        explained = self._measure()
+        if not explained <= self._best:  # NaN: nothing to choose by, so the latest
+            self._best_weights = self._weights()
+            self._best = self._best if math.isnan(explained) else explained
+        return {
+            "step": step,
+            "updates": last,
+            "loss": sum(losses) / len(losses),
+            "held_out_explained": explained,
+        }
+
+    def outcome(self, rows: Sequence[dict[str, float]]) -> Outcome | None:
+        """The end, if the held-out explained variance has stopped rising."""
+        if not stopped_rising(rows, self.settings):
+            return None
+        reason = f"best held-out explained variance of the change: {self._best:.3f}"
+        return Outcome("finished", int(rows[-1]["step"]), reason)
+
+    def save(self, folder: Path) -> None:
+        """The best critic."""
+        self.critic.save(folder, self._best_weights)
+        Critic.load(folder, self.policy)
+
+    def kept(self) -> dict[str, Tensor]:
+        """The best critic so far, and how good it is."""
+        best = torch.tensor(self._best, dtype=torch.float64)
+        return {"best": best, **{f"weights.{k}": v for k, v in self._best_weights.items()}}
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        self._best = float(kept.pop("best"))
+        self._best_weights = {k.removeprefix("weights."): v for k, v in kept.items()}
+
+    def provenance(self) -> dict:
+        """What the manifest records about the training data."""
+        return self.task.provenance(self._seed)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.policy, self.critic]
+
+    # --- one update -------------------------------------------------------------------------------
+
+    @property
+    def _seed(self) -> int:
+        """Of all problems and rollouts; no run draws with it."""
+        return seed_of("critic", self.config.pretrain.seed) % 2**31
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: w.detach().clone() for name, w in self.critic.state_dict().items()}
+
+    def _update(self, update: int) -> float:
+        """One update on fresh rollouts. Returns the loss before it."""
+        settings = self.settings
+        draw = self._held_out_draws + update
+        with self.clock("rollout"):
+            problems = self.task.training_problems(self._seed, draw, settings.rollouts)
+            rollouts, rewards, _ = self._graded(problems, draw)
+        optimizer, total = self.optimizers["critic"], 0.0
+        with self.clock("critic"):
+            optimizer.zero_grad()
+            for rows in micro_batches(len(rewards), self._rows):
+                part, returns = rollouts.rows(rows).trimmed(), rewards[rows]
+                values = self.critic(*part.inputs(), part.width)
+                targets = returns[:, None].expand_as(values)
+                share = float(part.mask.sum() / rollouts.mask.sum())
+                loss = share * critic_loss(values, targets, values, part.mask, None)
+                loss.backward()
+                optimizer.collect()
+                total += loss.item()
+            if not math.isfinite(total):
+                raise ConfigError(
+                    f"critic_pretrain.learning_rate: at {settings.learning_rate} the loss is "
+                    f"{total} at update {update}; allowed: a lower rate"
+                )
+            (group,) = optimizer.param_groups
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
+            optimizer.step()
+        return total
+
+    def _graded(
+        self, problems: Sequence[Problem], draw: int, index: int = 0
+    ) -> tuple[Rollouts, Tensor, Tensor]:
+        """A rollout of each problem, shortest first, with noisy rewards [B].
+
+        The last [B] says which problem each is of. index: of these rollouts among those of their
+        problems.
+        """
+        prompts = encode(self.tokenizer, [problem.prompt for problem in problems])
+        rollouts = self.sampler.rollouts(prompts, seed_of("critic", self._seed, draw, index))
+        marks = self.task.rewards(problems, rollouts.texts(self.tokenizer))
+        # A response that was cut off is wrong, as in training.
+        right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
+        ids = [problem.id for problem in problems]
+        places = [index] * len(ids)
+        noise = self.config.noise
+        rewards = noisy_rewards(noise, right, ids, places, seed=self._seed, step=draw)
+        order = rollouts.by_length()
+        return rollouts.rows(order), torch.tensor(rewards, device=order.device)[order], order
+
+    @property
+    def _rows(self) -> int:
+        """Rollouts of one forward pass: no more than a step of training has."""
+        train = self.config.train
+        return min(ROWS, train.micro_batch or train.prompts_per_step * train.group_size)
+
+    # --- measuring --------------------------------------------------------------------------------
+
+    @property
+    def _held_out_draws(self) -> int:
+        """Draws of problems for the held-out rollouts; those for updates come after them."""
+        return -(-self.settings.held_out // self.settings.rollouts)
+
+    @cached_property
+    def _held_out(self) -> list[tuple[Rollouts, Tensor, Tensor]]:
+        """Rollouts of the held-out problems, with their rewards and groups."""
+        found, count = [], self.settings.rollouts
+        for draw in range(self._held_out_draws):
+            left = self.settings.held_out - draw * count
+            problems = self.task.training_problems(self._seed, draw, count)[:left]
+            for index in range(GROUP):
+                rollouts, rewards, order = self._graded(problems, draw, index)
+                found.append((rollouts, rewards, draw * count + order))
+        return found
+
+    @torch.no_grad()
+    def _measure(self) -> float:
+        """Held-out explained variance of the change; NaN if every group has equal rewards."""
+        with self.clock("rollout"):
+            batches = self._held_out
+        with self.clock("critic"):
+            changes, masks = [], []
+            for rollouts, _, _ in batches:
+                for rows in micro_batches(len(rollouts.mask), self._rows):
+                    part = rollouts.rows(rows).trimmed()
+                    values = self.critic(*part.inputs(), part.width)
+                    changes.append((values - values[:, :1]) * part.mask)
+                    masks.append(part.mask)
+            width = max(mask.shape[1] for mask in masks)
+            change, mask = joined(changes, width), joined(masks, width)
+            rewards = torch.cat([rewards for _, rewards, _ in batches])
+            groups = torch.cat([groups for _, _, groups in batches])
+            return float(outcome_explained(change, rewards, groups, mask))
+
+
+def stopped_rising(rows: Sequence[dict[str, float]], settings: CriticPretraining) -> bool:
+    """Has the held-out explained variance not risen for `patience` updates, after the least?
+
+    rows: one for each measurement, with `updates` and `held_out_explained`, which may be NaN.
+    """
+    done = rows[-1]["updates"]
+    known = [row for row in rows if not math.isnan(row["held_out_explained"])]
+    best = max(known, key=lambda row: row["held_out_explained"], default=rows[0])["updates"]
+    return done >= settings.least and done - best >= settings.patience
