@@ -10,11 +10,14 @@ over the proper prefixes s_t of all responses, those that hold a token and are n
 equal weight for every response. A constant, such as the group's mean, explains 0.
 
 The probe takes the true change, from many continuations of each prefix; a training step knows only
-how its responses ended, so y_t = R - mean_group(R) at every t. Since R - V(s_t) is noise that no
-prefix predicts, this leaves Var(y) - Var(y - x) as it is in expectation and makes Var(y) larger:
-the probe's number, times the share of the outcomes' variance that prefixes decide. A perfect value
-stays below 1. Where steps are graded, y_t = V_graded(s_t) - V_graded(s_0) at the starts of steps
-(`graded_values` in steps.py) has little of that noise.
+how its responses ended, so y_t = R - mean_group(R) at every t (`outcome_explained`). R - V(s_t) is
+noise that no prefix predicts, so Var(y) - Var(y - x) stays as it is in expectation while Var(y)
+grows: the result is the probe's number times the share of the outcomes' variance that prefixes
+decide, and a perfect value stays below 1. Two others come close to 1 for a perfect value:
+
+    end_explained      at the last proper prefix alone, which holds the answer
+    graded_explained   y_t = V_graded(s_t) - V_graded(s_0) at the starts of steps, where steps are
+                       graded (`graded_values` in steps.py)
 """
 
 from __future__ import annotations
@@ -50,9 +53,21 @@ def outcome_explained(change: Tensor, rewards: Tensor, groups: Tensor, mask: Ten
     change, mask (right-padded) [B, T]; rewards, groups [B] -> scalar; NaN if every group has equal
     rewards.
     """
-    check_rows(mask=mask, rewards=rewards, groups=groups)
-    truth = (rewards - group_mean(rewards, groups))[:, None].expand_as(mask)
-    return explained(change, truth, _equal_weights(_later(mask)))
+    weights = _equal_weights(_later(mask))
+    return explained(change, _outcome(change, rewards, groups), weights)
+
+
+def end_explained(change: Tensor, rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """The same at each response's last token alone, before which all but the end is known."""
+    later = _later(mask)
+    last = later * (1 - torch.cat([later[:, 1:], torch.zeros_like(later[:, :1])], 1))
+    return explained(change, _outcome(change, rewards, groups), last)
+
+
+def _outcome(change: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
+    """R - mean_group(R) for every token. change [B, T]; rewards, groups [B] -> [B, T]"""
+    check_rows(change=change, rewards=rewards, groups=groups)
+    return (rewards - group_mean(rewards, groups))[:, None].expand_as(change)
 
 
 def graded_explained(

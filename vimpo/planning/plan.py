@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
+from vimpo.config import AlgorithmConfig, Cell, ChainTask, PPOConfig, Study, VimpoConfig
 from vimpo.config.jobs import Stage
 from vimpo.models import memory
 from vimpo.models.memory import Shape, Workload
@@ -90,9 +90,12 @@ def policy_passes(
     return epochs * (3 + checkpointing + reference + look)
 
 
-def critic_passes(split: bool, epochs: int, checkpointing: bool) -> float:
-    """The same for PPO's critic, which needs no first pass with a single micro-batch."""
-    return epochs * (3 + checkpointing) + int(split)
+def critic_passes(split: bool, epochs: int, checkpointing: bool, updates: int = 1) -> float:
+    """The same for PPO's critic, which needs no first pass with a single micro-batch.
+
+    updates: of the critic per update of the policy.
+    """
+    return updates * epochs * (3 + checkpointing) + int(split)
 
 
 class Planner:
@@ -209,7 +212,8 @@ class Planner:
         work *= forward_flops(shape, context)
         if isinstance(objective, PPOConfig):
             critic = forward_flops(shape, context, critic=True)
-            work += critic * critic_passes(split, train.epochs, self.checkpointing)
+            updates = objective.critic_updates
+            work += critic * critic_passes(split, train.epochs, self.checkpointing, updates)
         tokens = rollouts * (lengths.prompt + lengths.response)
         return self.rollout_s(shape, processes) + self.compute_s(work * tokens, processes)
 
@@ -218,6 +222,20 @@ class Planner:
         length = lengths.prompt + lengths.response
         tokens = spec.pretrain_steps * self.study.pretrain.batch_size * length
         return self._started(self.compute_s(3 * tokens * forward_flops(shape, length / 2)))
+
+    def critic_s(self, shape: Shape, objective: PPOConfig) -> float:
+        """Value pretraining up to its limit: fresh rollouts for every update, and measurements."""
+        settings, lengths = objective.critic_pretrain, self.lengths
+        assert settings is not None
+        length = lengths.prompt + lengths.response
+        held = settings.held_out * memory.HELD_OUT_GROUP
+        measurements = math.ceil(settings.updates / settings.check_every)
+        passes = settings.updates * settings.rollouts * (3 + self.checkpointing)
+        passes += measurements * held
+        one = forward_flops(shape, length / 2, critic=True) * length
+        sampled = settings.updates * settings.rollouts + held
+        sampling = self._sample_s(shape, sampled, settings.rollouts)
+        return self._started(sampling + self.compute_s(passes * one))
 
     def train_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
         one = self.step_s(shape, objective, self.study.runtime.processes)
@@ -258,6 +276,11 @@ class Planner:
             found.append(self._job("pretrain", size, "", 1, self.pretrain_s(size, shape)))
             found.append(self._job("evaluate", size, "base", 1, self.evaluate_s(shape)))
             found.append(self._job("cost", size, "", 1, self.cost_s(size, shape)))
+            for cell in self.critics(size):
+                objective = self.study.algorithms[cell.algorithm]
+                assert isinstance(objective, PPOConfig)
+                seconds = self.critic_s(shape, objective)
+                found.append(self._job("critic", size, "", 1, seconds))
             counts = Counter(cell.algorithm for cell in self.cells if cell.size == size)
             for algorithm, count in counts.items():
                 objective = self.study.algorithms[algorithm]
@@ -270,6 +293,12 @@ class Planner:
                     found.append(self._job(stage, size, algorithm, count, seconds))
         return found
 
+    def critics(self, size: str) -> list[Cell]:
+        """A cell of each pretrained critic that is to be made."""
+        cells = [cell for cell in self.cells if cell.size == size]
+        digests = {self.study.critic_digest(cell): cell for cell in cells}
+        return [cell for value, cell in digests.items() if value]
+
     def _job(self, stage: Stage, size: str, algorithm: str, count: int, seconds: float) -> Job:
         """devices: all that the job holds; the whole cell's if its stages share a job."""
         shared = self.study.cluster.one_job_a_cell and algorithm not in ("", "base")
@@ -281,18 +310,30 @@ class Planner:
     def memory_gib(
         self, shape: Shape, objective: AlgorithmConfig, processes: int | None = None
     ) -> float:
-        """Peak of one training process, by models/memory.py; processes: default: the study's."""
-        train, processes = self.study.train, processes or self.study.runtime.processes
+        """Peak of one process of training or of value pretraining, by models/memory.py.
+
+        processes: default: the study's.
+        """
+        processes = processes or self.study.runtime.processes
+        work = self._workload(processes)
+        parts = memory.memory_parts(shape, objective, work, self.numbers)
+        peak = memory.peak_bytes(self._adapted(p, work, processes) for p in parts)
+        if isinstance(objective, PPOConfig) and objective.critic_pretrain:
+            parts = memory.pretraining_parts(shape, objective, work, self.numbers)
+            peak = max(peak, memory.peak_bytes(self._adapted(p, work, 1) for p in parts))
+        return peak / GIB
+
+    def _workload(self, processes: int) -> Workload:
+        """A process's part of a step."""
+        train = self.study.train
         rollouts = math.ceil(self.study.rollouts_per_step / processes)
-        work = Workload(
+        return Workload(
             decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
             micro_batch=min(train.micro_batch or rollouts, rollouts),
             prompt=self.lengths.longest_prompt,
             response=self.lengths.longest_response,
             checkpointing=self.checkpointing,
         )
-        parts = memory.memory_parts(shape, objective, work, self.numbers)
-        return memory.peak_bytes(self._adapted(p, work, processes) for p in parts) / GIB
 
     def _adapted(self, part: memory.Part, work: Workload, processes: int) -> memory.Part:
         """A part under `runtime`: split over processes, logits in chunks, the sampler's share."""
@@ -318,7 +359,9 @@ class Planner:
         """What a run holds on disk while it trains."""
         trained = sum(n for n, is_ in memory.networks(shape, objective).values() if is_)
         n = self.numbers
-        return CHECKPOINTS * trained * (n.weight + memory.MOMENTS * n.moment + n.master)
+        held = trained * (n.weight + memory.MOMENTS * n.moment + n.master)
+        parts = memory.memory_parts(shape, objective, self._workload(1), n)
+        return CHECKPOINTS * (held + sum(p.bytes for p in parts if p.part == "replay"))
 
     def disk(self) -> tuple[int, int]:
         """Bytes that a finished study keeps, and that its largest cell holds while training."""
@@ -327,6 +370,8 @@ class Planner:
             names = [cell.algorithm for cell in self.cells if cell.size == size]
             objectives = [self.study.algorithms[name] for name in names]
             kept += self.kept_bytes(shape) + sum(self.kept_bytes(shape, o) for o in objectives)
+            critic = memory.parameter_count(shape, critic=True) * self.numbers.weight
+            kept += critic * len(self.critics(size))
             running = max([running, *(self.checkpoint_bytes(shape, o) for o in objectives)])
         return kept, running
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vimpo.config import CellConfig, ConfigError, CriticPretraining
 from vimpo.models.distributed import named_weights
+from vimpo.models.memory import HELD_OUT_GROUP, PRETRAINING_ROWS
 from vimpo.models.networks import Critic, enable_checkpointing, load_policy, load_tokenizer
 from vimpo.models.optimizer import make_optimizer
 from vimpo.objectives.ppo import critic_loss
@@ -35,9 +36,6 @@ from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
 from vimpo.training.outcomes import Outcome
 from vimpo.training.telemetry import Stopwatch
-
-GROUP = 8  # held-out rollouts of a problem, whose mean is its V(s_0)
-ROWS = 32  # rollouts of similar length in one forward pass
 
 
 class CriticPretrainer:
@@ -182,7 +180,7 @@ class CriticPretrainer:
     def _rows(self) -> int:
         """Rollouts of one forward pass: no more than a step of training has."""
         train = self.config.train
-        return min(ROWS, train.micro_batch or train.prompts_per_step * train.group_size)
+        return min(PRETRAINING_ROWS, train.micro_batch or train.prompts_per_step * train.group_size)
 
     # --- measuring --------------------------------------------------------------------------------
 
@@ -193,12 +191,15 @@ class CriticPretrainer:
 
     @cached_property
     def _held_out(self) -> list[tuple[Rollouts, Tensor, Tensor]]:
-        """Rollouts of the held-out problems, with their rewards and groups."""
+        """Rollouts of the held-out problems, with their rewards and groups.
+
+        A group's mean is its problem's V(s_0).
+        """
         found, count = [], self.settings.rollouts
         for draw in range(self._held_out_draws):
             left = self.settings.held_out - draw * count
             problems = self.task.training_problems(self._seed, draw, count)[:left]
-            for index in range(GROUP):
+            for index in range(HELD_OUT_GROUP):
                 rollouts, rewards, order = self._graded(problems, draw, index)
                 found.append((rollouts, rewards, draw * count + order))
         return found

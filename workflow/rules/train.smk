@@ -4,6 +4,7 @@
 rule train:
     input:
         base=rules.pretrain.output.manifest,
+        critic=critic_of_cell,
     output:
         config=f"{FOLDER}/runs/{RUN}/config.yaml",
         metrics=f"{FOLDER}/runs/{RUN}/metrics.csv",
