@@ -106,7 +106,11 @@ class CriticPretraining(Strict):
     rollouts: Count = Field(
         64, description="fresh rollouts of the base policy per update, each of another problem"
     )
-    held_out: Count = Field(64, description="problems that are measured, with 8 rollouts of each")
+    held_out: Count = Field(
+        64,
+        description="problems that are measured, with 8 rollouts of each; as many more as make a "
+        "multiple of `rollouts`",
+    )
     learning_rate: Positive = Field(1e-3, description="of the critic, whatever the size's rate")
 
 

@@ -25,10 +25,11 @@ from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
 SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
 MOMENTS = 2  # of AdamW
 # Bytes of a kept rollout per token (sampling/rollouts.py): ids and mask are 64-bit in a prompt; in
-# a response ids are, and mask, log-probability, value and the batch's mask are float32.
+# a response ids are, and mask, log-probability and value are float32.
 REPLAYED_PROMPT = 8 + 8
-REPLAYED_RESPONSE = 8 + 4 * 4
+REPLAYED_RESPONSE = 8 + 3 * 4
 PRETRAINING_ROWS = 32  # most rollouts of a forward pass in value pretraining
+SAMPLED_UPDATES = 4  # updates there whose rollouts are sampled together, which takes half as long
 HELD_OUT_GROUP = 8  # rollouts of a held-out problem there
 SAMPLED = 64  # problems whose longest demonstration represents a response
 
@@ -250,16 +251,15 @@ def pretraining_parts(
     """Everything that value pretraining holds (training/critic.py): the policy is only sampled."""
     assert objective.critic_pretrain is not None
     rollouts = objective.critic_pretrain.rollouts
-    sampled = replace(
-        work, decoded=rollouts, micro_batch=min(work.micro_batch, PRETRAINING_ROWS, rollouts)
-    )
+    rows = min(work.micro_batch, PRETRAINING_ROWS, rollouts)
+    sampled = replace(work, decoded=SAMPLED_UPDATES * rollouts, micro_batch=rows)
     parts = [
         part
         for part in memory_parts(shape, objective, sampled, numbers)
         if part.network == "critic" and part.part != "replay"
     ]
     count = parameter_count(shape, critic=True)
-    held = objective.critic_pretrain.held_out * HELD_OUT_GROUP
+    held = -(-objective.critic_pretrain.held_out // rollouts) * rollouts * HELD_OUT_GROUP
     row = work.prompt * REPLAYED_PROMPT + work.response * REPLAYED_RESPONSE
     return [
         *parts,

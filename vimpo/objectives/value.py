@@ -53,21 +53,23 @@ def outcome_explained(change: Tensor, rewards: Tensor, groups: Tensor, mask: Ten
     change, mask (right-padded) [B, T]; rewards, groups [B] -> scalar; NaN if every group has equal
     rewards.
     """
+    check_shapes(change=change, mask=mask)
     weights = _equal_weights(_later(mask))
-    return explained(change, _outcome(change, rewards, groups), weights)
+    return explained(change, _outcome(rewards, groups, mask), weights)
 
 
 def end_explained(change: Tensor, rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
     """The same at each response's last token alone, before which all but the end is known."""
+    check_shapes(change=change, mask=mask)
     later = _later(mask)
     last = later * (1 - torch.cat([later[:, 1:], torch.zeros_like(later[:, :1])], 1))
-    return explained(change, _outcome(change, rewards, groups), last)
+    return explained(change, _outcome(rewards, groups, mask), last)
 
 
-def _outcome(change: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:
-    """R - mean_group(R) for every token. change [B, T]; rewards, groups [B] -> [B, T]"""
-    check_rows(change=change, rewards=rewards, groups=groups)
-    return (rewards - group_mean(rewards, groups))[:, None].expand_as(change)
+def _outcome(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """R - mean_group(R) for every token. rewards, groups [B]; mask [B, T] -> [B, T]"""
+    check_rows(mask=mask, rewards=rewards, groups=groups)
+    return (rewards - group_mean(rewards, groups))[:, None] * torch.ones_like(mask)
 
 
 def graded_explained(

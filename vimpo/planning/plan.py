@@ -234,7 +234,8 @@ class Planner:
         passes += measurements * held
         one = forward_flops(shape, length / 2, critic=True) * length
         sampled = settings.updates * settings.rollouts + held
-        sampling = self._sample_s(shape, sampled, settings.rollouts)
+        together = memory.SAMPLED_UPDATES * settings.rollouts
+        sampling = self._sample_s(shape, sampled, together)
         return self._started(sampling + self.compute_s(passes * one))
 
     def train_s(self, shape: Shape, objective: AlgorithmConfig) -> float:

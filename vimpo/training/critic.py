@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from vimpo.config import CellConfig, ConfigError, CriticPretraining
 from vimpo.models.distributed import named_weights
-from vimpo.models.memory import HELD_OUT_GROUP, PRETRAINING_ROWS
+from vimpo.models.memory import HELD_OUT_GROUP, PRETRAINING_ROWS, SAMPLED_UPDATES
 from vimpo.models.networks import Critic, enable_checkpointing, load_policy, load_tokenizer
 from vimpo.models.optimizer import make_optimizer
 from vimpo.objectives.ppo import critic_loss
-from vimpo.objectives.value import outcome_explained
+from vimpo.objectives.value import end_explained, outcome_explained
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of
-from vimpo.tasks import Problem, Task, make_task, prompt_room
+from vimpo.tasks import Task, make_task, prompt_room
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
 from vimpo.training.outcomes import Outcome
@@ -64,6 +64,11 @@ class CriticPretrainer:
             batch_size=settings.rollouts,
             room=prompt_room(self.policy.config, train.max_response),
         )
+        if settings.rollouts > (most := self.task.supply()):
+            raise ConfigError(
+                f"critic_pretrain.rollouts: {settings.rollouts} is more than the task can supply "
+                f"without repeats; allowed: 1 to {most}"
+            )
         self.clock = Stopwatch(runtime.device)
         self.modules: dict[str, nn.Module] = {"critic": self.critic}
         rate, decay = settings.learning_rate, config.pretrain.weight_decay
@@ -77,8 +82,13 @@ class CriticPretrainer:
         """Updates up to the next measurement, and that."""
         first = step * self.settings.check_every
         last = min(first + self.settings.check_every, self.settings.updates)
-        losses = [self._update(update) for update in range(first, last)]
-        explained = self._measure()
+        losses = []
+        for update in range(first, last, SAMPLED_UPDATES):
+            draws = range(update, min(update + SAMPLED_UPDATES, last))
+            with self.clock("rollout"):
+                batches = self._graded([self._held_out_draws + draw for draw in draws])
+            losses += [self._update(rollouts, rewards) for rollouts, rewards, _ in batches]
+        explained, at_end = self._measure()
         if not explained <= self._best:  # NaN: nothing to choose by, so the latest
             self._best_weights = self._weights()
             self._best = self._best if math.isnan(explained) else explained
@@ -87,6 +97,7 @@ class CriticPretrainer:
             "updates": last,
             "loss": sum(losses) / len(losses),
             "held_out_explained": explained,
+            "held_out_end": at_end,
         }
 
     def outcome(self, rows: Sequence[dict[str, float]]) -> Outcome | None:
@@ -127,13 +138,8 @@ class CriticPretrainer:
     def _weights(self) -> dict[str, Tensor]:
         return {name: w.detach().clone() for name, w in self.critic.state_dict().items()}
 
-    def _update(self, update: int) -> float:
-        """One update on fresh rollouts. Returns the loss before it."""
-        settings = self.settings
-        draw = self._held_out_draws + update
-        with self.clock("rollout"):
-            problems = self.task.training_problems(self._seed, draw, settings.rollouts)
-            rollouts, rewards, _ = self._graded(problems, draw)
+    def _update(self, rollouts: Rollouts, rewards: Tensor) -> float:
+        """One update. Returns the loss before it."""
         optimizer, total = self.optimizers["critic"], 0.0
         with self.clock("critic"):
             optimizer.zero_grad()
@@ -148,8 +154,8 @@ class CriticPretrainer:
                 total += loss.item()
             if not math.isfinite(total):
                 raise ConfigError(
-                    f"critic_pretrain.learning_rate: at {settings.learning_rate} the loss is "
-                    f"{total} at update {update}; allowed: a lower rate"
+                    f"critic_pretrain.learning_rate: at {self.settings.learning_rate} the loss is "
+                    f"{total}; allowed: a lower rate"
                 )
             (group,) = optimizer.param_groups
             nn.utils.clip_grad_norm_(group["params"], 1.0)
@@ -157,24 +163,32 @@ class CriticPretrainer:
         return total
 
     def _graded(
-        self, problems: Sequence[Problem], draw: int, index: int = 0
-    ) -> tuple[Rollouts, Tensor, Tensor]:
-        """A rollout of each problem, shortest first, with noisy rewards [B].
+        self, draws: Sequence[int], index: int = 0
+    ) -> list[tuple[Rollouts, Tensor, list[str]]]:
+        """A rollout of each problem of these draws, sampled together.
 
-        The last [B] says which problem each is of. index: of these rollouts among those of their
-        problems.
+        For each draw: rollouts, shortest first, with their noisy rewards [B] and problems' ids.
+        index: of these rollouts among those of their problems.
         """
+        count, noise = self.settings.rollouts, self.config.noise
+        drawn = [self.task.training_problems(self._seed, draw, count) for draw in draws]
+        problems = [problem for some in drawn for problem in some]
         prompts = encode(self.tokenizer, [problem.prompt for problem in problems])
-        rollouts = self.sampler.rollouts(prompts, seed_of("critic", self._seed, draw, index))
+        rollouts = self.sampler.rollouts(prompts, seed_of("critic", self._seed, draws[0], index))
         marks = self.task.rewards(problems, rollouts.texts(self.tokenizer))
         # A response that was cut off is wrong, as in training.
         right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
-        ids = [problem.id for problem in problems]
-        places = [index] * len(ids)
-        noise = self.config.noise
-        rewards = noisy_rewards(noise, right, ids, places, seed=self._seed, step=draw)
-        order = rollouts.by_length()
-        return rollouts.rows(order), torch.tensor(rewards, device=order.device)[order], order
+        found = []
+        for i, draw in enumerate(draws):
+            rows = slice(i * count, (i + 1) * count)
+            part, ids = rollouts.rows(rows), [problem.id for problem in problems[rows]]
+            noisy = noisy_rewards(
+                noise, right[rows], ids, [index] * count, seed=self._seed, step=draw
+            )
+            order = part.by_length()
+            rewards = torch.tensor(noisy, device=order.device)[order]
+            found.append((part.rows(order), rewards, [ids[k] for k in order.tolist()]))
+        return found
 
     @property
     def _rows(self) -> int:
@@ -195,18 +209,22 @@ class CriticPretrainer:
 
         A group's mean is its problem's V(s_0).
         """
-        found, count = [], self.settings.rollouts
-        for draw in range(self._held_out_draws):
-            left = self.settings.held_out - draw * count
-            problems = self.task.training_problems(self._seed, draw, count)[:left]
-            for index in range(HELD_OUT_GROUP):
-                rollouts, rewards, order = self._graded(problems, draw, index)
-                found.append((rollouts, rewards, draw * count + order))
+        draws, found = range(self._held_out_draws), []
+        places: dict[str, int] = {}
+        for index in range(HELD_OUT_GROUP):
+            for rollouts, rewards, ids in (self._graded([draw], index)[0] for draw in draws):
+                for name in ids:
+                    places.setdefault(name, len(places))
+                groups = torch.tensor([places[name] for name in ids], device=rewards.device)
+                found.append((rollouts, rewards, groups))
         return found
 
     @torch.no_grad()
-    def _measure(self) -> float:
-        """Held-out explained variance of the change; NaN if every group has equal rewards."""
+    def _measure(self) -> tuple[float, float]:
+        """Held-out explained variance of the change, at all prefixes and at the last.
+
+        NaN if every group has equal rewards.
+        """
         with self.clock("rollout"):
             batches = self._held_out
         with self.clock("critic"):
@@ -221,7 +239,11 @@ class CriticPretrainer:
             change, mask = joined(changes, width), joined(masks, width)
             rewards = torch.cat([rewards for _, rewards, _ in batches])
             groups = torch.cat([groups for _, _, groups in batches])
-            return float(outcome_explained(change, rewards, groups, mask))
+            outcome = (rewards, groups, mask)
+            return (
+                float(outcome_explained(change, *outcome)),
+                float(end_explained(change, *outcome)),
+            )
 
 
 def stopped_rising(rows: Sequence[dict[str, float]], settings: CriticPretraining) -> bool:

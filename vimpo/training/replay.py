@@ -14,7 +14,7 @@ from torch import Tensor
 from vimpo.algorithms import Batch
 from vimpo.sampling.rollouts import Rollouts
 
-READ = ("mask", "rewards", "groups", "baseline", "values")  # of a batch, by a critic's update
+READ = ("rewards", "groups", "baseline", "values")  # of a batch, by a critic's update
 ROLLOUTS = tuple(f.name for f in fields(Rollouts))
 
 
@@ -27,7 +27,7 @@ class Replay:
 
     def add(self, rollouts: Rollouts, batch: Batch) -> None:
         """Put a batch in front, with `values`; the oldest falls out if there are too many."""
-        read = Batch(**{name: getattr(batch, name) for name in READ})
+        read = Batch(rollouts.mask, **{name: getattr(batch, name) for name in READ})
         self._batches = [(rollouts, read), *self._batches][: self.size]
 
     def others(self, count: int) -> list[tuple[Rollouts, Batch]]:
@@ -46,10 +46,8 @@ class Replay:
     def load(self, named: dict[str, Tensor]) -> None:
         """Take back what :meth:`tensors` returned."""
         count = 1 + max((int(name.partition(".")[0]) for name in named), default=-1)
-        self._batches = [
-            (
-                Rollouts(**{name: named[f"{i}.rollouts.{name}"] for name in ROLLOUTS}),
-                Batch(**{name: named[f"{i}.batch.{name}"] for name in READ}),
-            )
-            for i in range(count)
-        ]
+        self._batches = []
+        for i in range(count):
+            rollouts = Rollouts(**{name: named[f"{i}.rollouts.{name}"] for name in ROLLOUTS})
+            read = {name: named[f"{i}.batch.{name}"] for name in READ}
+            self._batches.append((rollouts, Batch(rollouts.mask, **read)))
