@@ -159,15 +159,18 @@ def test_what_a_pretrained_critic_depends_on(learned, changes, same):
     assert learned(critic_pretrain=None).critic_folder(cell()) is None
 
 
-def test_pretraining_learns_a_change_that_the_first_token_decides(learned, monkeypatch):
+def test_pretraining_learns_what_a_response_shows(learned, monkeypatch):
+    """The last digit decides, so a critic that has learned knows it at the last prefix."""
+
     def rewards(self, problems, responses):
-        return [float(text[:1] in "13579") for text in responses]
+        return [float(text[-1:] in "13579") for text in responses]
 
     monkeypatch.setattr(ChainProblems, "rewards", rewards)
-    study = learned(critic_pretrain=PRETRAIN | {"updates": 40, "check_every": 20})
+    changes = {"updates": 60, "check_every": 30, "rollouts": 16, "learning_rate": 0.03}
+    study = learned(critic_pretrain=PRETRAIN | changes)
     folder = pretrain_critic(study, cell(noise="0"), quiet=True)
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
-    assert float(rows[-1]["held_out_explained"]) > 0.7
+    assert float(rows[-1]["held_out_end"]) > 0.25
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
