@@ -136,17 +136,6 @@ BAD = {
         "adapters",
         "allowed: null with lora",
     ),
-    "more rollouts of pretraining than problems": (
-        {
-            "task": {"largest": 2, "train_operators": [1], "benchmarks": {"a": {"operators": 8}}},
-            "train": {"prompts_per_step": 2},
-            "pretrain": {"batch_size": 2},
-            "grid": {"algorithms": ["ppo_pretrained"]},
-        },
-        "algorithms.ppo_pretrained.critic_pretrain.rollouts",
-        "64",
-        "1 to 4",
-    ),
     "objective": ({"algorithms": {"new": {"objective": "trpo"}}}, "new", "'trpo'", "'grpo'"),
     "text for a number": ({"train": {"steps": "many"}}, "train.steps", "'many'", "[1, inf)"),
     "micro-batch": ({"train": {"micro_batch": 999}}, "train.micro_batch", "999", "1 to that"),

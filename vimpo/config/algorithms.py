@@ -104,7 +104,9 @@ class CriticPretraining(Strict):
     )
     check_every: Count = Field(20, description="updates from one measurement to the next")
     rollouts: Count = Field(
-        64, description="fresh rollouts of the base policy per update, each of another problem"
+        64,
+        description="fresh rollouts of the base policy per update, of different problems if there "
+        "are as many",
     )
     held_out: Count = Field(
         64,

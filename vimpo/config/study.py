@@ -182,9 +182,6 @@ class Study(Strict):
             self._check_supply(
                 self.task, "pretrain.batch_size", self.pretrain.batch_size, "pretrain_operators"
             )
-        for name, rollouts in self.critic_rollouts().items():
-            field = f"algorithms.{name}.critic_pretrain.rollouts"
-            self._check_supply(self.task, field, rollouts, "train_operators")
 
     @staticmethod
     def _check_supply(task: ChainTask, field: str, count: int, lengths: str) -> None:
@@ -258,15 +255,6 @@ class Study(Strict):
         """The pretrained critic that a cell starts with; seeds share it. None: it has none."""
         value = self.critic_digest(cell)
         return self.base_folder(cell.size) / f"critic-{value}" if value else None
-
-    def critic_rollouts(self) -> dict[str, int]:
-        """Rollouts per update of the grid's algorithms that pretrain their critic."""
-        used = {name: self.algorithms[name] for block in self.grid for name in block.algorithms}
-        return {
-            name: objective.critic_pretrain.rollouts
-            for name, objective in used.items()
-            if isinstance(objective, PPOConfig) and objective.critic_pretrain
-        }
 
     def cost_file(self, size: str) -> Path:
         """The side-by-side measurement of the cost of a step at a size."""

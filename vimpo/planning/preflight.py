@@ -109,9 +109,7 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
         task = DatasetProblems(
             study.task,
             tokenizer,
-            batch_size=max(
-                study.train.prompts_per_step, demonstrations, *study.critic_rollouts().values()
-            ),
+            batch_size=max(study.train.prompts_per_step, demonstrations),
             room=prompt_room(config, study.train.max_response),
         )
         (first,) = task.training_problems(0, 0, 1)  # shows the tokens of a chat template

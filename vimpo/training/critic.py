@@ -31,7 +31,7 @@ from vimpo.objectives.ppo import critic_loss
 from vimpo.objectives.value import end_explained, outcome_explained
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of
-from vimpo.tasks import Task, make_task, prompt_room
+from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.noise import noisy_rewards
 from vimpo.tasks.prompts import encode
 from vimpo.training.outcomes import Outcome
@@ -48,7 +48,7 @@ class CriticPretrainer:
     ) -> None:
         """Load the base policy, which stays as it is. read: the task, if it was already made.
 
-        Raises ConfigError if `base` holds no policy, or if there are too few problems.
+        Raises ConfigError if `base` holds no policy.
         """
         self.config, self.settings = config, settings
         runtime, train = config.runtime, config.train
@@ -58,17 +58,7 @@ class CriticPretrainer:
             enable_checkpointing(self.policy)
         self.critic = Critic.from_policy(self.policy)
         self.policy.requires_grad_(False)
-        self.task = read or make_task(
-            config.task,
-            self.tokenizer,
-            batch_size=settings.rollouts,
-            room=prompt_room(self.policy.config, train.max_response),
-        )
-        if settings.rollouts > (most := self.task.supply()):
-            raise ConfigError(
-                f"critic_pretrain.rollouts: {settings.rollouts} is more than the task can supply "
-                f"without repeats; allowed: 1 to {most}"
-            )
+        self.task = read or load_task(config, self.policy, self.tokenizer)
         self.clock = Stopwatch(runtime.device)
         self.modules: dict[str, nn.Module] = {"critic": self.critic}
         rate, decay = settings.learning_rate, config.pretrain.weight_decay
@@ -162,6 +152,12 @@ class CriticPretrainer:
             optimizer.step()
         return total
 
+    def _problems(self, draw: int) -> list[Problem]:
+        """As many as an update has rollouts, in turn if the task has fewer."""
+        count = self.settings.rollouts
+        distinct = self.task.training_problems(self._seed, draw, min(count, self.task.supply()))
+        return [distinct[i % len(distinct)] for i in range(count)]
+
     def _graded(
         self, draws: Sequence[int], index: int = 0
     ) -> list[tuple[Rollouts, Tensor, list[str]]]:
@@ -171,8 +167,7 @@ class CriticPretrainer:
         index: of these rollouts among those of their problems.
         """
         count, noise = self.settings.rollouts, self.config.noise
-        drawn = [self.task.training_problems(self._seed, draw, count) for draw in draws]
-        problems = [problem for some in drawn for problem in some]
+        problems = [problem for draw in draws for problem in self._problems(draw)]
         prompts = encode(self.tokenizer, [problem.prompt for problem in problems])
         rollouts = self.sampler.rollouts(prompts, seed_of("critic", self._seed, draws[0], index))
         marks = self.task.rewards(problems, rollouts.texts(self.tokenizer))
@@ -182,9 +177,9 @@ class CriticPretrainer:
         for i, draw in enumerate(draws):
             rows = slice(i * count, (i + 1) * count)
             part, ids = rollouts.rows(rows), [problem.id for problem in problems[rows]]
-            noisy = noisy_rewards(
-                noise, right[rows], ids, [index] * count, seed=self._seed, step=draw
-            )
+            # A place of its own for each, also where a draw holds a problem twice.
+            places = range(index * count, (index + 1) * count)
+            noisy = noisy_rewards(noise, right[rows], ids, places, seed=self._seed, step=draw)
             order = part.by_length()
             rewards = torch.tensor(noisy, device=order.device)[order]
             found.append((part.rows(order), rewards, [ids[k] for k in order.tolist()]))
