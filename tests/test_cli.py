@@ -29,6 +29,7 @@ WRONG = {
     ),
     "no size": (["evaluate", "--base"], "size: is required with --base; allowed: one of the stud"),
     "unknown size": (["pretrain", "--size", "zz"], "size: 'zz' is unknown; allowed: xs, s, m, l, "),
+    "no critic": (["critic", *CELL], "'vimpo' pretrains no critic; allowed: ppo_pretrained, or"),
 }
 
 
@@ -45,7 +46,7 @@ def test_wrong_usage_is_one_line(capsys, case):
 
 def test_every_command_explains_itself(capsys):
     commands = [command.name for command in app.registered_commands]
-    assert len(commands) == 18
+    assert len(commands) == 19
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
     assert (

@@ -93,7 +93,7 @@ BAD = {
         {"algorithms": {"ppo_pretrained": {"critic_replay": 0}}},
         "algorithms.ppo_pretrained.critic_replay",
         "0 is not allowed",
-        "[1, inf)",
+        "greater than or equal to 1",
     ),
     "replay that nothing reads": (
         {"algorithms": {"ppo": {"critic_replay": 4}}},
@@ -105,7 +105,7 @@ BAD = {
         {"algorithms": {"ppo": {"critic_pretrain": {"updates": 0}}}},
         "algorithms.ppo.critic_pretrain.updates",
         "0 is not allowed",
-        "[1, inf)",
+        "greater than or equal to 1",
     ),
     "pretraining of no critic": (
         {"algorithms": {"grpo": {"critic_pretrain": {"updates": 9}}}},

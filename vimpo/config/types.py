@@ -117,7 +117,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             del place[3:4]  # the tag of the union
         message = fault["msg"].removeprefix("Value error, ")
         allowed = _allowed(model, place)
-        if place[:1] == ["algorithms"] and len(place) > 3:
+        if place[:1] == ["algorithms"] and len(place) > 2:
             del place[2]  # the tag of the union
         # A key may contain a line break, but a fault is one line.
         place = [part if part.isprintable() else repr(part) for part in place]

@@ -261,11 +261,15 @@ def require_critic(study: Study, cell: Cell) -> Path | None:
 
 
 def critic_cost(folder: Path | None) -> dict:
-    """What the manifest of a run says of its pretrained critic, which its seeds share."""
+    """What the manifest of a run says of its pretrained critic, which its seeds share.
+
+    seconds: of sampling, updates and saving; the start of the process is not counted.
+    """
     if folder is None:
         return {}
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    cost = {name: manifest[name] for name in ("digest", "wall_s", "peak_memory_mb")}
+    phases = {name: s for name, s in manifest["phases_s"].items() if name != "startup"}
+    cost = {"digest": manifest["digest"], "seconds": round(sum(phases.values()), 3)}
     return {"critic_pretraining": cost}
 
 
