@@ -95,10 +95,10 @@ class VimpoConfig(PolicyUpdate):
 class CriticPretraining(Strict):
     """Fits the critic to rollouts of the base policy before the first step (training/critic.py)."""
 
-    updates: Count = Field(600, description="most updates")
-    least: Count = Field(200, description="updates before it may end early")
+    updates: Count = Field(1600, description="most updates")
+    least: Count = Field(400, description="updates before it may end early")
     patience: Count = Field(
-        100,
+        300,
         description="ends once the held-out explained variance of the change has not risen for "
         "this many updates; the best critic is kept",
     )
