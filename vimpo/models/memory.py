@@ -92,13 +92,17 @@ LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.networks.last
 
 @dataclass(frozen=True)
 class Workload:
-    """A step: sequences decoded together, sequences per backward pass, tokens of each."""
+    """A step: sequences decoded together, sequences per backward pass, tokens of each.
+
+    rollouts: of the step, if they are not all decoded together.
+    """
 
     decoded: int
     micro_batch: int
     prompt: int
     response: int
     checkpointing: bool = False
+    rollouts: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -242,7 +246,8 @@ def _replayed(objective: AlgorithmConfig, work: Workload) -> list[Part]:
     if not isinstance(objective, PPOConfig) or objective.critic_replay == 1:
         return []
     row = work.prompt * REPLAYED_PROMPT + work.response * REPLAYED_RESPONSE
-    return [Part("critic", "replay", (objective.critic_replay - 1) * work.decoded * row)]
+    rows = (objective.critic_replay - 1) * (work.rollouts or work.decoded)
+    return [Part("critic", "replay", rows * row)]
 
 
 def pretraining_parts(

@@ -334,6 +334,7 @@ class Planner:
             prompt=self.lengths.longest_prompt,
             response=self.lengths.longest_response,
             checkpointing=self.checkpointing,
+            rollouts=rollouts,
         )
 
     def _adapted(self, part: memory.Part, work: Workload, processes: int) -> memory.Part:
