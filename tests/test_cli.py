@@ -29,6 +29,7 @@ WRONG = {
     ),
     "no size": (["evaluate", "--base"], "size: is required with --base; allowed: one of the stud"),
     "unknown size": (["pretrain", "--size", "zz"], "size: 'zz' is unknown; allowed: xs, s, m, l, "),
+    "no critic": (["critic", *CELL], "'vimpo' pretrains no critic; allowed: ppo_pretrained, or"),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
@@ -172,6 +173,35 @@ def _surprisal(size: Size, config: Config = None, quiet: Quiet = False) -> None:
     pretrain_base(study, size, quiet=quiet)
     measured_surprisal(study, size)
     print(surprisal_file(study, size))
+
+
+@app.command("critic")
+def _critic(
+    algorithm: Algorithm,
+    size: Size,
+    noise: Noise = "0",
+    config: Config = None,
+    quiet: Quiet = False,
+    checked: Checked = False,
+) -> None:
+    """Make the pretrained critic that all seeds of an algorithm start with."""
+    study, cell = _study(config), Cell(algorithm, size, noise, 0)
+    study.cell_config(cell)
+    folder = study.critic_folder(cell)
+    if folder is None:
+        able = [
+            name for name in study.algorithms if study.critic_digest(replace(cell, algorithm=name))
+        ]
+        raise ConfigError(
+            f"algorithm: '{algorithm}' pretrains no critic; allowed: {', '.join(able) or 'none'}, "
+            "or an algorithm of objective ppo with critic_pretrain"
+        )
+    from vimpo.planning.preflight import check_inputs
+    from vimpo.training.runs import is_complete, pretrain_critic
+
+    done = is_complete(folder, folder.name.removeprefix("critic-"))
+    tasks = {} if done or checked else check_inputs(study, [size])
+    print(pretrain_critic(study, cell, quiet=quiet, task=tasks.get(size)))
 
 
 @app.command("train")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import DynamicCache
 
+from vimpo.algorithms import Batch
 from vimpo.config import (
     ALGORITHMS,
     LADDER,
@@ -21,6 +23,8 @@ from vimpo.config import (
 from vimpo.models import memory
 from vimpo.models.memory import FLOAT32, MIXED, PUBLISHED, Workload
 from vimpo.models.networks import Critic, build_policy, chain_tokenizer, parameter_count, positions
+from vimpo.sampling.rollouts import Rollouts
+from vimpo.training.replay import Replay
 from vimpo.training.trainer import Trainer
 
 GROUPED = ModelSpec(hidden=48, layers=3, heads=4, kv_heads=2, intermediate=100, pretrain_steps=1)
@@ -132,6 +136,46 @@ def test_peak_is_what_stays_and_the_largest_phase():
     ]
     assert memory.peak_bytes(parts) == 155
     assert memory.peak_bytes(parts[:1]) == 100
+
+
+def test_replayed_batches_are_counted_as_they_are_held():
+    """Seven batches besides the step's own: as many bytes as the tensors of training."""
+    prompt, response, rows = 5, 7, 3
+    work = Workload(decoded=rows, micro_batch=rows, prompt=prompt, response=response)
+    objective = ALGORITHMS["ppo_pretrained"]
+    (held,) = (
+        part.bytes
+        for part in memory.memory_parts(PUBLISHED[0], objective, work, FLOAT32)
+        if part.part == "replay"
+    )
+    ids, ones = torch.zeros(rows, prompt, dtype=torch.long), torch.zeros(rows, response)
+    rollouts = Rollouts(ids, ids, ones.long(), ones, ones, torch.zeros(rows, dtype=torch.bool))
+    batch = Batch(ones, ones[:, 0], ones[:, 0], ones[:, 0], values=ones)
+    replay = Replay(8)
+    for _ in range(8):
+        replay.add(rollouts, batch)
+    wide = [x for x in replay.tensors().values() if x.ndim == 2]
+    assert len(wide) == 7 * 6
+    assert held == sum(x.numel() * x.element_size() for x in wide)
+    assert not [
+        part
+        for part in memory.memory_parts(PUBLISHED[0], PPOConfig(), work, FLOAT32)
+        if part.part == "replay"
+    ]
+
+
+def test_value_pretraining_trains_the_critic_and_samples_the_policy():
+    work = Workload(decoded=32, micro_batch=32, prompt=5, response=7)
+    shape, objective = PUBLISHED[0], ALGORITHMS["ppo_pretrained"]
+    parts = memory.pretraining_parts(shape, objective, work, MIXED)
+    held = {(part.network, part.part): part.bytes for part in parts}
+    critic, policy = memory.parameter_count(shape, critic=True), memory.parameter_count(shape)
+    assert held["policy", "weights"] == 2 * policy
+    assert held["critic", "weights"] == held["critic", "best"] == 2 * critic
+    assert held["critic", "gradients"] + held["critic", "optimizer"] == 14 * critic
+    assert ("policy", "optimizer") not in held
+    one = replace(work, decoded=4 * 64)
+    assert held["policy", "kv_cache"] == memory.kv_cache_bytes(shape, one, MIXED)
 
 
 def test_bytes_of_mixed_precision_are_sixteen_a_parameter():

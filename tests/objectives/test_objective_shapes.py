@@ -8,7 +8,7 @@ import pytest
 import torch
 from objective_cases import F64, MASK, assert_equal, t
 
-from vimpo.objectives import adaptive, common, grpo, ppo, steps, tbrm, vimpo
+from vimpo.objectives import adaptive, common, grpo, ppo, steps, tbrm, value, vimpo
 
 ROWS = ("rewards", "groups", "baseline", "start", "costs", "residual")
 CALLS = {
@@ -33,6 +33,8 @@ CALLS = {
     grpo.corrected_advantage: ("rewards", "groups", 0.1, 0.2),
     steps.step_credit: ("steps", "grades", "mask"),
     steps.segment_advantage: ("values", "segments", "rewards", "mask"),
+    steps.right_so_far: ("steps", "grades", "mask"),
+    steps.graded_values: ("steps", "grades", "rewards", "groups", "mask"),
     steps.shuffled: ("values", "mask", "draws"),
     tbrm.trajectory_residual: ("logp", "ref_logp", "start", "rewards", "mask", 0.5),
     ppo.terminal_rewards: ("rewards", "mask"),
@@ -40,6 +42,10 @@ CALLS = {
     ppo.ppo_advantages: ("rewards", "values", "mask", 1.0),
     ppo.critic_loss: ("values", "returns", "old_values", "mask", 0.2),
     ppo.explained_variance: ("values", "returns", "mask"),
+    value.explained: ("change", "truth", "weights"),
+    value.outcome_explained: ("change", "rewards", "groups", "mask"),
+    value.end_explained: ("change", "rewards", "groups", "mask"),
+    value.graded_explained: ("change", "steps", "grades", "rewards", "groups", "mask"),
     vimpo.implied_td: ("logp", "ref_logp", "token_kl", "mask", 0.5),
     vimpo.implied_values: ("td", "baseline", "mask"),
     vimpo.value_loss: ("logp", "ref_logp", "token_kl", "rewards", "baseline", "mask", 0.5),
@@ -77,9 +83,10 @@ def arguments(function, dtype=F64, rows=4, tokens=3, rewards=None, mask=None):
 def test_every_public_function_of_the_objectives_is_covered():
     helpers = {"check_shapes", "check_rows", "masked_mean", "reduce_tokens"}
     helpers |= {"adaptive_coefficient", "overlong_penalty"}  # of numbers, of one tensor
+    helpers |= {"_later", "_equal_weights", "_outcome"}
     found = {
         f.__name__
-        for module in (adaptive, common, grpo, ppo, steps, tbrm, vimpo)
+        for module in (adaptive, common, grpo, ppo, steps, tbrm, value, vimpo)
         for f in vars(module).values()
         if inspect.isfunction(f) and f.__module__ == module.__name__
     }
@@ -128,7 +135,12 @@ def test_shapes_that_do_not_fit_are_named(function, position, change):
     "edge", ["no tokens", "one token", "equal rewards", "one response", "one column"]
 )
 def test_edge_cases_are_finite_and_keep_the_type(edge, dtype):
+    all_of_them = ("no tokens", "one token", "equal rewards", "one response", "one column")
     undefined = {
+        "explained": all_of_them,  # its own tests
+        "outcome_explained": all_of_them,
+        "end_explained": all_of_them,
+        "graded_explained": all_of_them,
         "explained_variance": ("no tokens", "one token"),  # nothing varies: NaN by contract
         "group_advantage": ("one response",),  # refused by contract
         "corrected_advantage": ("one response",),

@@ -104,6 +104,31 @@ def test_passes_of_a_critic():
     assert critic_passes(False, 1, False) == 3
     assert critic_passes(True, 1, False) == 4
     assert critic_passes(True, 2, True) == 9
+    assert critic_passes(True, 2, True, updates=5) == 41
+
+
+def test_a_pretrained_critic_is_one_job_for_its_seeds_and_noise_levels_apart():
+    grid = {"algorithms": ["ppo", "ppo_pretrained"], "sizes": ["xs"], "noise": [0, 0.25]}
+    study = load_study({"grid": grid | {"seeds": [1, 2, 3]}, "plan": {"startup_seconds": 0}})
+    planner = Planner(study)
+    jobs = {(job.rule, job.algorithm): job for job in planner.jobs()}
+    assert sum(job.count for job in planner.jobs() if job.rule == "critic") == 2
+    assert jobs["train", "ppo_pretrained"].count == 6
+    objective, shape = study.algorithms["ppo_pretrained"], planner.shapes["xs"]
+    settings = objective.critic_pretrain
+    fewer = settings.model_copy(update={"updates": settings.updates // 2})
+    half = planner.critic_s(shape, objective.model_copy(update={"critic_pretrain": fewer}))
+    held_out = 512  # rollouts, sampled once
+    sampled = settings.updates * settings.rollouts
+    assert 0.5 < half / planner.critic_s(shape, objective) < 0.5 + held_out / sampled
+    # Eight updates of a critic and one of the policy, against one of each.
+    ppo = study.algorithms["ppo"]
+    one, eight = (planner.step_s(shape, o) - planner.rollout_s(shape) for o in (ppo, objective))
+    assert eight / one == pytest.approx((8 + 1) / 2, rel=0.05)
+    weights = 4 * parameter_count(shape, critic=True)
+    plain = Planner(load_study({"grid": grid | {"algorithms": ["ppo"], "seeds": [1, 2, 3]}}))
+    runs = 6 * plain.kept_bytes(shape, ppo)
+    assert planner.disk()[0] - plain.disk()[0] == runs + 2 * weights
 
 
 def test_estimates_are_near_what_was_measured():

@@ -15,6 +15,7 @@ from vimpo.algorithms.entropy import Entropy
 from vimpo.algorithms.grpo import Grpo
 from vimpo.algorithms.grpo_corrected import CorrectedGrpo
 from vimpo.algorithms.gspo import Gspo
+from vimpo.algorithms.knowledge import known_changes
 from vimpo.algorithms.oracle import Oracle
 from vimpo.algorithms.own import own_algorithm
 from vimpo.algorithms.ppo import Ppo
@@ -25,7 +26,16 @@ from vimpo.algorithms.vimpo import Vimpo
 from vimpo.algorithms.vineppo import VinePpo
 from vimpo.config import AlgorithmConfig, OwnConfig
 
-__all__ = ["Algorithm", "Batch", "PolicyGradient", "Setup", "Share", "make_algorithm", "make_batch"]
+__all__ = [
+    "Algorithm",
+    "Batch",
+    "PolicyGradient",
+    "Setup",
+    "Share",
+    "known_changes",
+    "make_algorithm",
+    "make_batch",
+]
 
 # The class of each `objective` of vimpo/config/algorithms.py. Each takes its own type of settings,
 # which the objective decides and a type checker cannot know.

@@ -92,6 +92,8 @@ class Algorithm:
 
     setup: Setup
     needs_critic: ClassVar[bool] = False
+    has_value: ClassVar[bool] = False
+    """Does it learn a value, so that :meth:`value_change` is measured?"""
     needs_steps: ClassVar[bool] = False
     """Fill `steps` and `grades` of the batch? Only some tasks can."""
     needs_draws: ClassVar[bool] = False
@@ -124,6 +126,10 @@ class Algorithm:
         c = self.config
         tensors = (rows.logp, rows.old_logp, rows.advantage, rows.mask)
         return clip_fraction(*tensors, c.clip_low, c.clip_high)
+
+    def value_change(self, batch: Batch) -> Tensor:
+        """V(s_t) - V(s_0) before each token, for algorithms that learn a value. -> [B, T]"""
+        raise NotImplementedError
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         """Columns that this algorithm adds to metrics.csv."""

@@ -51,6 +51,7 @@ class Vimpo(Algorithm):
 
     config: VimpoConfig
     advantage_reads_policy: ClassVar[bool] = True
+    has_value: ClassVar[bool] = True
 
     def __init__(self, config: VimpoConfig) -> None:
         super().__init__(config)
@@ -118,6 +119,10 @@ class Vimpo(Algorithm):
             actor_share=share.tokens,
             huber_delta=c.huber_delta,
         )
+
+    def value_change(self, batch: Batch) -> Tensor:
+        td = self._td(batch)
+        return (td.cumsum(1) - td) * batch.mask
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         c, residual = self.config, self._residual(batch)

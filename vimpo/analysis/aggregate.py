@@ -250,6 +250,8 @@ class Collection:
             ("wall_s", "s"),
         ):
             costs.append((name, unit, manifest.get(name, math.nan)))
+        critic = manifest.get("critic_pretraining", {})  # once for all seeds
+        costs.append(("critic_pretraining", "s", critic.get("seconds", math.nan)))
         phases = manifest.get("phases_s") or {}
         costs += [(f"wall_{phase}", "s", seconds) for phase, seconds in phases.items()]
         self.tables["cost"] += [

@@ -18,6 +18,7 @@ from vimpo.config.algorithms import (
     Capacity,
     Continuations,
     CorrectedGRPOConfig,
+    CriticPretraining,
     DrGRPOConfig,
     EntropyConfig,
     GRPOConfig,

@@ -10,7 +10,16 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from vimpo.config.noise import Noise
 from vimpo.config.types import Count, Name, Positive, Probability, Strict
@@ -187,18 +196,99 @@ class VimpoConfig(PolicyUpdate):
         return value
 
 
+class CriticPretraining(Strict):
+    """Fits the critic to rollouts of the base policy before the first step (training/critic.py)."""
+
+    updates: Count = Field(1600, description="most updates")
+    least: Count = Field(400, description="updates before it may end early")
+    patience: Count = Field(
+        300,
+        description="ends once the held-out explained variance of the change has not risen for "
+        "this many updates; the best critic is kept",
+    )
+    check_every: Count = Field(20, description="updates from one measurement to the next")
+    rollouts: Count = Field(
+        64,
+        description="fresh rollouts of the base policy per update, of different problems if there "
+        "are as many",
+    )
+    held_out: Count = Field(
+        64,
+        description="problems that are measured, with 8 rollouts of each; as many more as make a "
+        "multiple of `rollouts`",
+    )
+    learning_rate: Positive = Field(1e-3, description="of the critic, whatever the size's rate")
+
+
 class PPOConfig(PolicyUpdate):
     """PPO (arXiv 1707.06347) with a separate critic network, optimiser and learning rate."""
 
     objective: Literal["ppo"] = "ppo"
     lam: Probability = Field(1.0, description="lambda of GAE")
-    value_clip: Positive = Field(0.2, description="clip range of the value loss")
+    value_clip: Positive | None = Field(
+        0.2, description="clip range of the value loss; null: no clip"
+    )
     critic_lr_scale: Positive = Field(3.0, description="critic rate over the size's rate")
     critic_warmup: int = Field(0, ge=0, description="first steps, which train only the critic")
+    critic_pretrain: CriticPretraining | None = Field(
+        None, description="fit the critic to the base policy first; null: it starts at zero"
+    )
+    critic_lr: Positive | None = Field(
+        None, description="critic rate itself; default: critic_lr_scale times the size's rate"
+    )
+    critic_lam: Probability | None = Field(
+        None, description="lambda of the critic's targets (VC-PPO, arXiv 2503.01491); default: lam"
+    )
+    critic_updates: Count = Field(
+        1,
+        description="updates of the critic per update of the policy: the first on the step's "
+        "batch, the others on the latest batches in turn",
+    )
+    critic_replay: Count = Field(
+        1, description="batches kept for these updates, the step's own too"
+    )
+    gate: Literal["off", "batch", "group"] = Field(
+        "off",
+        description="where the critic explains none of a batch's outcomes, compare them with the "
+        "mean of the batch or of the group instead (EVPO, arXiv 2604.19485)",
+    )
 
     @property
     def needs_group(self) -> bool:
-        return False
+        return self.gate == "group"
+
+    @model_validator(mode="after")
+    def _replay_is_read(self) -> PPOConfig:
+        if self.critic_replay > 1 and self.critic_updates == 1:
+            raise ValueError(
+                f"critic_replay: {self.critic_replay} batches are never read with "
+                "critic_updates = 1; allowed: 1, or more updates"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_settings(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out settings that came later where all are off, so that older digests stay valid.
+
+        Not where all of them were given: `ppo_pretrained` with everything switched off must not be
+        read back with its defaults.
+        """
+        content = dump(self)
+        fields = type(self).model_fields
+        off = all(getattr(self, name) == fields[name].default for name in LATER_PPO_SETTINGS)
+        if off and not self.model_fields_set >= LATER_PPO_SETTINGS:
+            return {k: v for k, v in content.items() if k not in LATER_PPO_SETTINGS}
+        return content
+
+
+LATER_PPO_SETTINGS = {
+    "critic_pretrain",
+    "critic_lr",
+    "critic_lam",
+    "critic_updates",
+    "critic_replay",
+    "gate",
+}
 
 
 class GRPOConfig(PolicyUpdate):
@@ -429,6 +519,13 @@ ALGORITHMS: dict[str, AlgorithmConfig] = {
     "vimpo": VimpoConfig(),
     "vimpo_value_only": VimpoConfig(actor_coef=0.0),
     "ppo": PPOConfig(),
+    "ppo_pretrained": PPOConfig(
+        value_clip=None,
+        critic_pretrain=CriticPretraining(),
+        critic_lr=3e-4,
+        critic_updates=8,
+        critic_replay=8,
+    ),
     "grpo": GRPOConfig(),
     "grpo_naive": GRPOConfig(reduction="seq-mean", clip_high=0.2),
     "grpo_kl": GRPOConfig(kl_coef=0.04),

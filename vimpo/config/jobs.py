@@ -8,11 +8,12 @@ from pydantic import Field
 
 from vimpo.config.types import Count, Name, Strict
 
-Stage = Literal["pretrain", "train", "evaluate", "probe", "cost"]
+Stage = Literal["pretrain", "critic", "train", "evaluate", "probe", "cost"]
 
 
 MINUTES: dict[Stage, int] = {
     "pretrain": 120,
+    "critic": 120,
     "train": 240,
     "evaluate": 60,
     "probe": 120,

@@ -13,6 +13,7 @@ from vimpo.config.algorithms import (
     Beta,
     CorrectedGRPOConfig,
     OwnConfig,
+    PPOConfig,
     VimpoConfig,
 )
 from vimpo.config.decoders import GREEDY, SAMPLED, Decoder
@@ -299,6 +300,11 @@ class Study(Strict):
     def base_folder(self, size: str) -> Path:
         return self.folder / "base" / size
 
+    def critic_folder(self, cell: Cell) -> Path | None:
+        """The pretrained critic that a cell starts with; seeds share it. None: it has none."""
+        value = self.critic_digest(cell)
+        return self.base_folder(cell.size) / f"critic-{value}" if value else None
+
     def cost_file(self, size: str) -> Path:
         """The side-by-side measurement of the cost of a step at a size."""
         return self.folder / "cost" / f"{size}.csv"
@@ -357,6 +363,14 @@ class Study(Strict):
         spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
         task, runtime = training_fields(self.task), result_fields(self.runtime)
         return digest([spec, task, self.pretrain, runtime])
+
+    def critic_digest(self, cell: Cell) -> str | None:
+        """Of a cell's pretrained critic, which reads the cell's noisy rewards; None without one."""
+        objective, noise = self.algorithms[cell.algorithm], Noise.parse(cell.noise)
+        if not isinstance(objective, PPOConfig) or not objective.critic_pretrain:
+            return None
+        sampled = self.train.model_dump(include={"max_response", "temperature", "micro_batch"})
+        return digest([self.base_digest(cell.size), objective.critic_pretrain, noise, sampled])
 
     def cell_digest(self, cell: Cell) -> str:
         return cell_digest(self.cell_config(cell))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vimpo.config.algorithms import AlgorithmConfig
+from vimpo.config.algorithms import AlgorithmConfig, PPOConfig
 from vimpo.config.models import ModelSpec
 from vimpo.config.types import Count, Positive, Strict
 from vimpo.config.watching import Validation, check_snapshots
@@ -100,6 +100,8 @@ def check_together(
         )
     if model.lora and runtime.sampler == "vllm":
         raise ValueError("runtime.sampler: 'vllm' does not take lora; allowed: torch, or no lora")
+    if isinstance(objective, PPOConfig):
+        _check_critic(algorithm, model, objective, runtime)
     low, high = VLLM_TEMPERATURES
     if runtime.sampler == "vllm" and not low <= train.temperature <= high:
         raise ValueError(
@@ -145,6 +147,19 @@ def _check_validation(validation: Validation, runtime: Runtime) -> None:
                 f"train.validation.decoders.{name}.temperature: {temperature:g} is outside vLLM's "
                 f"range; allowed: 0, {low:g} to {high:g}, or runtime.sampler: torch"
             )
+
+
+def _check_critic(algorithm: str, model: ModelSpec, objective: PPOConfig, runtime: Runtime) -> None:
+    if objective.critic_replay > 1 and runtime.processes > 1:
+        raise ValueError(
+            f"algorithms.{algorithm}.critic_replay: {objective.critic_replay} batches are not "
+            f"shared by runtime.processes = {runtime.processes}; allowed: 1 with several processes"
+        )
+    if objective.critic_pretrain and model.lora:
+        raise ValueError(
+            f"algorithms.{algorithm}.critic_pretrain: a critic that is trained whole does not fit "
+            "one of adapters; allowed: null with lora, or no lora"
+        )
 
 
 class Collapse(Strict):

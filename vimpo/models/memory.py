@@ -25,6 +25,13 @@ from vimpo.tasks.chain import ALPHABET, demonstration, training_problems
 SPECIAL_TOKENS = 2  # <pad> and <eos> of the ladder's tokenizer
 MOMENTS = 2  # of AdamW
 CONTINUED = 640  # continuations that are sampled together, unless memory is limited
+# Bytes of a kept rollout per token (sampling/rollouts.py): ids and mask are 64-bit in a prompt; in
+# a response ids are, and mask, log-probability and value are float32.
+REPLAYED_PROMPT = 8 + 8
+REPLAYED_RESPONSE = 8 + 3 * 4
+PRETRAINING_ROWS = 32  # most rollouts of a forward pass in value pretraining
+SAMPLED_UPDATES = 4  # updates there whose rollouts are sampled together, which takes half as long
+HELD_OUT_GROUP = 8  # rollouts of a held-out problem there
 SAMPLED = 64  # problems whose longest demonstration represents a response
 
 
@@ -89,6 +96,7 @@ class Workload:
     """A step: sequences decoded together, sequences per backward pass, tokens of each.
 
     continued: continuations decoded together, for algorithms that sample any.
+    rollouts: of the step, if they are not all decoded together.
     """
 
     decoded: int
@@ -97,6 +105,7 @@ class Workload:
     response: int
     checkpointing: bool = False
     continued: int = 0
+    rollouts: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -227,7 +236,7 @@ def memory_parts(
     shape: Shape, objective: AlgorithmConfig, work: Workload, numbers: Numbers
 ) -> list[Part]:
     """Everything that one training step holds at some time."""
-    parts = []
+    parts = _replayed(objective, work)
     for name, (count, trained) in networks(shape, objective).items():
         parts.append(Part(name, "weights", count * numbers.weight))
         if trained:
@@ -243,6 +252,40 @@ def memory_parts(
         work = replace(work, decoded=max(work.decoded, work.continued))
     parts.append(Part("policy", "kv_cache", kv_cache_bytes(shape, work, numbers), "rollout"))
     return parts
+
+
+def _replayed(objective: AlgorithmConfig, work: Workload) -> list[Part]:
+    """Batches that a critic learns from again, beside the step's own (training/replay.py)."""
+    if not isinstance(objective, PPOConfig) or objective.critic_replay == 1:
+        return []
+    row = work.prompt * REPLAYED_PROMPT + work.response * REPLAYED_RESPONSE
+    rows = (objective.critic_replay - 1) * (work.rollouts or work.decoded)
+    return [Part("critic", "replay", rows * row)]
+
+
+def pretraining_parts(
+    shape: Shape, objective: PPOConfig, work: Workload, numbers: Numbers
+) -> list[Part]:
+    """Everything that value pretraining holds (training/critic.py): the policy is only sampled."""
+    assert objective.critic_pretrain is not None
+    rollouts = objective.critic_pretrain.rollouts
+    rows = min(work.micro_batch, PRETRAINING_ROWS, rollouts)
+    sampled = replace(work, decoded=SAMPLED_UPDATES * rollouts, micro_batch=rows)
+    parts = [
+        part
+        for part in memory_parts(shape, objective, sampled, numbers)
+        if part.network == "critic" and part.part != "replay"
+    ]
+    count = parameter_count(shape, critic=True)
+    held = -(-objective.critic_pretrain.held_out // rollouts) * rollouts * HELD_OUT_GROUP
+    row = work.prompt * REPLAYED_PROMPT + work.response * REPLAYED_RESPONSE
+    return [
+        *parts,
+        Part("critic", "best", count * numbers.weight),
+        Part("critic", "held_out", held * row),
+        Part("policy", "weights", parameter_count(shape) * numbers.weight),
+        Part("policy", "kv_cache", kv_cache_bytes(shape, sampled, numbers), "rollout"),
+    ]
 
 
 def peak_bytes(parts: Iterable[Part]) -> int:

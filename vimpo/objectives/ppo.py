@@ -39,15 +39,17 @@ def ppo_advantages(
 
 
 def critic_loss(
-    values: Tensor, returns: Tensor, old_values: Tensor, mask: Tensor, value_clip: float
+    values: Tensor, returns: Tensor, old_values: Tensor, mask: Tensor, value_clip: float | None
 ) -> Tensor:
-    """1/2 token-mean of max((V - ret)^2, (clip(V, old +- value_clip) - ret)^2).
+    """1/2 token-mean of max((V - ret)^2, (clip(V, old +- value_clip) - ret)^2); None: no clip.
 
     values, returns, old_values, mask [B, T] -> scalar.
     """
     check_shapes(values=values, returns=returns, old_values=old_values, mask=mask)
-    clipped = old_values + (values - old_values).clamp(-value_clip, value_clip)
-    error = torch.maximum((values - returns).square(), (clipped - returns).square())
+    error = (values - returns).square()
+    if value_clip is not None:
+        clipped = old_values + (values - old_values).clamp(-value_clip, value_clip)
+        error = torch.maximum(error, (clipped - returns).square())
     return 0.5 * masked_mean(error, mask)
 
 

@@ -17,6 +17,18 @@ def step_credit(steps: Tensor, grades: Tensor, mask: Tensor, negative: float = 1
     multiplied by `negative`. steps: index of each token's step; grades: 1 right, 0 wrong, equal for
     the tokens of a step; mask; all [B, T] -> [B, T], 0 off mask.
     """
+    alive, graded = right_so_far(steps, grades, mask)
+    mean = (alive * graded).sum(0) / alive.sum(0).clamp(min=1)
+    credit = alive * (graded - mean)
+    credit = torch.where(credit < 0, negative * credit, credit)
+    return credit.gather(1, steps.clamp(0, credit.shape[1] - 1)) * mask
+
+
+def right_so_far(steps: Tensor, grades: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each step: 1 if it is there and all steps before it are right; and its grade.
+
+    steps, grades, mask [B, T], as in :func:`step_credit` -> [B, K], [B, K] for K steps.
+    """
     check_shapes(steps=steps, grades=grades, mask=mask)
     count = int(steps.max()) + 1
     place = torch.where(mask.bool(), steps, count)  # one more column for what is off the mask
@@ -24,11 +36,30 @@ def step_credit(steps: Tensor, grades: Tensor, mask: Tensor, negative: float = 1
     present = empty.scatter(1, place, 1.0)[:, :count]
     graded = empty.scatter(1, place, grades)[:, :count]
     wrong = present * (1 - graded)
-    alive = present * (wrong.cumsum(1) - wrong == 0)
-    mean = (alive * graded).sum(0) / alive.sum(0).clamp(min=1)
-    credit = alive * (graded - mean)
-    credit = torch.where(credit < 0, negative * credit, credit)
-    return credit.gather(1, place.clamp(max=count - 1)) * mask
+    return present * (wrong.cumsum(1) - wrong == 0), graded
+
+
+def graded_values(
+    steps: Tensor, grades: Tensor, rewards: Tensor, groups: Tensor, mask: Tensor
+) -> Tensor:
+    """V of the state in which each token's step begins, as far as grades of steps tell.
+
+        V_ik = 0                      if a step before k is wrong
+               mean_j R_j             otherwise, over responses j of the group that reach step k
+                                      with all steps before it right
+
+    So V of the first step is the group's mean reward. Exact after a wrong step where nothing can
+    make up for it, as in sums of `+` alone. steps, grades, mask [B, T], as in :func:`step_credit`;
+    rewards, groups [B] -> [B, T], 0 off mask.
+    """
+    check_rows(steps=steps, rewards=rewards, groups=groups)
+    alive, _ = right_so_far(steps, grades, mask)
+    _, index = groups.unique(return_inverse=True)
+    empty = alive.new_zeros(int(index.max()) + 1, alive.shape[1])
+    total = empty.index_add(0, index, alive * rewards[:, None])
+    count = empty.index_add(0, index, alive)
+    values = alive * (total / count.clamp(min=1))[index]
+    return values.gather(1, steps.clamp(0, alive.shape[1] - 1)) * mask
 
 
 def shuffled(x: Tensor, mask: Tensor, draws: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from vimpo.config import AlgorithmConfig, ChainTask, PPOConfig, Study, VimpoConfig
+from vimpo.config import AlgorithmConfig, Cell, ChainTask, PPOConfig, Study, VimpoConfig
 from vimpo.config.jobs import Stage
 from vimpo.models import memory
 from vimpo.models.memory import Shape, Workload
@@ -93,9 +93,12 @@ def policy_passes(
     return epochs * (3 + checkpointing + reference + look)
 
 
-def critic_passes(split: bool, epochs: int, checkpointing: bool) -> float:
-    """The same for PPO's critic, which needs no first pass with a single micro-batch."""
-    return epochs * (3 + checkpointing) + int(split)
+def critic_passes(split: bool, epochs: int, checkpointing: bool, updates: int = 1) -> float:
+    """The same for PPO's critic, which needs no first pass with a single micro-batch.
+
+    updates: of the critic per update of the policy.
+    """
+    return updates * epochs * (3 + checkpointing) + int(split)
 
 
 class Planner:
@@ -217,7 +220,8 @@ class Planner:
         work *= forward_flops(shape, context)
         if isinstance(objective, PPOConfig):
             critic = forward_flops(shape, context, critic=True)
-            work += critic * critic_passes(split, train.epochs, self.checkpointing)
+            updates = objective.critic_updates
+            work += critic * critic_passes(split, train.epochs, self.checkpointing, updates)
         tokens = rollouts * (lengths.prompt + lengths.response)
         rounds = min(ROUNDS, getattr(objective, "rounds", 1))
         sampling = rounds * self.rollout_s(shape, processes)
@@ -244,6 +248,21 @@ class Planner:
         length = lengths.prompt + lengths.response
         tokens = spec.pretrain_steps * self.study.pretrain.batch_size * length
         return self._started(self.compute_s(3 * tokens * forward_flops(shape, length / 2)))
+
+    def critic_s(self, shape: Shape, objective: PPOConfig) -> float:
+        """Value pretraining up to its limit: fresh rollouts for every update, and measurements."""
+        settings, lengths = objective.critic_pretrain, self.lengths
+        assert settings is not None
+        length = lengths.prompt + lengths.response
+        held = settings.held_out * memory.HELD_OUT_GROUP
+        measurements = math.ceil(settings.updates / settings.check_every)
+        passes = settings.updates * settings.rollouts * (3 + self.checkpointing)
+        passes += measurements * held
+        one = forward_flops(shape, length / 2, critic=True) * length
+        sampled = settings.updates * settings.rollouts + held
+        together = memory.SAMPLED_UPDATES * settings.rollouts
+        sampling = self._sample_s(shape, sampled, together)
+        return self._started(sampling + self.compute_s(passes * one))
 
     def train_s(self, shape: Shape, objective: AlgorithmConfig) -> float:
         one = self.step_s(shape, objective, self.study.runtime.processes)
@@ -302,6 +321,11 @@ class Planner:
             found.append(self._job("pretrain", size, "", 1, self.pretrain_s(size, shape)))
             found.append(self._job("evaluate", size, "base", 1, self.evaluate_s(shape)))
             found.append(self._job("cost", size, "", 1, self.cost_s(size, shape)))
+            for cell in self.critics(size):
+                objective = self.study.algorithms[cell.algorithm]
+                assert isinstance(objective, PPOConfig)
+                seconds = self.critic_s(shape, objective)
+                found.append(self._job("critic", size, "", 1, seconds))
             counts = Counter(cell.algorithm for cell in self.cells if cell.size == size)
             for algorithm, count in counts.items():
                 objective = self.study.algorithms[algorithm]
@@ -316,6 +340,12 @@ class Planner:
                     found.append(self._job(stage, size, algorithm, jobs, seconds))
         return found
 
+    def critics(self, size: str) -> list[Cell]:
+        """A cell of each pretrained critic that is to be made."""
+        cells = [cell for cell in self.cells if cell.size == size]
+        digests = {self.study.critic_digest(cell): cell for cell in cells}
+        return [cell for value, cell in digests.items() if value]
+
     def _job(self, stage: Stage, size: str, algorithm: str, count: int, seconds: float) -> Job:
         """devices: all that the job holds; the whole cell's if its stages share a job."""
         shared = self.study.cluster.one_job_a_cell and algorithm not in ("", "base")
@@ -327,20 +357,33 @@ class Planner:
     def memory_gib(
         self, shape: Shape, objective: AlgorithmConfig, processes: int | None = None
     ) -> float:
-        """Peak of one training process, by models/memory.py; processes: default: the study's."""
-        train, processes = self.study.train, processes or self.study.runtime.processes
+        """Peak of one process of training or of value pretraining, by models/memory.py.
+
+        processes: default: the study's.
+        """
+        processes = processes or self.study.runtime.processes
+        work = self._workload(processes)
+        parts = memory.memory_parts(shape, objective, work, self.numbers)
+        peak = memory.peak_bytes(self._adapted(p, work, processes) for p in parts)
+        if isinstance(objective, PPOConfig) and objective.critic_pretrain:
+            parts = memory.pretraining_parts(shape, objective, work, self.numbers)
+            peak = max(peak, memory.peak_bytes(self._adapted(p, work, 1) for p in parts))
+        return peak / GIB
+
+    def _workload(self, processes: int) -> Workload:
+        """A process's part of a step."""
+        train = self.study.train
         rollouts = math.ceil(self.study.rollouts_per_step / processes)
         continued = memory.continued_together(train, rollouts)
-        work = Workload(
+        return Workload(
             decoded=min(rollouts, self.study.plan.decoded_together or rollouts),
             continued=min(continued, self.study.plan.decoded_together or continued),
             micro_batch=min(train.micro_batch or rollouts, rollouts),
             prompt=self.lengths.longest_prompt,
             response=self.lengths.longest_response,
             checkpointing=self.checkpointing,
+            rollouts=rollouts,
         )
-        parts = memory.memory_parts(shape, objective, work, self.numbers)
-        return memory.peak_bytes(self._adapted(p, work, processes) for p in parts) / GIB
 
     def _adapted(self, part: memory.Part, work: Workload, processes: int) -> memory.Part:
         """A part under `runtime`: split over processes, logits in chunks, the sampler's share."""
@@ -369,7 +412,8 @@ class Planner:
         state = trained * (n.weight + memory.MOMENTS * n.moment + n.master)
         if getattr(objective, "refresh_every", None):  # the reference is part of the state
             state += memory.parameter_count(shape) * n.weight
-        return CHECKPOINTS * state
+        parts = memory.memory_parts(shape, objective, self._workload(1), n)
+        return CHECKPOINTS * (state + sum(p.bytes for p in parts if p.part == "replay"))
 
     def disk(self) -> tuple[int, int]:
         """Bytes that a finished study keeps, and that its largest cell holds while training."""
@@ -380,6 +424,8 @@ class Planner:
             models = 1 + len(self.study.train.snapshots)  # of a run
             runs = sum(self.kept_bytes(shape, objective) for objective in objectives)
             kept += self.kept_bytes(shape) + models * runs
+            critic = memory.parameter_count(shape, critic=True) * self.numbers.weight
+            kept += critic * len(self.critics(size))
             running = max([running, *(self.checkpoint_bytes(shape, o) for o in objectives)])
         return kept, running
 

@@ -107,7 +107,7 @@ def _hours(planner: Planner, jobs: Iterable[Job]) -> str:
     unit = _unit(planner)
     rows = [["rule", "size", "jobs", f"{unit}s each", "time each", f"{unit}-hours"]]
     groups: dict[tuple[str, str], list[Job]] = {}
-    order = {"pretrain": 0, "cost": 1, "train": 2, "evaluate": 3, "probe": 4}
+    order = {"pretrain": 0, "critic": 1, "cost": 2, "train": 3, "evaluate": 4, "probe": 5}
     for job in sorted(jobs, key=lambda j: order[j.rule]):
         groups.setdefault((job.rule, job.size), []).append(job)
     for (rule, size), members in groups.items():
@@ -135,7 +135,8 @@ def _submitted(planner: Planner) -> str:
     """Jobs that a scheduler sees."""
     cells, sizes = len(planner.cells), len(planner.shapes) - len(planner.taken.sizes)
     one = planner.study.cluster.one_job_a_cell
-    submitted = 4 * sizes  # pretrain, surprisal, cost, evaluate_base
+    critics = sum(job.count for job in planner.jobs() if job.rule == "critic")
+    submitted = 4 * sizes + critics  # pretrain, surprisal, cost, evaluate_base
     submitted += cells * (1 if one else 3)
     return f"a scheduler gets {plural(submitted, 'job')}, {'one' if one else 'three'} per cell"
 

@@ -30,6 +30,7 @@ STYLES = {
     BASE: Style("base policy", "#7f7f7f", "_", (0, (1, 1))),
     "vimpo": Style("VIMPO", "#0072B2", "o", "-"),
     "ppo": Style("PPO", "#E69F00", "s", "--"),
+    "ppo_pretrained": Style("PPO, pretrained critic", "#B35900", "4", (0, (6, 1, 2, 1))),
     "grpo": Style("GRPO", "#009E73", "^", "-."),
     "vimpo_value_only": Style("VIMPO value-only", "#56B4E9", "D", (0, (5, 1))),
     "grpo_naive": Style("naive GRPO", "#CC79A7", "v", (0, (3, 1, 1, 1))),

@@ -2,16 +2,17 @@
 
 A checkpoint is `step-N.safetensors` and `step-N.json`. Their checksums in `step-N.sha256` are
 written last; without them there is no checkpoint. No random state is kept, because every draw is a
-pure function of (seed, step). The last two checkpoints are kept. Weights that never change are left
-out: those that are frozen in a network of which others are trained. Tensors are written whole, so a
-run may resume with a different number of processes or a different sharding.
+pure function of (seed, step); what a learner remembers besides its networks is a `kept` tensor. The
+last two checkpoints are kept. Weights that never change are left out: those that are frozen in a
+network of which others are trained. Tensors are written whole, so a run may resume with a different
+number of processes or a different sharding.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: dict[str, Any],
     world: Alone | None = None,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write everything needed to resume after `step` steps; drop older checkpoints.
 
-    Every process of `world` must call it; the main one writes, and the others wait.
+    kept: what the learner remembers besides its networks, equal in all processes. Every process of
+    `world` must call it; the main one writes, and the others wait.
     """
     world = world or Alone()
-    tensors: dict[str, Tensor] = {}
+    tensors = {f"kept.{name}": tensor for name, tensor in (kept or {}).items()}
     for key, tensor in _tensors(modules, optimizers):
         whole = full(tensor)
         if world.main:
@@ -95,10 +98,12 @@ def load_checkpoint(
     folder: Path,
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
+    restore: Callable[[dict[str, Tensor]], None] | None = None,
 ) -> tuple[int, dict[str, Any]] | None:
     """Restore the newest sound checkpoint in place: (steps done, state), or None.
 
-    Warns of each damaged one and uses the one before it instead.
+    restore: takes the tensors that were kept besides those of networks and optimisers. Warns of
+    each damaged one and uses the one before it instead.
     """
     for sums in sorted(folder.glob("step-*.sha256"), reverse=True):
         path, record_path = sums.with_suffix(".safetensors"), sums.with_suffix(".json")
@@ -110,6 +115,9 @@ def load_checkpoint(
             continue
         with safe_open(path, framework="pt") as tensors:
             _restore(tensors, modules, optimizers)
+            if restore:
+                kept = [key for key in tensors.keys() if key.startswith("kept.")]  # noqa: SIM118
+                restore({key.removeprefix("kept."): tensors.get_tensor(key) for key in kept})
         record = json.loads(record_path.read_text(encoding="utf-8"))
         for name, optimizer in optimizers.items():
             (group,) = optimizer.param_groups

@@ -134,6 +134,12 @@ class Pretrainer:
     def networks(self) -> list[nn.Module]:
         return [self.policy]
 
+    def kept(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def restore(self, kept: dict[str, torch.Tensor]) -> None:
+        """Nothing was kept."""
+
     def outcome(self, rows: list[dict[str, float]]) -> None:
         """Never an outcome: a base policy that fails is an error."""
 

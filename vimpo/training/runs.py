@@ -17,14 +17,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from vimpo.config import (
     Cell,
     CellConfig,
     ConfigError,
+    CriticPretraining,
     ModelSpec,
+    Noise,
+    PPOConfig,
     Pretrain,
     Runtime,
     Strict,
@@ -73,8 +76,14 @@ class Learner(Protocol):
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""
 
+    def kept(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold besides networks and optimisers."""
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Take back what :meth:`kept` returned."""
+
     def outcome(self, rows: list[dict[str, float]]) -> Outcome | None:
-        """How the run failed in the last of its rows; None if it did not."""
+        """How the run ended or failed in the last of its rows; None if it goes on."""
 
     def validate(self, updates: int) -> list[dict]:
         """Rows of validation.csv after so many updates; none where none is due."""
@@ -142,6 +151,16 @@ class BaseConfig(Strict):
     runtime: Runtime
 
 
+class CriticConfig(BaseConfig):
+    """Everything that determines a pretrained critic."""
+
+    critic_pretrain: CriticPretraining
+    noise: Noise
+    max_response: int
+    temperature: float
+    micro_batch: int | None
+
+
 def is_complete(folder: Path, digest: str) -> bool:
     """Did a run with this digest end here?
 
@@ -193,6 +212,76 @@ def pretrain_base(
     return folder
 
 
+def pretrain_critic(
+    study: Study, cell: Cell, *, quiet: bool = False, task: Task | None = None
+) -> Path | None:
+    """Make the pretrained critic of a cell, and the base policy before it, unless they are there.
+
+    Returns its folder; None for a cell without one. task: as in :func:`pretrain_base`. Raises
+    StoppedError, after a checkpoint, if a signal asked to stop.
+    """
+    from vimpo.training.critic import CriticPretrainer
+
+    folder, digest, config = (
+        study.critic_folder(cell),
+        study.critic_digest(cell),
+        study.cell_config(cell),
+    )
+    if folder is None or digest is None:
+        return None
+    if is_complete(folder, digest):
+        return folder
+    base = pretrain_base(study, cell.size, quiet=quiet, task=task)
+    check_model(base)
+    set_up_torch(config.runtime)
+    assert isinstance(config.objective, PPOConfig)
+    settings = config.objective.critic_pretrain
+    assert settings is not None
+    shared = {name: getattr(config, name) for name in BaseConfig.model_fields}
+    sampled = config.train.model_dump(include={"max_response", "temperature", "micro_batch"})
+    own = CriticConfig(**shared, **sampled, critic_pretrain=settings, noise=config.noise)
+    job = Job(
+        folder,
+        own,
+        digest,
+        steps=-(-settings.updates // settings.check_every),
+        checkpoint_every=1,
+        title=f"critic/{cell.size}",
+        shown="held_out_explained",
+        quiet=quiet,
+    )
+    with StopRequest() as stop:
+        _run(lambda: CriticPretrainer(config, settings, base / "model", task), job, stop)
+    return folder
+
+
+def require_critic(study: Study, cell: Cell) -> Path | None:
+    """Folder of a cell's pretrained critic; None without one. Raises ConfigError if missing."""
+    folder, digest = study.critic_folder(cell), study.critic_digest(cell)
+    if folder is None or digest is None:
+        return None
+    if not is_complete(folder, digest):
+        raise ConfigError(
+            f"critic: '{folder}' is missing, and several processes cannot make it together; "
+            "allowed: a folder made by `python -m vimpo critic --algorithm "
+            f"{cell.algorithm} --size {cell.size} --noise {cell.noise}`"
+        )
+    return folder
+
+
+def critic_cost(folder: Path | None) -> dict:
+    """What the manifest of a run says of its pretrained critic, which its seeds share.
+
+    seconds: of sampling, updates and saving; the start of the process is not counted.
+    """
+    if folder is None:
+        return {}
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    phases = {name: s for name, s in manifest["phases_s"].items() if name != "startup"}
+    cost = {"digest": manifest["digest"], "seconds": round(sum(phases.values()), 3)}
+    return {"critic_pretraining": cost}
+
+
 def train_cell(
     study: Study,
     cell: Cell,
@@ -224,8 +313,13 @@ def train_cell(
         if world.size == 1:
             base = pretrain_base(study, cell.size, quiet=quiet, task=task)
             _measure_if_needed(study, cell, task)
+            critic = pretrain_critic(study, cell, quiet=quiet, task=task)
         else:
-            base = require_base(study, cell.size)
+            base, critic = require_base(study, cell.size), require_critic(study, cell)
+        if world.main:
+            check_model(base)
+            if critic is not None:
+                check_model(critic)
         config = resolved(study, config)
         beta = getattr(config.objective, "beta", None)  # a number by now
         job = Job(
@@ -239,12 +333,15 @@ def train_cell(
             quiet=quiet or not world.main,
             world=world,
             snapshots=tuple(config.train.snapshots),
-            notes=lambda: capacity_note(study, cell.size, beta) | registered_note(registration),
+            notes=lambda: {
+                **capacity_note(study, cell.size, beta),
+                **registered_note(registration),
+                **critic_cost(critic),
+            },
         )
-        if world.main:
-            check_model(base)
         set_up_torch(config.runtime)
-        _run(lambda: Trainer(config, base / "model", world, task), job, stop)
+        value = critic / "model" if critic else None
+        _run(lambda: Trainer(config, base / "model", world, task, value), job, stop)
     world.leave()
     return folder
 
@@ -254,8 +351,8 @@ def prepare_cell(
 ) -> bool:
     """What one process does before several train a cell: is there anything to train?
 
-    Makes the base policy if it is missing and this is the only machine. Raises ConfigError for too
-    few GPUs, and what :func:`train_cell` would.
+    Makes base policy and critic if they are missing and this is the only machine. Raises
+    ConfigError for too few GPUs, and what :func:`train_cell` would.
     """
     check_devices(study.runtime)
     if is_complete(study.run_folder(cell), study.cell_digest(cell)):
@@ -263,8 +360,10 @@ def prepare_cell(
     if study.runtime.nodes == 1:
         pretrain_base(study, cell.size, quiet=quiet, task=task)
         _measure_if_needed(study, cell, task)
+        pretrain_critic(study, cell, quiet=quiet, task=task)
     else:
         require_base(study, cell.size)
+        require_critic(study, cell)
     return True
 
 
@@ -298,7 +397,8 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
             files.remove_leftovers(job.checkpoints)
         startup = telemetry.seconds_since_process_start()
         learner = make_learner()
-        found = load_checkpoint(job.checkpoints, learner.modules, learner.optimizers)
+        networks = (learner.modules, learner.optimizers)
+        found = load_checkpoint(job.checkpoints, *networks, learner.restore)
         progress = Progress(**found[1]) if found else Progress()
         if job.world.main:
             drop_snapshots(job.folder, len(progress.metrics))
@@ -318,7 +418,8 @@ def _do_steps(
         with learner.clock("checkpoint"):
             state = vars(progress.with_this_process(learner, startup, job.world))
             networks = (learner.modules, learner.optimizers)
-            save_checkpoint(job.checkpoints, len(progress.metrics), *networks, state, job.world)
+            where = (job.checkpoints, len(progress.metrics))
+            save_checkpoint(*where, *networks, state, job.world, learner.kept())
 
     saved = len(progress.metrics)
     with _bar(job, saved) as bar:
@@ -338,9 +439,9 @@ def _do_steps(
             progress.timing.append({"step": step} | row | total)
             bar.set_postfix({job.shown: f"{progress.metrics[-1][job.shown]:.3f}"}, refresh=False)
             bar.update()
-            if failure := learner.outcome(progress.metrics):
-                print(f"{job.title}: {failure.kind}: {failure.reason}", file=sys.stderr)
-                return failure
+            if end := learner.outcome(progress.metrics):
+                print(f"{job.title}: {end.kind}: {end.reason}", file=sys.stderr)
+                return end
             if step + 1 in job.snapshots:
                 _save_snapshot(learner, job, step + 1)
             if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:

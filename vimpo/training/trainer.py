@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vimpo.algorithms import Batch, Setup, Share, make_algorithm, make_batch
+from vimpo.algorithms import Batch, Setup, Share, known_changes, make_algorithm, make_batch
 from vimpo.algorithms.ppo import Ppo
 from vimpo.config import CellConfig, PPOConfig
 from vimpo.config.task import check_splitting, check_step_grades
@@ -47,6 +47,7 @@ from vimpo.tasks.prompts import encode
 from vimpo.tasks.steps import decoded, flawless_among, graded_tokens, token_spans
 from vimpo.training.continuations import Continuer, Response, continued
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
+from vimpo.training.replay import Replay
 from vimpo.training.resampling import Sampled, with_signal
 from vimpo.training.telemetry import Stopwatch
 from vimpo.training.validation import Validator
@@ -68,11 +69,12 @@ class Trainer:
         base: Path,
         world: Alone | None = None,
         task: Task | None = None,
+        critic: Path | None = None,
     ) -> None:
         """Load the base policy. Raises ConfigError if `base` holds none.
 
         world: the processes that train together (models/distributed.py); default: this one alone.
-        task: default: read here.
+        task: default: read here. critic: a pretrained one; default: one that starts at zero.
         """
         self.config = config
         self.world = world = world or Alone(config.runtime.device)
@@ -84,14 +86,17 @@ class Trainer:
             check_splitting(f"algorithms.{config.algorithm}", states.interval, config.task)
         self.clock, self.watch, self._base = Stopwatch(world.device), Watch(), base
         self._how = (config.train.temperature, config.runtime.logit_chunk)
-        self._load(base)
+        self._load(base, critic)
         self.task = task or load_task(config, self.policy, self.tokenizer)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.lr_scale}
+        self.replay = Replay(1)
         if isinstance(config.objective, PPOConfig) and self.critic is not None:
-            self.rates["critic"] = rate * config.objective.critic_lr_scale
+            scaled = rate * config.objective.critic_lr_scale
+            self.rates["critic"] = config.objective.critic_lr or scaled
             self.modules["critic"] = self.critic
+            self.replay = Replay(config.objective.critic_replay)
         self._spread()
         self.optimizers = {
             name: make_optimizer(module, self.rates[name], config.train.weight_decay)
@@ -117,7 +122,7 @@ class Trainer:
             else None
         )
 
-    def _load(self, base: Path) -> None:
+    def _load(self, base: Path, critic: Path | None) -> None:
         """Tokenizer and networks; with adapters, the policy is its own reference."""
         config, runtime = self.config, self.config.runtime
         self.tokenizer = load_tokenizer(base, runtime.trust_remote_code)
@@ -130,7 +135,10 @@ class Trainer:
         self.reference = frozen_copy(self.policy) if own_reference else None
         if runtime.gradient_checkpointing:
             enable_checkpointing(self.policy)
-        self.critic = Critic.from_policy(self.policy) if self.algorithm.needs_critic else None
+        self.critic = None
+        if self.algorithm.needs_critic:
+            load = partial(Critic.load, critic) if critic else Critic.from_policy
+            self.critic = load(self.policy)
 
     def _load_network(self) -> PreTrainedModel:
         here = self.config.runtime.model_copy(update={"device": self.world.device})
@@ -161,6 +169,7 @@ class Trainer:
         if self.critic is not None:
             with self.clock("critic"):
                 batch, value_graph = self._estimate_values(rollouts, batch)
+                self.replay.add(rollouts, batch)
         warming_up = step < getattr(self.config.objective, "critic_warmup", 0)
         # Without a difference within a group, what is left of a comparison is rounding, and AdamW
         # would make a whole step of it.
@@ -171,7 +180,7 @@ class Trainer:
         for _ in range(self.config.train.epochs):
             if self.critic is not None:
                 with self.clock("critic"):
-                    critic_metrics = self._update_critic(rollouts, batch, value_graph)
+                    critic_metrics = self._update_critic_often(rollouts, batch, value_graph)
                 value_graph = None
             with self.clock("update"):
                 batch, metrics = self._update_policy(
@@ -197,6 +206,7 @@ class Trainer:
             **critic_metrics,
             **self._distance(step, batch),
             **self.algorithm.metrics(batch),
+            **known_changes(self.algorithm, batch, clean),
         }
 
     def _set_rates(self, step: int) -> None:
@@ -298,8 +308,9 @@ class Trainer:
     def _step_grades(
         self, problems: Sequence[Problem], texts: list[str], right: list[float], rollouts: Rollouts
     ) -> dict[str, Tensor]:
-        """`steps` and `grades` [b, T] of this process's rollouts, if the algorithm reads them."""
-        if not self.algorithm.needs_steps or self.task.grade_steps is None:
+        """`steps` and `grades` [b, T] of this process's rollouts, where they are read and known."""
+        read = self.algorithm.needs_steps or self.algorithm.has_value
+        if not read or self.task.grade_steps is None:
             return {}
         steps = torch.zeros_like(rollouts.response_ids)
         grades = torch.zeros_like(rollouts.mask)
@@ -589,6 +600,18 @@ class Trainer:
         batch = batch.with_(values=self.world.gather(values.detach()) * batch.mask)
         return batch, values if len(slices) == 1 else None
 
+    def _update_critic_often(
+        self, rollouts: Rollouts, batch: Batch, graph: Tensor | None
+    ) -> dict[str, float]:
+        """All updates of the critic for one of the policy; returns the metrics of the first."""
+        metrics = self._update_critic(rollouts, batch, graph)
+        count = cast(PPOConfig, self.config.objective).critic_updates
+        for earlier in self.replay.others(count - 1):
+            if self.watch.fault:
+                break
+            self._update_critic(*earlier, None)
+        return metrics
+
     def _update_critic(
         self, rollouts: Rollouts, batch: Batch, graph: Tensor | None
     ) -> dict[str, float]:
@@ -636,6 +659,13 @@ class Trainer:
     def provenance(self) -> dict:
         """What the manifest records about the training data."""
         return self.task.provenance(self.config.seed)
+
+    def kept(self) -> dict[str, Tensor]:
+        """Batches that the critic will see again."""
+        return self.replay.tensors()
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        self.replay.load({name: tensor.to(self.world.device) for name, tensor in kept.items()})
 
     def networks(self) -> list[nn.Module]:
         """All networks held in memory."""

@@ -55,6 +55,12 @@ CELLS = {cell.name: cell for cell in STUDY.cells()}
 RUNS = [f"{FOLDER}/runs/{name}" for name, cell in CELLS.items() if cell not in TAKEN_OVER.cells]
 SIZES = STUDY.used_sizes()
 MADE_SIZES = [size for size in SIZES if size not in TAKEN_OVER.sizes]
+# Pretrained critics, each made once for all cells that start with it: its folder, and one of these.
+CRITICS = {
+    str(folder): cell
+    for cell in CELLS.values()
+    if cell not in TAKEN_OVER.cells and (folder := STUDY.critic_folder(cell))
+}
 RUN = "{algorithm}/{size}/noise-{noise}/seed-{seed}"
 # The policy of a step, next to the one at the end (vimpo/training/snapshots.py).
 SNAPSHOT = "snapshots/step-{step}"
@@ -82,6 +88,7 @@ wildcard_constraints:
     noise=one_of(cell.noise for cell in CELLS.values()),
     seed=one_of(cell.seed for cell in CELLS.values()),
     step=one_of(STUDY.train.snapshots) or r"\d+",
+    critic="[0-9a-f]+",
 
 
 # A changed parameter reruns its job and no other: each digest covers exactly what the result depends
@@ -118,6 +125,20 @@ def surprisal_settings(wildcards):
 @known
 def cell_digest(wildcards):
     return STUDY.cell_digest(CELLS[RUN.format(**wildcards)])
+
+
+@known
+def critic_of_cell(wildcards):
+    """Manifest of the critic that a cell starts with, if it starts with one."""
+    folder = STUDY.critic_folder(CELLS[RUN.format(**wildcards)])
+    return f"{folder}/manifest.json" if folder else []
+
+
+@known
+def critic_options(wildcards):
+    """The cell that a critic is made for; `seed` does not matter."""
+    cell = CRITICS[f"{FOLDER}/base/{wildcards.size}/critic-{wildcards.critic}"]
+    return f"--algorithm {cell.algorithm} --size {cell.size} --noise {cell.noise}"
 
 
 @known

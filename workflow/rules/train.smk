@@ -5,6 +5,7 @@ rule train:
     input:
         base=rules.pretrain.output.manifest,
         surprisal=surprisal_of_cell,
+        critic=critic_of_cell,
     output:
         config=f"{FOLDER}/runs/{RUN}/config.yaml",
         metrics=f"{FOLDER}/runs/{RUN}/metrics.csv",
