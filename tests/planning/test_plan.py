@@ -335,10 +335,10 @@ def test_probes_are_planned_with_the_studys_sampler():
 
 
 @pytest.mark.parametrize(
-    "asked", [{"common": True}, {"pairs": 64}, {"baselines": {}}, {"baselines": {"updates": 600}}]
+    "asked", [{"common": True}, {"pairs": 64}, {"baselines": {}}, {"baselines": {"updates": 900}}]
 )
 def test_every_further_probe_is_planned(asked):
-    base = {"baselines": {}} if asked == {"baselines": {"updates": 600}} else {}
+    base = {"baselines": {}} if asked == {"baselines": {"updates": 900}} else {}
     plain, more = (changed("quick", probes=probes) for probes in (base, asked))
     shape, objective = Planner(plain).shapes["xs"], plain.algorithms["vimpo"]
     assert Planner(more).probe_s(shape, objective) > Planner(plain).probe_s(shape, objective)

@@ -70,6 +70,8 @@ def test_ridge_is_least_squares_with_the_penalty_as_further_rows(penalty):
     )
     expected = np.linalg.lstsq(rows, np.r_[y, [0] * 3], rcond=None)[0]
     assert [*weights.tolist(), float(level)] == pytest.approx(expected.tolist(), rel=1e-6)
+    away = y - x @ weights.numpy() - float(level)
+    assert moments.error(weights, level) == pytest.approx((away**2).mean())
 
 
 def test_ridge_gives_a_constant_feature_no_weight():

@@ -199,7 +199,9 @@ class VimpoConfig(PolicyUpdate):
 class CriticPretraining(Strict):
     """Fits the critic to rollouts of the base policy before the first step (training/critic.py)."""
 
-    updates: Count = Field(1600, description="most updates")
+    updates: Count = Field(
+        1200, description="most updates, over which the rate falls in a straight line"
+    )
     least: Count = Field(400, description="updates before it may end early")
     patience: Count = Field(
         300,
@@ -217,7 +219,9 @@ class CriticPretraining(Strict):
         description="problems that are measured, with 8 rollouts of each; as many more as make a "
         "multiple of `rollouts`",
     )
-    learning_rate: Positive = Field(1e-3, description="of the critic, whatever the size's rate")
+    learning_rate: Positive = Field(
+        1.5e-3, description="first rate of the critic, whatever the size's rate"
+    )
 
 
 class PPOConfig(PolicyUpdate):

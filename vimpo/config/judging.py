@@ -45,9 +45,9 @@ def _unset(value: object) -> bool:
 class Baselines(Strict):
     """Predictors of value fitted to fresh rollouts of the same policy: a floor and a ceiling."""
 
-    rollouts: int = Field(512, ge=20, description="one each of as many prompts; a fifth held out")
+    rollouts: int = Field(8192, ge=20, description="one each of as many prompts; a fifth held out")
     updates: int = Field(
-        300, ge=0, description="at most, of the critic that is the ceiling; 0: no ceiling"
+        600, ge=0, description="at most, of the critic that is the ceiling; 0: no ceiling"
     )
     batch_size: Count = Field(64, description="rollouts of an update")
     learning_rate: Positive = 1e-3

@@ -141,11 +141,12 @@ def _spread(data: Outcomes, rows: Sequence[int]) -> np.ndarray:
 
 @dataclass
 class Moments:
-    """Sums over tokens, float64: of 1, x [H], R, x x' [H, H] and x R [H]."""
+    """Sums over tokens, float64: of 1, x [H], R, R^2, x x' [H, H] and x R [H]."""
 
     count: Any = 0.0
     x: Any = 0.0
     y: Any = 0.0
+    yy: Any = 0.0
     xx: Any = 0.0
     xy: Any = 0.0
 
@@ -153,7 +154,13 @@ class Moments:
         """x [n, H], y [n]"""
         self.count += len(y)
         self.x, self.y = self.x + x.sum(0), self.y + y.sum()
-        self.xx, self.xy = self.xx + x.T @ x, self.xy + x.T @ y
+        self.yy, self.xx, self.xy = self.yy + y @ y, self.xx + x.T @ x, self.xy + x.T @ y
+
+    def error(self, weights: Tensor, level: Tensor) -> float:
+        """mean (R - b - x w)^2"""
+        product = weights @ self.xy + level * self.y
+        square = weights @ self.xx @ weights + 2 * level * (weights @ self.x)
+        return float(self.yy - 2 * product + square) / self.count + float(level) ** 2
 
 
 def ridge(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
@@ -173,13 +180,19 @@ def ridge(moments: Moments, penalty: float) -> tuple[Tensor, Tensor]:
 def fit_linear(data: Outcomes) -> Values:
     """The ridge regression that errs least on the rollouts held out."""
     rows, held_out = data.split()
-    policy, moments = data.subject.policy, Moments()
+    moments, unseen = _moments(data, rows), _moments(data, held_out)
+    found = (ridge(moments, penalty) for penalty in PENALTIES)
+    weights, level = min(found, key=lambda fit: unseen.error(*fit))
+    return partial(_linear_values, data.subject.policy, weights, level)
+
+
+def _moments(data: Outcomes, rows: Sequence[int]) -> Moments:
+    moments = Moments()
     for rollouts, outcome in data.read(rows):
         on = rollouts.mask.bool().cpu()
-        states = last_states(policy, *rollouts.inputs(), rollouts.width).double().cpu()
-        moments.add(states[on], outcome.expand(on.shape)[on])
-    candidates = [partial(_linear_values, policy, *ridge(moments, p)) for p in PENALTIES]
-    return min(candidates, key=lambda values: error(values, data, held_out))
+        states = last_states(data.subject.policy, *rollouts.inputs(), rollouts.width)
+        moments.add(states.double().cpu()[on], outcome.expand(on.shape)[on])
+    return moments
 
 
 def _linear_values(policy: Any, weights: Tensor, level: Tensor, rollouts: Rollouts) -> Tensor:

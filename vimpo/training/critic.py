@@ -37,6 +37,8 @@ from vimpo.tasks.prompts import encode
 from vimpo.training.outcomes import Outcome
 from vimpo.training.telemetry import Stopwatch
 
+FINAL_RATE = 0.05  # least share of the rate
+
 
 class CriticPretrainer:
     """The state of a pretraining; a step is `check_every` updates and a measurement."""
@@ -77,7 +79,9 @@ class CriticPretrainer:
             draws = range(update, min(update + SAMPLED_UPDATES, last))
             with self.clock("rollout"):
                 batches = self._graded([self._held_out_draws + draw for draw in draws])
-            losses += [self._update(rollouts, rewards) for rollouts, rewards, _ in batches]
+            for draw, (rollouts, rewards, _) in zip(draws, batches, strict=True):
+                self._set_rate(draw)
+                losses.append(self._update(rollouts, rewards))
         explained, at_end = self._measure()
         if not explained <= self._best:  # NaN: nothing to choose by, so the latest
             self._best_weights = self._weights()
@@ -130,6 +134,12 @@ class CriticPretrainer:
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: w.detach().clone() for name, w in self.critic.state_dict().items()}
+
+    def _set_rate(self, update: int) -> None:
+        """Falls in a straight line: at a constant rate, what is learned late comes and goes."""
+        share = max(FINAL_RATE, 1 - update / self.settings.updates)
+        (group,) = self.optimizers["critic"].param_groups
+        group["lr"] = share * self.settings.learning_rate
 
     def _update(self, rollouts: Rollouts, rewards: Tensor) -> float:
         """One update. Returns the loss before it."""
