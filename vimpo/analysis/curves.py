@@ -18,12 +18,13 @@ from vimpo.analysis.verdicts import Key
 from vimpo.config import Study
 
 LEARNING, DISTANCE, FLAWLESS = "accuracy", "reference_kl", "flawless"  # metrics
+EVERY_STEP = (LEARNING, FLAWLESS)
 
 
 def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
     """Values by step of each run, without the last one of a failed run if it is not finite.
 
-    What is measured now and then has no value at the other steps; a run that never recorded it has
+    What is not measured at every step has no value at the other ones; a run that never recorded it has
     no curve of it.
     """
     frame = tables.curves
@@ -31,7 +32,7 @@ def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
     failed, found = failed_runs(tables, algorithm), {}
     for key, run in rows.groupby(["size", "noise", "seed"]):
         curve = run.set_index("step")["value"].astype(float).sort_index()
-        if metric != LEARNING:
+        if metric not in EVERY_STEP:
             curve = curve.dropna()
             if curve.empty:
                 continue

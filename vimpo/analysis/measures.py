@@ -169,7 +169,8 @@ def kl(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
 def flawless(study: Study, tables: Tables, asked: Asked, algorithm: str) -> Scored:
     """Over the steps that had a right rollout."""
     found = curves(tables, algorithm, FLAWLESS)
-    last = {key: at_end(curve, window(study)) for key, curve in found.items()}
+    width = window(study)
+    last = {k: float(c[c.index > c.index.max() - width].mean()) for k, c in found.items()}
     return Scored(last, absent=absent(tables.curves, algorithm, "graded steps"))
 
 
