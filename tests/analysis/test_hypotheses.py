@@ -15,7 +15,7 @@ from vimpo.analysis.curves import area_under, first_step
 from vimpo.analysis.measures import MEASURES
 from vimpo.analysis.scores import Tables
 from vimpo.analysis.summaries import labels
-from vimpo.analysis.verdicts import Role
+from vimpo.analysis.verdicts import DECODER, Role
 from vimpo.config import ConfigError, dump_yaml, load_study
 from vimpo.config import hypotheses as types
 from vimpo.config.judging import CLAIM_NAMES, Claims
@@ -417,14 +417,28 @@ def test_the_claims_that_come_with_the_suite_are_entries_of_the_same_kind():
     assert limits == set(Claims.model_fields) - {"tested", "power"}
 
 
-def test_the_claims_of_a_published_study_are_made_again_digit_by_digit(tmp_path):
+# Tests that are newer than the published studies, whose verdicts they would correct for more tests,
+# and what became one of them.
+NEWER = ("order", "finer.grpo", "finer.ppo")
+FORMER = "C5.rank,"
+
+
+def test_the_claims_of_a_published_study_are_made_again_digit_by_digit(tmp_path, monkeypatch):
     folder = PUBLISHED / "one_size"
     names = [field.name for field in fields(Tables) if field.name not in SNAPSHOTS]
     tables = {name: pd.read_parquet(folder / f"cells/{name}.parquet") for name in names}
     sizes = tables["accuracy"].groupby("size")["params"].first()
+    of_then = {
+        name: claim.model_copy(update={"parts": [p for p in claim.parts if p.part not in NEWER]})
+        for name, claim in shipped_claims().items()
+    }
+    monkeypatch.setattr("vimpo.analysis.claims.SHIPPED", of_then)
     rows = claim_rows(load_study(folder / "config.yaml"), Tables(**tables), sizes.to_dict())
+    rows = [r for r in rows if r["kind"] != DECODER and r["role"] != Role.BY_SIZE]
     write_table(tmp_path / "claims.csv", rows)
-    assert (tmp_path / "claims.csv").read_text() == (folder / "tables/claims.csv").read_text()
+    published = (folder / "tables/claims.csv").read_text().splitlines()
+    expected = [line for line in published if not line.startswith(FORMER)]
+    assert (tmp_path / "claims.csv").read_text().splitlines() == expected
 
 
 # --- along training ------------------------------------------------------------------------------

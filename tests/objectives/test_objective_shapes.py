@@ -82,11 +82,8 @@ def arguments(function, dtype=F64, rows=4, tokens=3, rewards=None, mask=None):
 
 def test_every_public_function_of_the_objectives_is_covered():
     helpers = {"check_shapes", "check_rows", "masked_mean", "reduce_tokens"}
-    helpers |= {
-        "adaptive_coefficient",
-        "overlong_penalty",
-        "response_kl",
-    }  # numbers, or of one tensor
+    # of numbers, of one tensor, or a number
+    helpers |= {"adaptive_coefficient", "overlong_penalty", "response_kl"}
     helpers |= {"_later", "_equal_weights", "_outcome"}
     found = {
         f.__name__

@@ -24,8 +24,8 @@ EVERY_STEP = (LEARNING, FLAWLESS)
 def curves(tables: Tables, algorithm: str, metric: str) -> dict[Key, pd.Series]:
     """Values by step of each run, without the last one of a failed run if it is not finite.
 
-    What is not measured at every step has no value at the other ones; a run that never recorded it has
-    no curve of it.
+    What is not measured at every step has no value at the other ones; a run that never recorded it
+    has no curve of it.
     """
     frame = tables.curves
     rows = frame[(frame.algorithm == algorithm) & (frame.metric == metric)]

@@ -369,7 +369,8 @@ class Study(Strict):
         objective, noise = self.algorithms[cell.algorithm], Noise.parse(cell.noise)
         if not isinstance(objective, PPOConfig) or not objective.critic_pretrain:
             return None
-        sampled = self.train.model_dump(include={"max_response", "temperature", "micro_batch"})
+        names = {"max_response", "temperature", "micro_batch", "truncated"}
+        sampled = self.train.model_dump(include=names)
         return digest([self.base_digest(cell.size), objective.critic_pretrain, noise, sampled])
 
     def cell_digest(self, cell: Cell) -> str:

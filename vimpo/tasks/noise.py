@@ -19,6 +19,18 @@ def uniform(*key: int | str) -> float:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) / 2**64
 
 
+def clean_rewards(
+    marks: Sequence[float], finished: Sequence[bool], truncated: str = "wrong"
+) -> list[float]:
+    """Rewards before noise, from the verifier's marks.
+
+    truncated: a response that was cut off is `wrong` whatever it holds, or `graded` as the others.
+    """
+    if truncated == "graded":
+        return list(marks)
+    return [mark * done for mark, done in zip(marks, finished, strict=True)]
+
+
 def noisy_rewards(
     noise: Noise,
     rewards: Sequence[float],

@@ -32,7 +32,7 @@ from vimpo.objectives.value import end_explained, outcome_explained
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of
 from vimpo.tasks import Problem, Task, load_task
-from vimpo.tasks.noise import noisy_rewards
+from vimpo.tasks.noise import clean_rewards, noisy_rewards
 from vimpo.tasks.prompts import encode
 from vimpo.training.outcomes import Outcome
 from vimpo.training.telemetry import Stopwatch
@@ -181,11 +181,12 @@ class CriticPretrainer:
         """
         count, noise = self.settings.rollouts, self.config.noise
         problems = [problem for draw in draws for problem in self._problems(draw)]
-        prompts = encode(self.tokenizer, [problem.prompt for problem in problems])
+        prompts = encode(
+            self.tokenizer, [problem.prompt for problem in problems], self.task.kept_prompt
+        )
         rollouts = self.sampler.rollouts(prompts, seed_of("critic", self._seed, draws[0], index))
         marks = self.task.rewards(problems, rollouts.texts(self.tokenizer))
-        # A response that was cut off is wrong, as in training.
-        right = [mark * done for mark, done in zip(marks, rollouts.finished.tolist(), strict=True)]
+        right = clean_rewards(marks, rollouts.finished.tolist(), self.config.train.truncated)
         found = []
         for i, draw in enumerate(draws):
             rows = slice(i * count, (i + 1) * count)

@@ -159,6 +159,7 @@ class CriticConfig(BaseConfig):
     max_response: int
     temperature: float
     micro_batch: int | None
+    truncated: str = "wrong"
 
 
 def is_complete(folder: Path, digest: str) -> bool:
@@ -238,7 +239,8 @@ def pretrain_critic(
     settings = config.objective.critic_pretrain
     assert settings is not None
     shared = {name: getattr(config, name) for name in BaseConfig.model_fields}
-    sampled = config.train.model_dump(include={"max_response", "temperature", "micro_batch"})
+    names = {"max_response", "temperature", "micro_batch", "truncated"}
+    sampled = config.train.model_dump(include=names)
     own = CriticConfig(**shared, **sampled, critic_pretrain=settings, noise=config.noise)
     job = Job(
         folder,

@@ -72,7 +72,7 @@ def _measure(study: Study, base: Path, task: Task | None) -> Surprisal:
     right: list[bool] = []
     for number, rows in enumerate(micro_batches(RESPONSES, together)):
         problems = task.training_problems(SEED, number, rows.stop - rows.start)
-        prompts = encode(tokenizer, [problem.prompt for problem in problems])
+        prompts = encode(tokenizer, [p.prompt for p in problems], task.kept_prompt)
         rollouts = sampler.rollouts(prompts, step_seed(SEED, number, "surprisal"))
         for part in micro_batches(len(problems), train.micro_batch):
             surprisals += (-summed_logp(scorer, rollouts.rows(part))).tolist()

@@ -42,7 +42,7 @@ from vimpo.objectives.common import masked_mean, response_kl
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of, step_seed
 from vimpo.tasks import Problem, Task, load_task
-from vimpo.tasks.noise import noisy_rewards
+from vimpo.tasks.noise import clean_rewards, noisy_rewards
 from vimpo.tasks.prompts import encode
 from vimpo.tasks.steps import decoded, flawless_among, graded_tokens, token_spans
 from vimpo.training.continuations import Continuer, Response, continued
@@ -289,11 +289,9 @@ class Trainer:
     def _clean(
         self, problems: Sequence[Problem], texts: list[str], finished: Sequence[bool]
     ) -> list[float]:
-        """Rewards before noise. By default a response that was cut off is wrong anyway."""
+        """Rewards before noise."""
         marks = self.task.rewards(problems, texts)
-        if self.config.train.truncated == "graded":
-            return marks
-        return [mark * done for mark, done in zip(marks, finished, strict=True)]
+        return clean_rewards(marks, finished, self.config.train.truncated)
 
     def _flawless_share(
         self, problems: Sequence[Problem], texts: list[str], right: list[float]

@@ -17,6 +17,7 @@ from vimpo.config import Train, Validation
 from vimpo.models.distributed import Alone
 from vimpo.sampling.rollouts import Rollouts, Sampler, Sampling, micro_batches, step_seed
 from vimpo.tasks import Task
+from vimpo.tasks.noise import clean_rewards
 from vimpo.tasks.prompts import encode
 from vimpo.tasks.steps import flawless_among
 
@@ -41,7 +42,9 @@ class Validator:
         problems = list(task.held_out(validation.problems))
         self.mine = world.share(len(problems))
         self.problems = problems[self.mine]
-        self.prompts = encode(tokenizer, [problem.prompt for problem in self.problems])
+        self.prompts = encode(
+            tokenizer, [problem.prompt for problem in self.problems], task.kept_prompt
+        )
 
     def due(self, updates: int) -> bool:
         return self.validation.due(updates, self.train.steps)
@@ -102,7 +105,6 @@ class Validator:
         owners = [problem for problem in problems for _ in range(rows // len(problems))]
         texts = rollouts.texts(self.tokenizer)
         marks = self.task.rewards(owners, texts)
-        # A response that was cut off is wrong, as in training.
-        right = [m * done for m, done in zip(marks, rollouts.finished.tolist(), strict=True)]
+        right = clean_rewards(marks, rollouts.finished.tolist(), self.train.truncated)
         clean = flawless_among(self.task.grade_steps, owners, texts, right)
         return torch.tensor([right, clean]).T
