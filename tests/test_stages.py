@@ -194,8 +194,8 @@ def test_every_declared_end_stops_training_and_probes(two_ends, end):
     answering(trainer.policy, end)
     row = trainer.step(0)
     assert (row["truncated"], row["response_length"]) == (0.0, 2.0)
-    assert trainer._rollouts.response_ids.tolist() == [[FIVE, end]] * 2
-    assert trainer._rollouts.texts(trainer.tokenizer) == ["5"] * 2
+    assert trainer._drawn[0].response_ids.tolist() == [[FIVE, end]] * 2
+    assert trainer._drawn[0].texts(trainer.tokenizer) == ["5"] * 2
     subject = Subject(
         policy=trainer.policy, reference=trainer.policy, critic=None, tokenizer=trainer.tokenizer,
         task=trainer.task, train=config.train, probes=two_ends.probes, beta=1.0, lam=1.0,

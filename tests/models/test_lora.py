@@ -37,7 +37,7 @@ def test_adapters_alone_are_trained_and_the_saved_model_has_them_merged(
     study = tiny_study(sizes={"tiny": LORA}, train={"steps": 4, "warmup_steps": 0})
     trainers = []
     load = Trainer._load
-    monkeypatch.setattr(Trainer, "_load", lambda self, b: (trainers.append(self), load(self, b)))
+    monkeypatch.setattr(Trainer, "_load", lambda self, *a: (trainers.append(self), load(self, *a)))
     folder = train_cell(study, Cell(algorithm, "tiny", "rollout-0.25", 1), quiet=True)
     (trainer,) = trainers
     base = load_policy(study.base_folder("tiny") / "model", Runtime())

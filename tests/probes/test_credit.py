@@ -280,6 +280,8 @@ def test_td_has_mean_zero_under_the_policy_itself():
 class Letters:
     """Every letter is a step, and `b` is a wrong one."""
 
+    kept_prompt = None
+
     def grade_steps(self, problem, text) -> list[Step]:
         return [Step(i, i + 1, letter != "b") for i, letter in enumerate(text)]
 

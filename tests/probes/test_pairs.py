@@ -16,6 +16,8 @@ from vimpo.tasks.chain import Fork
 class Forked:
     """After `a` the response can end, which is right; `b` leads elsewhere."""
 
+    kept_prompt = None
+
     def __init__(self, *forks: Fork | None) -> None:
         self.forks = forks
 

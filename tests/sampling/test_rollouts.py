@@ -187,9 +187,7 @@ def test_each_prompt_has_its_own_limit_and_the_luck_that_it_has_without(policy, 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_row_at_its_limit_takes_no_further_positions(loaded, monkeypatch, share):
-    """Of a table of positions, that is: the short way has none."""
-    policy = loaded
-    monkeypatch.setattr(decoding, "is_plain", lambda model: False)
+    policy = loaded  # with a hook on it, it is not decoded in the short way, which has no table
     monkeypatch.setattr(rollout, "DROP_SHARE", share)
     seen = []
     hook = policy.register_forward_pre_hook(
@@ -243,6 +241,11 @@ def test_only_plain_models_take_the_short_way(loaded):
         setattr(model.config, name, value)
         assert not decoding.is_plain(model), name
     assert not decoding.is_plain(copy.deepcopy(loaded).bfloat16())
+    hooked, replaced = copy.deepcopy(loaded), copy.deepcopy(loaded)
+    hooked.model.layers[0].mlp.register_forward_hook(lambda *_: None)
+    replaced.model.layers[0].forward = lambda *_: None
+    assert not decoding.is_plain(hooked)
+    assert not decoding.is_plain(replaced)
     adapted = copy.deepcopy(loaded)
     add_adapters(adapted, Lora(rank=2), seed=0)
     assert not decoding.is_plain(adapted)

@@ -95,11 +95,17 @@ def is_plain(model: PreTrainedModel) -> bool:
         and set(c.layer_types) == {"full_attention"}
         and c.rope_parameters["rope_type"] == "default"
         and c._attn_implementation in ("sdpa", "eager")
-        # Adapters replace layers by classes of their own, FSDP2 weights by sharded ones.
-        and all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear))
-        and not any("lora" in type(m).__module__ for m in model.modules())
+        and all(map(_is_untouched, model.modules()))
+        # FSDP2 replaces weights by sharded ones.
         and all(type(p.data) is Tensor for p in model.parameters())
     )
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Is it called as its class says: no hooks, no other `forward`, no adapter in its place?"""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    adapted = "lora" in type(module).__module__
+    return not (hooked or adapted or "forward" in vars(module))
 
 
 class PlainDecoder:
