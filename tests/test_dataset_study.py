@@ -153,8 +153,10 @@ def test_the_report_renders_and_c6_is_not_available(finished):
     assert claims.effect.isna().all()
     report = (folder / "report.md").read_text()
     question = "Does its credit find the step that went wrong?"
-    sentence = f"{question} Not known.** Not available: {NO_ORACLE.text}."
-    assert sentence in report
+    assert (
+        f"{question} Not known.** Credit is finer than GRPO's: not available, {NO_ORACLE.text}."
+        in report
+    )
     assert "Credit cannot be judged, because no oracle grades the steps" in report
     assert "against double precision. The last column" in report
     assert (folder / "figures/credit.svg").stat().st_size > 1000

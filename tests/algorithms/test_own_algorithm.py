@@ -264,6 +264,7 @@ def test_a_wrong_entry_is_named(own, entry, message):
     assert str(caught.value).startswith("algorithms.own")
 
 
+@pytest.mark.slow
 def test_report_and_figures_show_it_under_a_name_and_colour_of_its_own(followed, tmp_path):
     grid = {"algorithms": ["vimpo", "grpo", "my_rloo"], "sizes": ["xs"], "noise": [0, 0.25]}
     study = small_study(tmp_path, algorithms=followed["algorithms"], grid=grid)

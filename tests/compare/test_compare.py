@@ -120,6 +120,7 @@ def set_weights(study, content):
     seal_again(folder)
 
 
+@pytest.mark.slow
 def test_weights_count_though_they_are_committed_nowhere(old, tmp_path):
     first, new = rerun(old, tmp_path / "first"), rerun(old, tmp_path / "new")
     set_weights(first, "alike")

@@ -104,6 +104,7 @@ def test_every_hyperparameter_of_the_algorithms_used_is_printed(written):
     assert {f"train.{key}" for key in written.train.model_dump()} <= shared
 
 
+@pytest.mark.slow
 def test_a_sweep_of_one_algorithm_is_called_a_map(written, tmp_path):
     rows = [
         {"sweep": sweep, "objective": objective, "trial": trial, "axis": "beta", "at": at}

@@ -156,6 +156,7 @@ def test_a_study_without_tables_has_nothing_to_publish(tmp_path):
         draw_published(tmp_path / "published")
 
 
+@pytest.mark.slow
 def test_a_study_from_before_a_table_is_published_and_drawn_without_it(study, tmp_path):
     old = study.model_copy(update={"results": str(tmp_path / "results")})
     shutil.copytree(study.folder / "tables", old.folder / "tables")

@@ -238,6 +238,7 @@ def outcome(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write_costs_no_more_than_that_write(
     tiny_study, monkeypatch, capsys, tmp_path
 ):

@@ -54,6 +54,7 @@ def jobs(result):
     return found
 
 
+@pytest.mark.slow
 def test_a_study_that_is_all_there_is_aggregated_and_nothing_else(study, tmp_path):
     assert not jobs(snakemake(study, tmp_path, "--dry-run"))
     done = snakemake(study, tmp_path, "aggregate")
