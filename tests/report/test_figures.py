@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fake_results import large_study, seal_again, small_study, write_figures, write_results
 
@@ -76,6 +77,8 @@ def test_n_is_printed_with_its_exceptions(small):
     lines = summary[summary["size"] == "xs"]  # both noise levels, of which GRPO lacks a run in one
     assert count_note(lines, looks, "run") == "n = 2 runs (GRPO 1–2)"
     assert count_note(part[part["algorithm"] == "grpo"], looks) == "n = 1 seed"
+    many = pd.DataFrame({"algorithm": list(STYLES)[:9], "n": [5] * 5 + [3] * 3 + [2]})
+    assert count_note(many, STYLES) == "n = 2–5 seeds"
 
 
 def test_small_pieces():

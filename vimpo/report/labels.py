@@ -73,10 +73,14 @@ def spare_style(i: int) -> tuple[str, str, tuple]:
     return colour, marker, line
 
 
+NAMED = 3  # exceptions that a title can name
+
+
 def count_note(frame: pd.DataFrame, looks: dict[str, Style], unit: str = "seed") -> str:
     """`n = 2 seeds`, or `n = 2 seeds (GRPO 1)` if some algorithms have another number.
 
-    `1–2` if the points of one line differ.
+    `1–2` if the points of one line differ. More exceptions than a title holds are not named:
+    `n = 1–2 seeds`.
     """
     runs = frame[frame["algorithm"] != BASE].groupby("algorithm", sort=False)["n"]
     ends = runs.agg(["min", "max"])
@@ -89,6 +93,8 @@ def count_note(frame: pd.DataFrame, looks: dict[str, Style], unit: str = "seed")
     values = list(counts.values())
     usual = max(values, key=lambda v: (values.count(v), v))
     others = [f"{looks[name].label} {n}" for name, n in counts.items() if n != usual]
+    if len(others) > NAMED:
+        usual, others = f"{ends['min'].min():.0f}–{ends['max'].max():.0f}", []
     plural = "" if usual == "1" else "s"
     return f"n = {usual} {unit}{plural}" + (f" ({', '.join(others)})" if others else "")
 
