@@ -14,6 +14,10 @@ ALGORITHMS = {"vimpo": Vimpo, "ppo": Ppo, "grpo": Grpo}
 NAN = float("nan")
 
 
+class Killed(Exception):  # noqa: N818
+    """In place of a signal, which would end the tests too."""
+
+
 def cell(algorithm, **changes):
     fields = {"size": "tiny", "noise": "rollout-0.25", "seed": 1} | changes
     return Cell(algorithm, **fields)

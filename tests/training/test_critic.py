@@ -39,34 +39,6 @@ LEARNED = {
 }
 
 
-class Killed(Exception):  # noqa: N818
-    pass
-
-
-@pytest.fixture
-def kill(monkeypatch):
-    """Runs a function until a learner's step `at`, and tells which of its steps were done."""
-
-    def run(learner, at, function):
-        done, step = [], learner.step
-
-        def dying(self, number):
-            if number == at:
-                raise Killed
-            done.append(number)
-            return step(self, number)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(learner, "step", dying)
-            try:
-                function()
-            except Killed:
-                done.append("killed")
-        return done
-
-    return run
-
-
 @pytest.fixture
 def learned(tiny_study):
     """Makes the tiny study with an algorithm `learned`; changes are of its settings."""
@@ -132,7 +104,7 @@ def test_an_interrupted_pretraining_ends_with_the_bytes_of_an_undisturbed_one(le
     def run():
         pretrain_critic(study, cell(), quiet=True)
 
-    assert kill(CriticPretrainer, 2, run) == [0, 1, "killed"]
+    assert kill(CriticPretrainer, 2, run) == [0, 1]
     assert kill(CriticPretrainer, None, run) == [2]
     found = content(study.critic_folder(cell()))
     assert "model/critic.safetensors" in found
@@ -294,7 +266,7 @@ def test_an_interrupted_run_with_replay_ends_with_the_bytes_of_an_undisturbed_on
     def run():
         train_cell(study, cell(), quiet=True)
 
-    assert kill(Trainer, 5, run) == [0, 1, 2, 3, 4, "killed"]
+    assert kill(Trainer, 5, run) == [0, 1, 2, 3, 4]
     assert kill(Trainer, None, run) == [4, 5]
     assert content(study.run_folder(cell())) == expected
 

@@ -8,6 +8,7 @@ import json
 
 import pytest
 import yaml
+from failing import Killed
 
 from vimpo.config import Cell, CellConfig, ConfigError, cell_digest, load_study
 from vimpo.storage.integrity import only_writer, read_sums
@@ -32,36 +33,6 @@ def outcome(folder):
 
 def snapshot(folder):
     return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
-
-
-class Killed(Exception):  # noqa: N818
-    pass
-
-
-@pytest.fixture
-def kill(monkeypatch):
-    """Runs a function until the learner's step `at`, and tells which steps were done."""
-
-    def run(learner, at, function):
-        done = []
-        step = learner.step
-
-        def dying(self, number):
-            if number == at:
-                raise Killed
-            done.append(number)
-            return step(self, number)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(learner, "step", dying)
-            if at is None:
-                function()
-            else:
-                with pytest.raises(Killed):
-                    function()
-        return done
-
-    return run
 
 
 # --- Determinism and interruption ----------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from vimpo.tasks import Problem
 
+# Grades the steps of a response to a problem.
+Grader: TypeAlias = "Callable[[Problem, str], list[Step]]"
 NO_STEP = -1
 
 
@@ -65,7 +67,7 @@ def step_tokens(steps: Sequence[Step], spans: Sequence[tuple[int, int]]) -> list
 
 
 def flawless_among(
-    grade_steps: Callable[[Problem, str], list[Step]] | None,
+    grade_steps: Grader | None,
     problems: Sequence[Problem],
     texts: Sequence[str],
     right: Sequence[float],

@@ -26,6 +26,7 @@ from vimpo.storage.surprisal import (
     surprisal_file,
 )
 from vimpo.tasks import Task, make_task, prompt_room
+from vimpo.tasks.noise import clean_rewards
 from vimpo.tasks.prompts import encode
 
 
@@ -80,7 +81,7 @@ def _measure(study: Study, base: Path, task: Task | None) -> Surprisal:
         marks = task.rewards(problems, rollouts.texts(tokenizer))
         # A response that was cut off is wrong, whatever it holds.
         ended = rollouts.finished.tolist()
-        right += [mark > 0 and done for mark, done in zip(marks, ended, strict=True)]
+        right += [reward > 0 for reward in clean_rewards(marks, ended, train.truncated)]
     chosen = [i for i, is_right in enumerate(right) if is_right]
     return Surprisal(
         Nats.of(surprisals, lengths),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -44,7 +44,7 @@ from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of
 from vimpo.tasks import Problem, Task, load_task
 from vimpo.tasks.noise import clean_rewards, noisy_rewards
 from vimpo.tasks.prompts import encode
-from vimpo.tasks.steps import decoded, flawless_among, graded_tokens, token_spans
+from vimpo.tasks.steps import Grader, decoded, flawless_among, graded_tokens, token_spans
 from vimpo.training.continuations import Continuer, Response, continued
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.replay import Replay
@@ -219,6 +219,8 @@ class Trainer:
     def _collect(self, step: int) -> tuple[Rollouts, list[float], Batch]:
         """This process's rollouts; the clean rewards of all, and their batch with noisy ones."""
         c = self.config
+        # Each response is graded once, for all who ask within the step.
+        self._grade_steps = self.task.grade_steps and cast("Grader", cache(self.task.grade_steps))
         found, size = self._sample_round(step, 0, self._problems(step, 0)), c.train.group_size
         own, right = self._own(found)
         self._flawless = self._flawless_share(own, found.texts, right)
@@ -297,9 +299,9 @@ class Trainer:
         self, problems: Sequence[Problem], texts: list[str], right: list[float]
     ) -> dict[str, float]:
         """Share of all processes' right responses without a wrong step; NaN if none is right."""
-        if self.task.grade_steps is None:
+        if self._grade_steps is None:
             return {}
-        found = flawless_among(self.task.grade_steps, problems, texts, right)
+        found = flawless_among(self._grade_steps, problems, texts, right)
         clean, count = self.world.total(sum(found), sum(right))
         return {"flawless": clean / count if count else math.nan}
 
@@ -308,7 +310,7 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """`steps` and `grades` [b, T] of this process's rollouts, where they are read and known."""
         read = self.algorithm.needs_steps or self.algorithm.has_value
-        if not read or self.task.grade_steps is None:
+        if not read or self._grade_steps is None:
             return {}
         steps = torch.zeros_like(rollouts.response_ids)
         grades = torch.zeros_like(rollouts.mask)
@@ -321,9 +323,9 @@ class Trainer:
         self, problem: Problem, text: str, ids: list[int], right: bool
     ) -> tuple[list[int], list[float]]:
         """Step and grade of every token of a response, for a task that grades steps."""
-        assert self.task.grade_steps is not None
+        assert self._grade_steps is not None
         spans = token_spans(self.tokenizer, ids)
-        return graded_tokens(self.task.grade_steps(problem, text), spans, right)
+        return graded_tokens(self._grade_steps(problem, text), spans, right)
 
     def _state_values(
         self, step: int, problems: Sequence[Problem], texts: list[str], rollouts: Rollouts
