@@ -25,10 +25,12 @@ from vimpo.planning.preflight import check_before_running
 from vimpo.storage.files import room_for, write_atomic
 from vimpo.storage.integrity import check_model
 from vimpo.storage.registration import registration_of
+from vimpo.storage.shipped import ship
 from vimpo.storage.surprisal import surprisal_file
 from vimpo.training.launch import is_first_process, is_launched, launch
 
 PROGRAM = "python -m vimpo"
+QUICK = Path(__file__).parents[1] / "workflow" / "config" / "quick.yaml"
 FULL_DISK = 74  # EX_IOERR of sysexits.h
 
 EXAMPLES = """\
@@ -51,7 +53,7 @@ Examples:
 
 \b
 Every command takes --config FILE, except those that read or draw published studies; without it
-the quick study's defaults apply. Results go to results/<study>/. A command whose result already
+the quick study (workflow/config/quick.yaml) is meant. Results go to results/<study>/. A command whose result already
 exists does nothing.
 """
 
@@ -67,7 +69,7 @@ app = Typer(
 
 
 def _file(text: str) -> OptionInfo:
-    return Option(metavar="FILE", help=text)
+    return Option(metavar="FILE", help=text, show_default=False)
 
 
 def _folder(text: str) -> OptionInfo:
@@ -81,7 +83,7 @@ def _whole(text: str) -> int:
         raise BadParameter(f"{text!r} is not allowed; allowed: a whole number") from None
 
 
-Config = Annotated[Path | None, _file("a study file (default: the quick study)")]
+Config = Annotated[Path, _file("a study file (default: the quick study)")]
 ALGORITHM, SIZE = "vimpo, ppo, grpo, ...", "a rung of the ladder, such as xs"
 Algorithm = Annotated[str, Option(metavar="NAME", help=ALGORITHM)]
 AnyAlgorithm = Annotated[str | None, Option(metavar="NAME", help=ALGORITHM)]
@@ -137,7 +139,7 @@ def _complain(message: str) -> None:
         print(f"error: {line}", file=sys.stderr)
 
 
-def _study(config: Path | None) -> Study:
+def _study(config: Path) -> Study:
     study = load_study(config)
     check_before_running(study)
     return study
@@ -148,7 +150,7 @@ def _study(config: Path | None) -> Study:
 
 @app.command("pretrain")
 def _pretrain(
-    size: Size, config: Config = None, quiet: Quiet = False, checked: Checked = False
+    size: Size, config: Config = QUICK, quiet: Quiet = False, checked: Checked = False
 ) -> None:
     """Make the base policy of a size."""
     study = _study(config)
@@ -162,8 +164,17 @@ def _pretrain(
     print(pretrain_base(study, size, quiet=quiet, task=tasks.get(size)))
 
 
+@app.command("ship")
+def _ship(size: Size, config: Config = QUICK) -> None:
+    """Put a base policy and its critics among those that come with the suite (vimpo/bases)."""
+    study = load_study(config)
+    require(size, study.sizes, "size")
+    for folder in ship(study, size):
+        print(folder)
+
+
 @app.command("surprisal")
-def _surprisal(size: Size, config: Config = None, quiet: Quiet = False) -> None:
+def _surprisal(size: Size, config: Config = QUICK, quiet: Quiet = False) -> None:
     """Measure how surprised a base policy is by its own responses."""
     study = _study(config)
     require(size, study.sizes, "size")
@@ -180,7 +191,7 @@ def _critic(
     algorithm: Algorithm,
     size: Size,
     noise: Noise = "0",
-    config: Config = None,
+    config: Config = QUICK,
     quiet: Quiet = False,
     checked: Checked = False,
 ) -> None:
@@ -210,7 +221,7 @@ def _train(
     size: Size,
     noise: Noise = "0",
     seed: Seed = 1,
-    config: Config = None,
+    config: Config = QUICK,
     quiet: Quiet = False,
     checked: Checked = False,
 ) -> None:
@@ -226,7 +237,7 @@ def _train(
     tasks = {} if looked_at else check_inputs(study, [size])
     task, alone = tasks.get(size), runtime.processes == 1 or is_launched()
     if not alone and prepare_cell(study, cell, quiet=quiet, task=task):
-        options = [f"--config={config}"] if config else []
+        options = [f"--config={config}"]
         options += [f"--{field}={value}" for field, value in vars(cell).items()]
         launch(runtime, ["train", *options, *["--quiet"] * quiet])
     folder = train_cell(study, cell, quiet=quiet, task=task, registration=registration)
@@ -235,7 +246,7 @@ def _train(
 
 
 @app.command("check")
-def _check(config: Config = None) -> None:
+def _check(config: Config = QUICK) -> None:
     """Check a study's models, data and benchmarks before it runs."""
     from vimpo.planning.preflight import check_inputs
 
@@ -260,7 +271,7 @@ def _evaluate(
     model: Annotated[Path | None, _folder("a checkpoint outside the study")] = None,
     output: Annotated[Path | None, _folder("with --model: where eval.json goes")] = None,
     benchmarks: Annotated[str | None, Option(metavar="A,B", help="only these benchmarks")] = None,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Score a cell, a base policy or any model with lm-eval."""
     from vimpo.evaluation.lm_eval import choose_benchmarks, evaluate_checkpoint
@@ -308,7 +319,7 @@ def _probe(
     noise: Noise = "0",
     seed: Seed = 1,
     step: Step = None,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Measure value, credit and precision of a trained cell."""
     from vimpo.probes.run import probe_run
@@ -330,7 +341,7 @@ def _read(
     ] = None,
     count: Annotated[int, Option(metavar="N", parser=_whole, help="at most so many")] = 16,
     output: Annotated[Path, _file("every token, as .csv or .parquet")] = Path("read.csv"),
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Read implied value and credit out of any pair of checkpoints."""
     from vimpo.probes.read import check_output, described, read_pair, write_tokens
@@ -354,7 +365,7 @@ def _snapshot(study: Study, step: int | None) -> int | None:
 
 
 @app.command("cost")
-def _cost(size: Size, config: Config = None) -> None:
+def _cost(size: Size, config: Config = QUICK) -> None:
     """Measure step time and memory of the algorithms side by side."""
     from vimpo.probes.cost import compare_costs
 
@@ -371,7 +382,7 @@ def _cost(size: Size, config: Config = None) -> None:
 @app.command("aggregate")
 def _aggregate(
     output: Annotated[Path | None, _folder("default: tables/ of the study")] = None,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Collect all runs into tidy tables."""
     from vimpo.analysis.aggregate import aggregate
@@ -381,7 +392,7 @@ def _aggregate(
 
 
 @app.command("sweep")
-def _sweep(config: Config = None) -> None:
+def _sweep(config: Config = QUICK) -> None:
     """Compare the trials of a sweep, and choose among them."""
     from vimpo.analysis.sweep import CURVES, TABLE, sweep
     from vimpo.report.figures import draw_figures
@@ -395,7 +406,7 @@ def _sweep(config: Config = None) -> None:
 
 
 @app.command("plot")
-def _plot(tables: Tables = None, figures: Figures = None, config: Config = None) -> None:
+def _plot(tables: Tables = None, figures: Figures = None, config: Config = QUICK) -> None:
     """Draw every figure from the tables."""
     from vimpo.report.figures import draw
 
@@ -409,7 +420,7 @@ def _report(
     tables: Tables = None,
     figures: Figures = None,
     output: Annotated[Path | None, _file("default: report.html of the study")] = None,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Write the report from tables and figures."""
     from vimpo.report.page import write_report
@@ -422,7 +433,7 @@ def _report(
 
 
 @app.command("summarize")
-def _summarize(config: Config = None) -> None:
+def _summarize(config: Config = QUICK) -> None:
     """Report on what is finished so far, in partial/."""
     from vimpo.analysis.aggregate import aggregate
     from vimpo.report.figures import draw
@@ -443,7 +454,7 @@ def _publish(
     cells: Annotated[
         bool, Option("--cells", help="publish the tables of single cells, for compare; not drawn")
     ] = False,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Copy a study's tables to results/published/<study>."""
     from vimpo.report.published import FOLDER, publish
@@ -470,7 +481,7 @@ def _compare(
     a: Annotated[str, Argument(metavar="A", help="a results folder or a published one")],
     b: Annotated[str, Argument(metavar="B", help="another, with some or all of A's cells")],
     output: Annotated[str | None, _file("every number, as .csv or .json")] = None,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> int:
     """Compare two results folders: is B what A was?
 
@@ -514,7 +525,7 @@ def _plan(
     study: Annotated[
         Path | None, Argument(metavar="CONFIG", help="the same as --config", show_default=False)
     ] = None,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Estimate jobs, memory, device-hours and disk of a study."""
     from vimpo.planning.text import describe
@@ -531,7 +542,7 @@ def _schema() -> None:
 @app.command("resolve")
 def _resolve(
     output: Annotated[Path | None, _file("default: print it")] = None,
-    config: Config = None,
+    config: Config = QUICK,
 ) -> None:
     """Write a study with every default spelled out."""
     text = dump_yaml(load_study(config))

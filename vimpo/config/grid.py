@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from vimpo.config.algorithms import AlgorithmConfig
-from vimpo.config.models import NO_RESULT, ModelSpec, Pretrain
+from vimpo.config.models import NO_RECIPE, NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.task import TaskConfig
 from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train, check_together
@@ -85,7 +85,9 @@ def cell_digest(config: CellConfig) -> str:
     The limits of a collapse determine the results of runs that fail, so other limits are another
     run. Default limits are left out, so that digests older than these limits stay valid.
     """
-    fields = config.model_dump(exclude={"task": True, "runtime": True, "model": NO_RESULT})
+    fields = config.model_dump(
+        exclude={"task": True, "runtime": True, "model": NO_RESULT, "pretrain": NO_RECIPE}
+    )
     if config.train.collapse == Collapse():
         del fields["train"]["collapse"]
     fields["runtime"] = result_fields(config.runtime)

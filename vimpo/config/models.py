@@ -8,6 +8,7 @@ from vimpo.config.contents import ContentDigest
 from vimpo.config.types import Count, Name, Positive, Seed, Strict
 
 NO_RESULT = {"memory_mb"}  # fields of a size that do not affect results
+NO_RECIPE = {"shipped"}  # fields of the warm start that say where it comes from, not what it is
 
 
 class Lora(Strict):
@@ -32,6 +33,13 @@ class ModelSpec(Strict):
     intermediate: Count | None = Field(None, description="default: 3 x hidden")
     pretrain_steps: int = Field(0, ge=0, description="supervised steps that make the base policy")
     pretrain_lr: Positive = 3e-3
+    pretrain_seed: Seed | None = Field(
+        None,
+        # Left out where it is not set, so that older digests stay valid.
+        exclude_if=lambda value: value is None,
+        description="default: pretrain.seed; sizes that differ only in it are several base policies "
+        "of one shape",
+    )
     learning_rate: Positive = Field(2e-4, description="RL rate of the policy at this size")
     memory_mb: int = Field(2000, ge=400, description="memory that a job of this size requests")
     lora: Lora | None = Field(None, description="train adapters; merged into saved models")
@@ -86,3 +94,9 @@ class Pretrain(Strict):
     weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
     checkpoint_every: Count = Field(200, description="steps between resumable checkpoints")
     seed: Seed = 0
+    shipped: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="take base policies and pretrained critics that come with the suite "
+        "(vimpo/bases) instead of making them: saves time, and all machines start from the same bits",
+    )

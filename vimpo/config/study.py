@@ -28,7 +28,7 @@ from vimpo.config.grid import (
 from vimpo.config.hypotheses import Hypothesis, check_hypotheses, check_probed
 from vimpo.config.jobs import Cluster
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
-from vimpo.config.models import LADDER, NO_RESULT, ModelSpec, Pretrain
+from vimpo.config.models import LADDER, NO_RECIPE, NO_RESULT, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.planning import Planning
 from vimpo.config.task import (
@@ -362,7 +362,7 @@ class Study(Strict):
     def base_digest(self, size: str) -> str:
         spec = self.sizes[size].model_dump(exclude={"learning_rate", "lora"} | NO_RESULT)
         task, runtime = training_fields(self.task), result_fields(self.runtime)
-        return digest([spec, task, self.pretrain, runtime])
+        return digest([spec, task, self.pretrain.model_dump(exclude=NO_RECIPE), runtime])
 
     def critic_digest(self, cell: Cell) -> str | None:
         """Of a cell's pretrained critic, which reads the cell's noisy rewards; None without one."""

@@ -19,12 +19,13 @@ from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest,
 from vimpo.config.algorithms import read_own_file
 from vimpo.config.contents import check_content
 from vimpo.config.load import setting_differences
-from vimpo.config.models import NO_RESULT
+from vimpo.config.models import NO_RECIPE, NO_RESULT
 from vimpo.config.task import check_step_grades
 from vimpo.config.training import PLACEMENT
 from vimpo.config.types import check_model_path, local_path
 from vimpo.planning.shown import ends_line, prompt_warnings, show_prompt
 from vimpo.storage.continued import check_continued
+from vimpo.storage.shipped import check_shipped
 from vimpo.tasks.sources import check_sources
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def check_before_running(study: Study) -> None:
         read_own_file(objective.objective, objective.sha256)
     check_sources(study.task)
     _check_contents(study)
+    check_shipped(study)
     for path in study.sweeps:
         if not local_path(path, "sweeps")[1]:
             raise ConfigError(f"sweeps: '{path}' is not a file; allowed: a table made by `sweep`")
@@ -185,7 +187,7 @@ def check_results_folder(study: Study) -> None:
             old = {k: v.model_dump(exclude=NO_RESULT) for k, v in old.items() if k in used}
             new = {k: v.model_dump(exclude=NO_RESULT) for k, v in new.items() if k in used}
         else:
-            left_out = PLACEMENT if section == "runtime" else None
+            left_out = {"runtime": PLACEMENT, "pretrain": NO_RECIPE}.get(section)
             old, new = (s.model_dump(mode="json", exclude=left_out) for s in (old, new))
         differences += setting_differences(old, new, section)
     if differences:

@@ -51,13 +51,14 @@ class Pretrainer:
         Raises ConfigError if the path holds no model, or one that samples other than it scores.
         """
         self.spec, self.pretrain, self.runtime = model, pretrain, runtime
+        self.seed = pretrain.seed if model.pretrain_seed is None else model.pretrain_seed
         if model.path:
             self.tokenizer = load_tokenizer(model.path, runtime.trust_remote_code)
             self.policy = load_policy(model.path, runtime)
             check_sampling(self.policy, self.tokenizer, model.path)
         else:
             self.tokenizer = chain_tokenizer()
-            policy = build_policy(model, self.tokenizer, pretrain.seed)
+            policy = build_policy(model, self.tokenizer, self.seed)
             self.policy = policy.to(runtime.device, getattr(torch, runtime.dtype)).eval()  # type: ignore[arg-type]  # transformers wraps `to`
         # Without steps the model is its own base policy and needs no task.
         self.task: Task | None = None
@@ -111,8 +112,8 @@ class Pretrainer:
         """ids, mask, labels [B, L], left-padded; labels are ignored on prompt and padding."""
         assert self.task is not None  # a base policy without steps asks for no batch
         texts, targets = [], []
-        seed, count = self.pretrain.seed, self.pretrain.batch_size
-        for prompt_text, response_text in self.task.demonstrations(seed, step, count):
+        demonstrations = self.task.demonstrations(self.seed, step, self.pretrain.batch_size)
+        for prompt_text, response_text in demonstrations:
             (prompt,) = encode(self.tokenizer, [prompt_text], self.task.kept_prompt)
             response = encode_text(self.tokenizer, response_text)
             response.append(self.tokenizer.eos_token_id)
@@ -129,7 +130,7 @@ class Pretrainer:
 
     def provenance(self) -> dict:
         """What the manifest records about the training data."""
-        return self.task.provenance(self.pretrain.seed) if self.task else {}
+        return self.task.provenance(self.seed) if self.task else {}
 
     def networks(self) -> list[nn.Module]:
         return [self.policy]

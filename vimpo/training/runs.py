@@ -43,6 +43,7 @@ from vimpo.models.optimizer import AdamW, optimizer_bytes
 from vimpo.storage import files
 from vimpo.storage.integrity import SUMS, check, check_model, make_again, only_writer, sealing
 from vimpo.storage.registration import Registration, registered_note
+from vimpo.storage.shipped import take_shipped
 from vimpo.storage.surprisal import capacity_note, needs_surprisal, resolved
 from vimpo.tasks import Task
 from vimpo.training import telemetry
@@ -193,7 +194,7 @@ def pretrain_base(
     from vimpo.training.pretrain import Pretrainer
 
     folder, digest, spec = study.base_folder(size), study.base_digest(size), study.sizes[size]
-    if is_complete(folder, digest):
+    if is_complete(folder, digest) or take_shipped(study, size, folder):
         return folder
     set_up_torch(study.runtime)
     parts = {"task": study.task, "pretrain": study.pretrain, "runtime": study.runtime}
@@ -230,7 +231,7 @@ def pretrain_critic(
     )
     if folder is None or digest is None:
         return None
-    if is_complete(folder, digest):
+    if is_complete(folder, digest) or take_shipped(study, cell.size, folder):
         return folder
     base = pretrain_base(study, cell.size, quiet=quiet, task=task)
     check_model(base)
