@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from vimpo.config import Study, load_study, study_schema
+from vimpo.config import load_study, study_schema
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
@@ -115,21 +115,10 @@ def test_the_tables_of_the_benchmarks_are_generated():
     assert (folder / "README.md").read_text() == tables.text(), "run tests/benchmarks/tables.py"
 
 
-def test_one_size_in_full_is_that_size_of_the_study():
-    """What is published of one is taken over by the other."""
-    one, study = (load_study(ROOT / f"workflow/config/{n}.yaml") for n in ("one_size", "study"))
-    cells = [cell for cell in study.cells() if cell.size == "s"]
-    assert set(one.cells()) == set(cells)
-    for made in (Study.cell_digest, Study.probe_digest):
-        assert [made(one, cell) for cell in cells] == [made(study, cell) for cell in cells]
-    assert one.evaluation_digest() == study.evaluation_digest()
-    for made in (Study.base_digest, Study.cost_digest):
-        assert made(one, "s") == made(study, "s")
-
-
 def test_the_study_has_the_settings_that_its_sweep_chose():
     """A winner of tuning.yaml and the study's algorithm of that objective are the same."""
-    sweep, study = (load_study(ROOT / f"workflow/config/{n}.yaml") for n in ("tuning", "study"))
+    names = ("tuning", "first_study")
+    sweep, study = (load_study(ROOT / f"workflow/config/{n}.yaml") for n in names)
     assert study.sweeps[0] == "results/published/sweeps/tuning.csv"
     table = pd.read_csv(ROOT / study.sweeps[0])
     chosen = table[table.chosen == "yes"].set_index("objective").trial
@@ -140,20 +129,3 @@ def test_the_study_has_the_settings_that_its_sweep_chose():
     assert not set.intersection(*seeds)
     assert sweep.sizes["s"] == study.sizes["s"]
     assert sweep.train == study.train
-
-
-def test_the_study_of_a_large_beta_is_that_of_the_map():
-    """VIMPO's settings are the best of stability.yaml; all else is the study's."""
-    names = ("stability", "study", "large_beta")
-    stability, study, large = (load_study(ROOT / f"workflow/config/{n}.yaml") for n in names)
-    table = pd.read_csv(ROOT / "results/published/sweeps/stability.csv")
-    assert set(table.trial) == set(stability.grid[0].algorithms)
-    (best,) = table[table.chosen == "yes"].trial
-    assert stability.algorithms[best] == large.algorithms["vimpo"]
-    assert set(large.cells()) <= set(study.cells())
-    assert not {c.seed for c in stability.cells()} & {c.seed for c in large.cells()}
-    for cell in large.cells():
-        same = large.cell_digest(cell) == study.cell_digest(cell)
-        assert same == (cell.algorithm != "vimpo")
-    assert large.evaluation_digest() == study.evaluation_digest()
-    assert large.probes == study.probes

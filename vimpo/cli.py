@@ -464,6 +464,17 @@ def _publish(
     print(publish(_study(config), published or FOLDER, config, names))
 
 
+@app.command("rename")
+def _rename(
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="of a published study")],
+    name: Annotated[str, Argument(metavar="NAME", help="its new name")],
+) -> None:
+    """Give a published study another name; its numbers stay as they are."""
+    from vimpo.report.published import rename
+
+    print(rename(folder, name))
+
+
 @app.command("figures")
 def _figures(published: Published = None) -> None:
     """Draw figures and reports of all published studies."""

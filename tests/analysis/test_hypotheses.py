@@ -424,7 +424,7 @@ FORMER = "C5.rank,"
 
 
 def test_the_claims_of_a_published_study_are_made_again_digit_by_digit(tmp_path, monkeypatch):
-    folder = PUBLISHED / "one_size"
+    folder = PUBLISHED / "first_study"
     names = [field.name for field in fields(Tables) if field.name not in SNAPSHOTS]
     tables = {name: pd.read_parquet(folder / f"cells/{name}.parquet") for name in names}
     sizes = tables["accuracy"].groupby("size")["params"].first()

@@ -16,7 +16,8 @@ from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
 from vimpo.report.figures.registry import FIGURES
-from vimpo.report.published import draw_published, publish
+from vimpo.report.page import report_content, template_environment
+from vimpo.report.published import draw_published, publish, rename
 from vimpo.storage.columns import ARCHIVED, OPTIONAL_TABLES, PUBLISHED_TABLES, RAW
 from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.manifests import read_manifests
@@ -187,3 +188,54 @@ def test_the_command_publishes_a_part_of_a_study(study, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(target / "fake")
     assert main(["figures", "--published", str(tmp_path / "nothing")]) == 2
     assert "holds no study" in capsys.readouterr().err
+
+
+def test_a_renamed_study_keeps_every_number(clone, capsys):
+    old = clone / "results/published/fake"
+    before = {p.relative_to(old): p.read_bytes() for p in old.rglob("*") if p.is_file()}
+    assert main(["rename", str(old), "other"]) == 0
+    new = old.with_name("other")
+    assert capsys.readouterr().out.strip() == str(new)
+    assert not old.exists()
+    after = {p.relative_to(new): p.read_bytes() for p in new.rglob("*") if p.is_file()}
+    changed = {str(name) for name in before | after if before.get(name) != after.get(name)}
+    assert changed == {SUMS, "config.yaml", "tables/provenance.csv"}
+    pairs = [(before[Path(name)], after[Path(name)]) for name in changed - {SUMS}]
+    for lines in ((a.splitlines(), b.splitlines()) for a, b in pairs):
+        (pair,) = [(a, b) for a, b in zip(*lines, strict=True) if a != b]
+        assert pair == (b"study: fake", b"study: other") or pair[0].startswith(b"study.study,")
+    assert load_study(new / "config.yaml").study == "other"
+    assert draw_published(new.parent) == [new / "report.html"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("fake", "is there; allowed"), ("../up", "study: '../up'"), ("other", "is damaged")],
+)
+def test_a_name_that_cannot_be_given_changes_nothing(clone, name, message):
+    folder = clone / "results/published/fake"
+    if message == "is damaged":
+        (folder / "tables/summary.csv").write_text("")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=message):
+        rename(folder, name)
+    assert {p: p.read_bytes() for p in clone.rglob("results/**/*") if p.is_file()} == before
+
+
+def test_what_is_not_published_has_no_other_name(tmp_path):
+    with pytest.raises(ConfigError, match="is no study"):
+        rename(tmp_path / "nothing", "other")
+
+
+def test_a_note_opens_report_and_pages_and_outlives_publishing(study, clone):
+    folder = clone / "results/published/fake"
+    (folder / "note.md").write_text("What it\ncould not say.\n")
+    publish(study, folder.parent)
+    content = report_content(study, folder / "tables")
+    assert content["note"] == "What it could not say."
+    for name in ("readme_headline.md.j2", "readme_studies.md.j2"):
+        text = template_environment().get_template(name).render(content | {"folder": "f"})
+        assert "\nWhat it could not say.\n" in text
+    assert draw_published(folder.parent) == [folder / "report.html"]
+    for name in ("report.html", "report.md"):
+        assert (folder / name).read_text().count("What it could not say.") == 1

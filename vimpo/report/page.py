@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = Path(__file__).parents[2] / "report"
+# Beside the configuration of a published study: what has been learnt of the study since.
+NOTE = "note.md"
 
 
 def write_report(
@@ -87,6 +89,10 @@ def template_environment(templates: Path = TEMPLATES) -> jinja2.Environment:
     return environment
 
 
+def _note(path: Path) -> str:
+    return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""
+
+
 def report_content(
     study: Study, tables: Path, templates: Path = TEMPLATES, config: Path | None = None
 ) -> dict:
@@ -107,6 +113,7 @@ def report_content(
         "algorithms": [looks[a].label for a in dict.fromkeys(c.algorithm for c in cells)],
         "sizes": study.used_sizes(),
         "noises": [noise_name(n) for n in ordered_noise(cell.noise for cell in cells)],
+        "note": _note(tables.parent / NOTE),
         "seeds": sorted({cell.seed for cell in cells}),
         "benchmarks": list(study.task.benchmarks),
         "cell_count": len(cells),

@@ -7,26 +7,28 @@ any machine; other analyses, and a continuation of the study, start from the row
     python -m vimpo publish --config FILE     copy configuration, manifests and tables there
     snakemake --cores 1 figures               draw every published study again, and rewrite the
                                               README's sections that say what was found
+    python -m vimpo rename FOLDER NAME        give a published study another name
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.report.figures import draw
-from vimpo.report.page import write_report
+from vimpo.report.page import NOTE, write_report
 from vimpo.report.readme import write_readme
 from vimpo.storage.archive import FOLDER as CELLS
 from vimpo.storage.archive import archive_files, check_archive
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
-from vimpo.storage.integrity import SUMS, seal
+from vimpo.storage.integrity import SUMS, check, read_sums, seal
 from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.manifests import check_manifests
-from vimpo.storage.tables import check_tables, read_tables, was_written
+from vimpo.storage.tables import check_tables, read_tables, section_digests, was_written
 
 FOLDER = Path("results/published")
 
@@ -40,7 +42,8 @@ def publish(
     """Copy configuration, manifests and tables of a study, finished or in part, to `folder`.
 
     names: PUBLISHED_TABLES, which figures and reports are made from, with the rows of single runs
-    in cells/; or CELL_TABLES, which hold such rows themselves. The folder is replaced as a whole.
+    in cells/; or CELL_TABLES, which hold such rows themselves. The folder is replaced as a whole,
+    except for its note.
     Raises ConfigError, and writes nothing, if the tables are missing, damaged or of another
     configuration.
     """
@@ -68,9 +71,41 @@ def publish(
     here = study.model_copy(update={"results": "results", "continues": None})
     write_atomic(aside / "config.yaml", dump_yaml(here))
     seal(aside / SUMS, ["."])
+    if (target / NOTE).is_file():
+        shutil.copy(target / NOTE, aside)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     return target
+
+
+def rename(folder: Path, name: str) -> Path:
+    """Give a published study another name, and seal it again; every number stays as it is.
+
+    The name stands in three places: the folder, `study` in config.yaml, and the digest of `study`
+    in provenance.csv. Figures and reports still say the old one until they are drawn again.
+    Raises ConfigError, and writes nothing, if the new name is taken or not one, or if a file is
+    not what was published.
+    """
+    config = folder / "config.yaml"
+    files = list(read_sums(folder / SUMS))
+    if not files:
+        raise ConfigError(f"rename: '{folder}' is no study; allowed: what `publish` wrote")
+    for file in files:
+        check("rename", folder / file, "restore what was published")
+    old = load_study(config)
+    new = load_study(old.model_dump(mode="json") | {"study": name})
+    if (target := folder.with_name(name)).exists():
+        raise ConfigError(f"rename: '{target}' is there; allowed: a name that is free")
+    before, after = (section_digests({"study": study.study}) for study in (old, new))
+    ((item, value),) = before.items()
+    provenance = folder / "tables/provenance.csv"
+    row = re.compile(f"^{re.escape(item)},{value},", re.MULTILINE)
+    text = row.sub(f"{item},{after[item]},", provenance.read_text(encoding="utf-8"))
+    write_atomic(provenance, text)
+    line = re.compile("^study: .*$", re.MULTILINE)
+    write_atomic(config, line.sub(f"study: {name}", config.read_text(encoding="utf-8"), count=1))
+    seal(folder / SUMS, files)
+    return folder.rename(target)
 
 
 def published(folder: Path = FOLDER) -> list[Path]:

@@ -26,7 +26,7 @@ from vimpo.storage.files import write_atomic
 PAGES = ("README.md", "docs/published-studies.md")
 SECTIONS = ("headline", "paper", "studies")
 # The studies a README may open with, best first.
-STUDIES = ("study", "quick")
+STUDIES = ("study", "first_study", "quick")
 START, END = "<!-- {}: made by `snakemake --cores 1 figures` -->", "<!-- end of {} -->"
 WIDTH = 100
 KEPT: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}

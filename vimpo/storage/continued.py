@@ -135,6 +135,6 @@ def check_continued(study: Study) -> Path:
         if not (folder / name).exists():
             raise ConfigError(
                 f"continues: '{folder}' has no {name}; allowed: a folder with rows of single runs, "
-                "as `publish` writes it, such as results/published/study"
+                "as `publish` writes it, such as results/published/quick"
             )
     return folder
