@@ -31,24 +31,35 @@ import numpy as np
 import pandas as pd
 
 from vimpo.analysis.clustered import coefficient, solve
-from vimpo.analysis.intervals import Estimate, mean_interval, not_available
+from vimpo.analysis.intervals import (
+    AT_MOST_ONE,
+    UNBOUNDED,
+    Estimate,
+    mean_interval,
+    not_available,
+)
 from vimpo.analysis.summaries import interval_columns
 from vimpo.analysis.sweep import settings_text
 from vimpo.config import ConfigError, Study, VimpoConfig, load_study
 from vimpo.storage.archive import archived_frames
 from vimpo.storage.codes import Reason, Why
-from vimpo.storage.tables import WHOLE, read_tables, write_table
+from vimpo.storage.tables import WHOLE, read_table, read_tables, write_table
 
 POINTS, REMAINDER = "capacity_law", "capacity_remainder"
 ACCURACY, RESCALED, ORDER, SCALE = "explained_variance", "rescaled", "rank_correlation", "scale"
 MEASURES = (ACCURACY, RESCALED, ORDER, SCALE)
 PREFIXES = {"common": "common", "value": "own"}  # probe -> whose prefixes, preferred first
 FLOOR = -1.0  # of explained variance, in means and fits
+BOUNDS = {ACCURACY: (FLOOR, 1.0), RESCALED: AT_MOST_ONE, ORDER: (-1.0, 1.0)}
 SAME = 1.25  # sizes or lengths closer than this factor are one
 LOWEST = 3  # capacities at which s / capacity is given
 GRID = 25  # points of a drawn quadratic
 CONFIDENCE = 0.95
 SIZE, LENGTH, CURVE, PER_CAPACITY = "size", "length", "curve", "per_capacity"  # terms
+UNIT = [
+    *("base", "group", "level", "study", "size", "capacity", "params", "tokens"),
+    *("mean", "low", "high", "n", "cut"),
+]
 AXES = {
     SIZE: ("params", Why(Reason.ONE_SIZE, "all base policies are of one size")),
     LENGTH: ("tokens", Why(Reason.ONE_LENGTH, "all responses are of one length")),
@@ -71,39 +82,58 @@ class Remains(StrEnum):
         return cls.SHOWN if found.low > 0 or found.high < 0 else cls.NOT_SHOWN
 
 
+class Finding(StrEnum):
+    """What both remainders of a measure say together."""
+
+    SIZE = "size"
+    LENGTH = "length"
+    BOTH = "both"
+    NEITHER = "neither"
+    NOT_KNOWN = "not_known"
+
+    @classmethod
+    def of(cls, size: str, length: str) -> Finding:
+        if Remains.SHOWN in (size, length):
+            return cls.BOTH if size == length else cls.SIZE if size == Remains.SHOWN else cls.LENGTH
+        return cls.NOT_KNOWN if Remains.NOT_KNOWN in (size, length) else cls.NEITHER
+
+
 # --- Points --------------------------------------------------------------------------------------
 
 
-def gather(folders: Iterable[Path]) -> pd.DataFrame:
-    """Points of all studies: columns of capacity_law.csv.
+def gather(folders: Iterable[Path]) -> list[dict]:
+    """Points of all studies: rows of capacity_law.csv.
 
     Raises ConfigError for a folder that is no study, has no capacity, or comes twice.
     """
     rows: list[dict] = []
     bases: dict[str, str] = {}
     for folder in map(Path, folders):
-        if not (config := folder / "config.yaml").is_file():
+        if not (folder / "config.yaml").is_file():
             raise ConfigError(
                 f"law: '{folder}' has no config.yaml; allowed: results/<study> or "
                 "results/published/<study>"
             )
-        study = load_study(config)
-        if study.study in {row["study"] for row in rows}:
-            raise ConfigError(f"law: study '{study.study}' comes twice; allowed: each study once")
-        capacity = read_tables(folder / "tables", ["capacity"])["capacity"]
-        probes = archived_frames(folder / "tables", ["probes"]).get("probes")
-        if probes is None or not (found := points_of(study, capacity, probes, bases)):
+        if not (found := read_points(folder, bases)):
             raise ConfigError(
                 f"law: '{folder}' has no run with a capacity and a value probe; allowed: studies "
                 "of VIMPO whose base policies' surprisal was measured, with rows of single runs"
             )
+        if found[0]["study"] in {row["study"] for row in rows}:
+            name = found[0]["study"]
+            raise ConfigError(f"law: study '{name}' comes twice; allowed: each study once")
         rows += found
-    return pd.DataFrame(rows)
+    return rows
 
 
-def has_capacity(folder: Path) -> bool:
-    """Whether a published study can be part of the law."""
-    return bool(read_tables(folder / "tables", ["capacity"])["capacity"]["capacity"].notna().any())
+def read_points(folder: Path, bases: dict[str, str]) -> list[dict]:
+    """Rows of a finished or published study; none if it has no capacity or no rows of runs."""
+    capacity = read_tables(folder / "tables", ["capacity"])["capacity"]
+    if not capacity["capacity"].notna().any():
+        return []
+    probes = archived_frames(folder / "tables", ["probes"])
+    study = load_study(folder / "config.yaml")
+    return points_of(study, capacity, probes["probes"], bases) if probes else []
 
 
 def points_of(
@@ -169,23 +199,23 @@ def measures(metrics: dict[str, float]) -> dict[str, float]:
 def units_of(points: pd.DataFrame, measure: str) -> pd.DataFrame:
     """One row per base policy, group and capacity, with the mean over seeds and its interval.
 
-    Columns: base, group, level (capacity to two digits), capacity, params, tokens, study, mean, low,
-    high, n (seeds), cut (seeds below FLOOR).
+    Columns: UNIT, where level is the capacity to three digits, n counts seeds, and cut those below
+    FLOOR.
     """
     own = points[(points["measure"] == measure) & points["value"].notna()].copy()
-    own["level"] = [float(f"{x:.2g}") for x in own["capacity"]]
+    own["level"] = [float(f"{x:.3g}") for x in own["capacity"]]
     own["group"] = own["family"] + "; " + own["prefixes"] + " prefixes"
     rows = []
     for (base, group, level), runs in own.groupby(["base", "group", "level"], sort=False):
         values = runs["value"].to_numpy(float)
         kept = np.maximum(values, FLOOR) if measure == ACCURACY else values
-        found = mean_interval(kept, CONFIDENCE)
-        shared = {"base": base, "group": group, "level": level, "study": runs["study"].iloc[0]}
+        found = mean_interval(kept, CONFIDENCE, BOUNDS.get(measure, UNBOUNDED))
+        shared = {"base": base, "group": group, "level": level}
+        shared |= {name: runs[name].iloc[0] for name in ("study", "size")}
         shared |= {name: runs[name].mean() for name in ("capacity", "params", "tokens")}
         spread = {"mean": found.value, "low": found.low, "high": found.high, "n": found.n}
         rows.append(shared | spread | {"cut": int((kept > values).sum())})
-    columns = "base group level study capacity params tokens mean low high n cut".split()
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=UNIT)
 
 
 def main_group(units: pd.DataFrame) -> str:
@@ -302,13 +332,10 @@ def _row(shared: dict, term: str, found: Estimate, capacity: float = math.nan) -
     return shared | where | interval_columns(found, found.n, CONFIDENCE)
 
 
-def law(folders: Iterable[Path], output: Path) -> dict[str, pd.DataFrame]:
-    """Write both tables of the law to `output`; returns them by name."""
-    points = gather(folders)
-    tables = {
-        POINTS: points,
-        REMAINDER: pd.DataFrame([row for name in MEASURES for row in fit(points, name)]),
-    }
+def law(rows: Sequence[dict], output: Path) -> dict[str, pd.DataFrame]:
+    """Write both tables to `output`; returns them by name. rows: of :func:`gather`"""
+    points = pd.DataFrame(rows)
+    tables = {POINTS: rows, REMAINDER: [row for name in MEASURES for row in fit(points, name)]}
     for name, table in tables.items():
-        write_table(output / f"{name}.csv", table.to_dict("records"))
-    return tables
+        write_table(output / f"{name}.csv", table)
+    return {name: read_table(output, name) for name in tables}
