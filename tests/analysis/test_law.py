@@ -1,11 +1,13 @@
 """The capacity law: what is known of made data is found again, with intervals that cover it."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from made_law import CAPACITIES, made_points
 from scipy import stats
 
@@ -186,6 +188,28 @@ def test_the_law_of_a_published_study(tmp_path):
     assert len(points) == 25 * len(MEASURES)
     assert set(remainder.query("term == 'size'")["reason_code"]) == {"one_size"}
     assert set(remainder.query("term == 'length'")["reason_code"]) == {"one_length"}
+
+
+def test_studies_share_a_base_policy_only_if_it_is_the_same(tmp_path):
+    """One more study of the same base policy, and one of another task."""
+    for name, change in {"again": {}, "longer": {"step_error": 0.3}}.items():
+        shutil.copytree(YARDSTICK, tmp_path / name)
+        file = tmp_path / name / "config.yaml"
+        content = yaml.safe_load(file.read_text()) | {"study": name}
+        content["task"] |= change
+        file.write_text(yaml.safe_dump(content))
+    points = pd.DataFrame(gather([YARDSTICK, tmp_path / "again", tmp_path / "longer"]))
+    bases = dict(zip(points["study"], points["base"], strict=True))
+    assert bases == {
+        "yardstick": "yardstick/xs",
+        "again": "yardstick/xs",
+        "longer": "longer/xs",
+    }
+    units = units_of(points, ORDER).set_index(["base", "group", "level"])["n"]
+    assert units["yardstick/xs", "vimpo; own prefixes", 0.5] == 10
+    assert units["longer/xs", "vimpo; own prefixes", 0.5] == 5
+    row = terms(points)[SIZE]
+    assert (row["n"], row["units"], row["curve"]) == (2, 10, "levels")
 
 
 @pytest.mark.parametrize(
