@@ -484,6 +484,24 @@ def _figures(published: Published = None) -> None:
         print(path)
 
 
+@app.command("law")
+def _law(
+    folders: Annotated[
+        list[Path],
+        Argument(metavar="FOLDER...", help="results/<study> or results/published/<study>"),
+    ],
+    output: Annotated[Path, _folder("where tables and figure go")] = Path("results/capacity_law"),
+) -> None:
+    """Does the accuracy of the implied value depend on capacity alone, over several studies?"""
+    from vimpo.analysis.law import gather
+    from vimpo.report.law import described, write_law
+
+    written = write_law(gather(folders), output)
+    print(described(output))
+    for path in written:
+        print(path)
+
+
 # --- is a re-run the same? -----------------------------------------------------------------------
 
 

@@ -17,8 +17,11 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
+from vimpo.analysis.law import read_points
 from vimpo.config import ConfigError, Study, dump_yaml, load_study
 from vimpo.report.figures import draw
+from vimpo.report.law import FIGURE as LAW
+from vimpo.report.law import write_law
 from vimpo.report.page import NOTE, write_report
 from vimpo.report.readme import write_readme
 from vimpo.storage.archive import FOLDER as CELLS
@@ -116,7 +119,8 @@ def published(folder: Path = FOLDER) -> list[Path]:
 def draw_published(folder: Path = FOLDER) -> list[Path]:
     """Draw figures and write the report of every published study; returns what was written.
 
-    The README and docs/ above `folder`, if there are any, are brought up to date.
+    The capacity law over those that have a capacity goes to a folder of its own. The README and
+    docs/ above `folder`, if there are any, are brought up to date.
     Raises ConfigError if there is no study, or if tables and configuration do not agree.
     """
     folder = Path(folder)
@@ -130,4 +134,7 @@ def draw_published(folder: Path = FOLDER) -> list[Path]:
         draw(path / "tables", path / "figures")
         write_report(study, path / "tables", path / "figures", path / "report.html", config=config)
         reports.append(path / "report.html")
+    bases: dict[str, str] = {}
+    if points := [row for path in studies for row in read_points(path, bases)]:
+        reports += write_law(points, folder / LAW)
     return [*reports, *write_readme(studies, folder.resolve().parent.parent)]

@@ -7,7 +7,7 @@ A section stands between two comments, and only what is between them is replaced
     <!-- end of headline -->
 
 Its template is `report/readme_<section>.md.j2`, over the content of a report: that of the study the
-README opens with or, for `studies`, of each study in turn.
+README opens with or, for `studies`, of each study in turn. `law` is over all studies together.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from vimpo.config import load_study
+from vimpo.report.law import FIGURE as LAW
+from vimpo.report.law import law_content
 from vimpo.report.page import report_content, template_environment
 from vimpo.storage.files import write_atomic
 
 PAGES = ("README.md", "docs/published-studies.md")
-SECTIONS = ("headline", "paper", "studies")
+SECTIONS = ("headline", "paper", "law", "studies")
 # The studies a README may open with, best first.
 STUDIES = ("study", "first_study", "quick")
 START, END = "<!-- {}: made by `snakemake --cores 1 figures` -->", "<!-- end of {} -->"
@@ -36,8 +38,8 @@ def rewritten(pages: Mapping[Path, str], studies: Sequence[Path]) -> dict[Path, 
     """The pages (path -> text) with their sections made again; other text stays as it is.
 
     studies: folders of published studies. The first of STUDIES among them speaks for all in every
-    section but `studies`, which has a part for each; without one, nothing changes. Links are
-    relative to the folder of the page.
+    section but `law` and `studies`, which has a part for each; without one, nothing changes. Links
+    are relative to the folder of the page.
     """
     first = next((path for name in STUDIES for path in studies if path.name == name), None)
     marked = {
@@ -52,9 +54,14 @@ def rewritten(pages: Mapping[Path, str], studies: Sequence[Path]) -> dict[Path, 
     for page, names in marked.items():
         for name in names:
             template = environment.get_template(f"readme_{name}.md.j2")
+            told = {first: content[first]}
+            if name == "studies":
+                told = {path: content[path] for path in ordered}
+            elif name == "law":
+                told = {first.parent / LAW: law_content(first.parent / LAW)}
             parts = [
-                template.render(content[path] | {"folder": _link(path, page.parent)})
-                for path in (ordered if name == "studies" else [first])
+                template.render(said | {"folder": _link(path, page.parent)})
+                for path, said in told.items()
             ]
             made[page] = _replaced(made[page], name, parts)
     return made

@@ -20,6 +20,7 @@ class Method(StrEnum):
     NEWCOMBE = "Newcombe score"
     CHI_SQUARE = "chi-square"
     CLOPPER_PEARSON = "Clopper-Pearson"
+    CR2 = "CR2 by base policy, Satterthwaite t"
     NOT_AVAILABLE = "not available"
 
 
@@ -34,6 +35,9 @@ class Reason(StrEnum):
     ONE_SEED = "one_seed"
     STRATUM_ONE_SEED = "stratum_one_seed"
     ONE_SIZE = "one_size"
+    ONE_LENGTH = "one_length"
+    TOO_FEW_BASES = "too_few_bases"  # base policies
+    CONFOUNDED = "confounded"  # two axes vary together
     NOT_IN_GRID = "not_in_grid"
     NO_PARAMETERS = "no_parameters"
     # values that allow no interval

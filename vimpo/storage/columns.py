@@ -63,6 +63,16 @@ COLUMNS = {
     "snapshot_probes": [*CELL, "seed", "step", *PROBED, "value", "stderr", "n", "unit", *REASON],
 }
 TABLES = tuple(COLUMNS)
+# Of several studies together (vimpo/analysis/law.py), in a folder of their own.
+ACROSS_STUDIES = {
+    "capacity_law": [
+        *("study", "algorithm", "family", "base", "size", "params", "tokens", "capacity"),
+        *("prefixes", "seed", "measure", "value"),
+    ],
+    "capacity_remainder": [
+        *("measure", "term", "capacity", "group", "curve", "units", "verdict", *INTERVAL),
+    ],
+}
 # Newer than some committed studies, which are not run again for them: one that was never written
 # reads as an empty table (vimpo/storage/tables.py).
 OPTIONAL_TABLES = ("headroom", "frontier", "sweeps_curves", "capacity")

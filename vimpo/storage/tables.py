@@ -18,7 +18,7 @@ from vimpo.config import ConfigError, Study, digest
 from vimpo.config.load import read_file
 from vimpo.config.study import RESERVED
 from vimpo.errors import DamagedError
-from vimpo.storage.columns import COLUMNS, OPTIONAL_TABLES, OUTCOMES
+from vimpo.storage.columns import ACROSS_STUDIES, COLUMNS, OPTIONAL_TABLES, OUTCOMES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.integrity import check, sealed
 
@@ -36,7 +36,7 @@ NUMBERS = {
     *("bytes", "ratio_to_ppo", "effect", "p", "p_holm", "threshold", "per_size"),
     *("needed_per_size", "at", "failed", "level", "kl"),
     *("responses", "tokens", "surprisal", "right_responses", "right_tokens", "right_surprisal"),
-    *("right_stderr", "beta", "capacity"),
+    *("right_stderr", "beta", "capacity", "units"),
     *OUTCOMES,
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
@@ -46,9 +46,13 @@ SECTION = "study."  # provenance: digest of a section of the study
 NO_SETTING = ("results", "continues", "registered")
 
 
+def _columns(name: str) -> list[str]:
+    return COLUMNS[name] if name in COLUMNS else ACROSS_STUDIES[name]
+
+
 def write_table(path: Path, rows: Iterable[dict]) -> None:
     """Write rows with the table's columns; absent ones are empty."""
-    frame = pd.DataFrame(list(rows), columns=COLUMNS[path.stem])
+    frame = pd.DataFrame(list(rows), columns=_columns(path.stem))
     for column in frame.columns:
         if pd.api.types.is_float_dtype(frame[column]):
             frame[column] = frame[column].map(lambda x: "" if math.isnan(x) else f"{x:.10g}")
@@ -113,7 +117,7 @@ def read_table(folder: Path, name: str, file: str = "") -> pd.DataFrame:
         frame = read_csv(path, numbers)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DamagedError(f"tables: '{path}' is damaged: {error}; {AGAIN}") from None
-    if absent := [c for c in COLUMNS[name] if c not in frame.columns]:
+    if absent := [c for c in _columns(name) if c not in frame.columns]:
         raise ConfigError(f"tables: '{path}' has no column {', '.join(absent)}; {AGAIN}")
     return frame
 

@@ -10,11 +10,12 @@ What draws is imported only when something is drawn: the workflow reads the regi
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vimpo.report.figures.registry import FIGURES
+from vimpo.report.figures.registry import FIGURES, FigureEntry
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 
@@ -40,6 +41,15 @@ def draw_figures(
     frames: Mapping[str, pd.DataFrame], names: Iterable[str], looks: dict[str, Style], output: Path
 ) -> list[Path]:
     """Draw figures from the tables that they need. Raises KeyError for an unknown name."""
+
+    def drawn(entry: FigureEntry) -> Figure:
+        return entry.drawer()(*(frames[table] for table in entry.tables), looks)
+
+    return print_figures({name: partial(drawn, FIGURES[name]) for name in names}, output)
+
+
+def print_figures(figures: Mapping[str, Callable[[], Figure]], output: Path) -> list[Path]:
+    """Draw each figure and write it as SVG and PNG into `output`; returns the paths."""
     import matplotlib as mpl
     from matplotlib.style import context
 
@@ -49,10 +59,8 @@ def draw_figures(
     written = []
     # a reader's own matplotlibrc must not change a figure
     with mpl.rc_context(), context(["default", RC]):
-        for name in names:
-            entry = FIGURES[name]
-            figure = entry.drawer()(*(frames[table] for table in entry.tables), looks)
-            written += _save(figure, output / name)
+        for name, draw_one in figures.items():
+            written += _save(draw_one(), output / name)
     return written
 
 
