@@ -72,7 +72,7 @@ def test_the_readme_would_ask_in_the_same_words(folder, tmp_path, monkeypatch):
     page = tmp_path / "README.md"
     text = "\n".join(START.format(s) + "\n" + END.format(s) for s in ("headline", "studies"))
     made = " ".join(rewritten({page: text}, [study])[page].split())
-    assert "| reaches Does RLOO reach GRPO's accuracy? | **supported** | -1.0 points (" in made
+    assert "| Does RLOO reach GRPO's accuracy? | **supported** | -1.0 points of accuracy (" in made
     assert "- *Does RLOO learn faster than VIMPO?* No." in made
 
 
@@ -123,5 +123,5 @@ def test_sizes_and_runs_that_got_there_are_said_after_it(folder):
     body = said(pd.concat([row, *sizes, reached]))
     assert (
         " By size: size xs +2.0 points (+1.0 to +3.0; 5 pairs), size s +2.0 points (+1.0 to +3.0; "
-        "5 pairs). Runs that reach it: rloo 3 of 5." in body
+        "5 pairs). Runs that reach it: RLOO 3 of 5." in body
     )

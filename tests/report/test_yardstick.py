@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgb
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.report.figures.registry import FIGURES
-from vimpo.report.figures.training import shown_size
 from vimpo.report.findings import Critic
+from vimpo.report.glance import shown_size
 from vimpo.report.labels import STYLES, styles
 from vimpo.report.page import template_environment, write_report
 from vimpo.report.yardstick import headroom_content, ignorant_critics, matched_said

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 LETTER = 8  # points
+FAINT = "#b8b8b8"  # lines that only show where the others are
 HANDLE, SPACING = 2.8, 1.3  # of a legend, in letters
 RC = {
     "font.family": "DejaVu Sans",
@@ -125,6 +126,18 @@ def draw_band(axes: Axes, x: pd.Series, frame: pd.DataFrame, style: Style, count
     low, high = frame["low"].to_numpy(float), frame["high"].to_numpy(float)
     alpha = min(0.15, 0.8 / count)
     axes.fill_between(x, low, high, color=style.colour, alpha=alpha, linewidth=0, zorder=2)
+
+
+def draw_faint(axes: Axes, x: pd.Series, frame: pd.DataFrame) -> None:
+    axes.plot(x, frame["mean"], color=FAINT, linewidth=0.7, zorder=1.5)
+
+
+def faint_handle(count: int) -> list:
+    """The entry of a legend for `count` lines that do not stand out, if there are any."""
+    from matplotlib.lines import Line2D
+
+    label = f"{count} other" + "s" * (count > 1)
+    return [Line2D([], [], color=FAINT, linewidth=0.7, label=label)] if count else []
 
 
 def size_axis(axes: Axes, ladder: pd.Series) -> None:
