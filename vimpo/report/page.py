@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vimpo.analysis.hypotheses import accuracy_by
-from vimpo.analysis.scores import CONTROL
+from vimpo.analysis.scores import CONTROL, NAMES
 from vimpo.analysis.verdicts import TEST
 from vimpo.config import ConfigError, Study
 from vimpo.config.decoders import SAMPLED
@@ -169,6 +169,7 @@ def _claims(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
         "findings": said,
         "short_claims": short_claims(said),
         "own_questions": any(finding["name"] == OWN for finding in said),
+        "suite_claims": any(finding["name"] != OWN for finding in said),
         "claims": found,
         "verdict_counts": report_claims.counts(found),
         "claims_table": report_claims.claims_table(found),
@@ -269,8 +270,11 @@ def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict
     sizes = study.used_sizes()
     known = sorted(params[size] for size in sizes if size in params.index)
     ends = list(dict.fromkeys(short(n) for n in (known[:1] + known[-1:])))
-    closeness = ["close"] if study.train.epochs == 1 else []
+    present = {cell.algorithm for cell in study.cells()}
+    close = [label for name, label in NAMES.items() if name in present]
+    closeness = ["close"] if study.train.epochs == 1 and len(close) > 1 else []
     return {
+        "close": close,
         "limits": ["scale", *closeness, "transfers", "open", "tests"],
         "parameters": " to ".join(ends) or "an unknown number of",
         "scratch": all(study.sizes[size].path is None for size in sizes),

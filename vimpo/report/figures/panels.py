@@ -204,7 +204,10 @@ def _bounds(axes: Axes) -> None:
 def cost_panel(
     measured: pd.DataFrame, names: Sequence[str], looks: dict[str, Style], named: bool = True
 ) -> Panel:
-    """Bars at the largest size that was measured. named: the rows are not named beside them."""
+    """Bars at the largest size that was measured.
+
+    named: with names beside the bars; otherwise another panel has the same rows, and names them.
+    """
     return Panel(2, lambda axes: _cost(axes, measured, names, looks, named), 0.9)
 
 

@@ -71,8 +71,8 @@ FIGURES: dict[str, FigureEntry] = {
             {% if seen.moved == "distance" %}Distance: accuracy of the training rollouts where the
             KL of a response to the base policy first reaches a distance; a line ends, with a
             marker, where the first of its runs does.{% elif seen.moved %}Accuracy: sampled,
-            averaged over all benchmarks{% if sizes | length > 1 %} and sizes{% endif %}, against the share
-            of training rewards that were flipped; grey is the base policy.{% endif %}
+            averaged over all benchmarks{% if sizes | length > 1 %} and sizes{% endif %}, against
+            the share of training rewards that were flipped; grey is the base policy.{% endif %}
             {% if seen.value == "capacity" %}Implied value: how well it orders and explains the
             change in true value along a response{% if seen.common %} of the base policy{% endif %},
             against its capacity, on clean rewards; one is perfect, and a constant explains nothing.
