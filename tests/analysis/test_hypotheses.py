@@ -147,7 +147,7 @@ def test_without_headroom_nothing_is_captured(high):
     row = judged(study, tables_of(study, curves)).loc["H.headroom"]
     assert (row.verdict, row.reason_code) == ("inconclusive", Reason.NO_HEADROOM)
     assert math.isnan(row.effect)
-    assert "oracle does not clearly beat grpo at size xs" in row.reason
+    assert "process oracle does not clearly beat GRPO at size xs" in row.reason
 
 
 def test_headroom_asks_every_size_and_by_size_says_which_has_some():

@@ -63,6 +63,8 @@ def test_the_report_opens_with_the_sentences_that_the_page_shows(folder):
     html = (folder / "report.html").read_text()
     assert "reaches  Does RLOO reach GRPO&#39;s accuracy?" in html
     assert "Of 2 claims, 1 is supported, 1 is refuted, 0 are inconclusive." in report
+    assert "Which algorithms turn the same rewards into better credit" in report
+    assert "Does it match critic-based PPO" not in report
 
 
 def test_the_readme_would_ask_in_the_same_words(folder, tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def _one_each(frame: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     ]
     heights = [-(-part["algorithm"].nunique() // ACROSS) for _, part in blocks]
     figure, panels = panel_grid(
-        sum(heights), ACROSS, width=1.7, height=1.2, sharex=True, sharey=True
+        sum(heights), ACROSS, width=1.7, height=1.3, sharex=True, sharey=True
     )
     rows = iter(panels)
     for (where, part), height in zip(blocks, heights, strict=True):
@@ -105,7 +105,7 @@ def _one_each(frame: pd.DataFrame, looks: dict[str, Style]) -> Figure:
                     draw_faint(axes, line["step"], line)
             own = part[part["algorithm"] == name]
             draw_band(axes, own["step"], own, looks[name])
-            axes.set_title(f"{looks[name].label} ({count_note(own, looks)})", fontsize=6.5)
+            axes.set_title(f"{looks[name].label}\n{count_note(own, looks)}", fontsize=6.5)
             if own["mean"].notna().sum() == 0:
                 mark_empty(axes)
         places[0].set_ylabel(where, fontsize=7)
