@@ -172,7 +172,7 @@ def test_a_floor_and_a_ceiling_of_other_names():
     curves = flat((0.5, 0.6, 0.7), "vimpo") | flat((0.4, 0.4, 0.4), "ppo")
     row = judged(study, tables_of(study, curves | flat((0.8, 0.9, 0.8), "grpo"))).iloc[0]
     assert row.effect == pytest.approx(0.6 / 1.3)
-    assert "between ppo and grpo" in row.metric
+    assert "between PPO and GRPO" in row.metric
 
 
 def test_steps_are_compared_within_the_budget_and_runs_that_get_there_are_counted():

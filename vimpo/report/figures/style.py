@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LETTER = 8  # points
 FAINT = "#b8b8b8"  # lines that only show where the others are
+LINE = 1.6 * LETTER / 72  # inches, of a legend
 HANDLE, SPACING = 2.8, 1.3  # of a legend, in letters
 RC = {
     "font.family": "DejaVu Sans",
@@ -53,13 +54,18 @@ def panel_grid(
 
 
 def add_legend(figure: Figure, handles: Sequence, columns: int = 0) -> None:
-    """Legend above the panels, no wider than the figure and with at most `columns` columns."""
+    """Legend above the panels, no wider than the figure and with at most `columns` columns.
+
+    A figure has room for two lines of it, and grows by every further one.
+    """
     if not handles:
         return
     rows = -(-len(handles) // (columns or max(4, int(figure.get_figwidth() / 1.6))))
     columns = -(-len(handles) // rows)
     while columns > 1 and _legend_width(handles, columns) > figure.get_figwidth():
         columns -= 1
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + LINE * max(0, rows - 2))
     # matplotlib fills column by column; readers go row by row
     ordered = [h for start in range(columns) for h in handles[start::columns]]
     figure.legend(
