@@ -46,7 +46,7 @@ def test_wrong_usage_is_one_line(capsys, case):
 
 def test_every_command_explains_itself(capsys):
     commands = [command.name for command in app.registered_commands]
-    assert len(commands) == 22
+    assert len(commands) == 24
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
     assert (

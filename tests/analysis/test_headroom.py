@@ -156,7 +156,7 @@ def test_without_headroom_nobody_gets_a_number():
         found = row(rows, name, "captured")
         assert np.isnan([found["mean"], found["low"], found["high"]]).all()
         assert found["reason_code"] == Reason.NO_HEADROOM
-        assert "oracle does not clearly beat grpo" in found["reason"]
+        assert "process oracle does not clearly beat GRPO" in found["reason"]
     assert row(rows, "vimpo", "area_gap")["mean"] == pytest.approx(0.65 / 3)
 
 

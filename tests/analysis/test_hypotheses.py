@@ -147,7 +147,7 @@ def test_without_headroom_nothing_is_captured(high):
     row = judged(study, tables_of(study, curves)).loc["H.headroom"]
     assert (row.verdict, row.reason_code) == ("inconclusive", Reason.NO_HEADROOM)
     assert math.isnan(row.effect)
-    assert "oracle does not clearly beat grpo at size xs" in row.reason
+    assert "process oracle does not clearly beat GRPO at size xs" in row.reason
 
 
 def test_headroom_asks_every_size_and_by_size_says_which_has_some():
@@ -172,7 +172,7 @@ def test_a_floor_and_a_ceiling_of_other_names():
     curves = flat((0.5, 0.6, 0.7), "vimpo") | flat((0.4, 0.4, 0.4), "ppo")
     row = judged(study, tables_of(study, curves | flat((0.8, 0.9, 0.8), "grpo"))).iloc[0]
     assert row.effect == pytest.approx(0.6 / 1.3)
-    assert "between ppo and grpo" in row.metric
+    assert "between PPO and GRPO" in row.metric
 
 
 def test_steps_are_compared_within_the_budget_and_runs_that_get_there_are_counted():

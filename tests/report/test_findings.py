@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 
 from vimpo.analysis.claims import SHAPES
+from vimpo.analysis.measures import MEASURES
+from vimpo.analysis.names import label
 from vimpo.analysis.verdicts import FACT, INCONCLUSIVE, REFUTED, SUPPORTED, TEST, Role
 from vimpo.report.findings import Critic, findings, short_claims
 from vimpo.report.page import template_environment
-from vimpo.report.parts import SCALES, View
+from vimpo.report.parts import MEASURED, SCALES, View
 from vimpo.report.readme import STUDIES
 from vimpo.report.verdicts import claims_table, facts_table, verdicts
 from vimpo.storage.codes import Reason
@@ -293,3 +295,34 @@ def test_what_is_said_about_a_critic_that_knows_nothing_says_so(claims):
         "response (0.02 at size s): it knows nothing, so this says nothing of a critic that has "
         "learned."
     )
+
+
+def test_what_a_hypothesis_measured_stands_after_its_number(claims):
+    row = claims[claims["part"] == GAP].assign(claim="mine", role="difference", unit="share")
+    for measure, words in MEASURED.items():
+        view = View.of(row.assign(part=f"mine.{measure}").iloc[0])
+        assert view.value_of == f"{view.value}{words}"
+        assert view.value.endswith(" points")
+
+
+def test_every_measure_has_words():
+    names = {measure.model_fields["name"].default for measure in MEASURES}
+    assert names == set(MEASURED) | {"steps_to", "seconds", "memory"}  # whose units say it
+
+
+@pytest.mark.parametrize("pair", [("oracle_shuffled", "dr_grpo"), ("tbrm", ""), ("mine", "rloo")])
+def test_own_questions_are_answered_about_any_pair(claims, pair):
+    row = claims[claims["part"] == GAP].assign(
+        part="asked.area", claim="asked", role="difference" if pair[1] else "level", unit="share",
+        algorithm=pair[0], rival=pair[1], statement="Is it so?", verdict=REFUTED,
+        metric=f"area under the learning curve, {' minus '.join(filter(None, pair))}",
+    )  # fmt: skip
+    (finding,) = findings(row)
+    template = template_environment().from_string(
+        '{% import "findings.j2" as said with context %}'
+        "{{ said.question(f) }} {{ said.short(f) }} {{ said.body(f) }}"
+    )
+    text = template.render(f=finding, part_count=1)
+    assert text.startswith("Is it so? No. Area under the learning curve, " + pair[0])
+    assert not re.search(r"VIMPO|PPO|\bGRPO", text)
+    assert finding["parts"][0].whose == label(pair[1] or pair[0])

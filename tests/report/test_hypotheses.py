@@ -63,6 +63,8 @@ def test_the_report_opens_with_the_sentences_that_the_page_shows(folder):
     html = (folder / "report.html").read_text()
     assert "reaches  Does RLOO reach GRPO&#39;s accuracy?" in html
     assert "Of 2 claims, 1 is supported, 1 is refuted, 0 are inconclusive." in report
+    assert "Which algorithms turn the same rewards into better credit" in report
+    assert "Does it match critic-based PPO" not in report
 
 
 def test_the_readme_would_ask_in_the_same_words(folder, tmp_path, monkeypatch):
@@ -72,7 +74,7 @@ def test_the_readme_would_ask_in_the_same_words(folder, tmp_path, monkeypatch):
     page = tmp_path / "README.md"
     text = "\n".join(START.format(s) + "\n" + END.format(s) for s in ("headline", "studies"))
     made = " ".join(rewritten({page: text}, [study])[page].split())
-    assert "| reaches Does RLOO reach GRPO's accuracy? | **supported** | -1.0 points (" in made
+    assert "| Does RLOO reach GRPO's accuracy? | **supported** | -1.0 points of accuracy (" in made
     assert "- *Does RLOO learn faster than VIMPO?* No." in made
 
 
@@ -123,5 +125,5 @@ def test_sizes_and_runs_that_got_there_are_said_after_it(folder):
     body = said(pd.concat([row, *sizes, reached]))
     assert (
         " By size: size xs +2.0 points (+1.0 to +3.0; 5 pairs), size s +2.0 points (+1.0 to +3.0; "
-        "5 pairs). Runs that reach it: rloo 3 of 5." in body
+        "5 pairs). Runs that reach it: RLOO 3 of 5." in body
     )

@@ -297,7 +297,7 @@ def test_limits_are_those_of_the_study(written):
     assert "chains of 2, 3, 4 operations on numbers up to 9" in text
     assert f"at most {written.train.max_response} tokens" in text
     assert "(here 0.02, in the paper 5e-4)" in text
-    assert "close by construction" in text
+    assert "With a single update per batch VIMPO, GRPO and PPO are close by construction" in text
     content = report_content(written, written.folder / "tables")
     assert content["limits"] == ["scale", "close", "transfers", "open", "tests"]
 

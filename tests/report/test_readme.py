@@ -66,7 +66,8 @@ def test_the_first_screen_holds_figure_table_and_both_commands():
             break
     for command in ("pip install -e . && snakemake --cores all", "snakemake --cores 1 figures"):
         assert command in first
-    assert first.count("\n| C") >= 6
+    rows = re.findall(r"\n\| .* \| (?:\*\*supported\*\*|refuted|inconclusive.*?) \| ", first)
+    assert len(rows) >= 3
     # two screens of some fifty lines, of which the figure takes twenty
     assert len(first.splitlines()) < 80
 
@@ -106,6 +107,22 @@ def test_the_larger_study_speaks_if_it_is_published(copy):
     assert links == [[], *([f"../results/published/{n}/report.md"] for n in ("study", "quick"))]
     assert "24 of 24 runs complete" in " ".join(parts[-1].split())
     assert "\n- *Is VIMPO better than GRPO here?* Open.\n" in parts[-1]
+
+
+def test_the_papers_numbers_stand_beside_the_study_that_has_most_of_its_runs():
+    root = ROOT / "results/published"
+    counts = {}
+    for path in studies(ROOT):
+        summary = read_table(path / "tables", "summary").dropna(subset="mean")
+        whole = "all" if "all" in set(summary["size"]) else next(iter(summary["size"]))
+        rows = summary[(summary["size"] == whole) & (summary["metric"] == "sampled")]
+        rows = rows[(rows["benchmark"] == "mean") & rows["noise"].isin(["0", "0.25"])]
+        known = rows["algorithm"].isin(["vimpo", "ppo", "grpo", "grpo_naive"])
+        counts[path.name] = known.sum() + rows["algorithm"].eq("base").any()
+    (page,) = re.findall(r"\]\(results/published/(\w+)/", section(made(ROOT), "paper"))
+    assert counts[page] == max(counts.values())
+    assert counts["yardstick"] < counts[page]
+    assert root.joinpath(page).is_dir()
 
 
 def test_a_readme_without_marks_or_studies_stays_as_it_is(copy):

@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgb
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.report.figures.registry import FIGURES
-from vimpo.report.figures.training import shown_size
 from vimpo.report.findings import Critic
+from vimpo.report.glance import shown_size
 from vimpo.report.labels import STYLES, styles
 from vimpo.report.page import template_environment, write_report
 from vimpo.report.yardstick import headroom_content, ignorant_critics, matched_said
@@ -65,21 +65,37 @@ def colour(name):
 
 def test_headroom_draws_each_share_in_its_colour_with_its_interval(folder):
     figure, table = drawn(folder, "headroom")
-    clear, refused = figure.axes
+    clear, _ = figure.axes
     shares = table[(table.metric == "captured") & (table.noise == "0")].set_index("algorithm")
     labels = [tick.get_text() for tick in clear.get_yticklabels()]
-    assert labels == ["VIMPO", "PPO", "shuffled oracle"]
+    assert labels == [STYLES[name].label for name in NAMES]
     points = {c: x for c, x, y in lines_of(clear) if len(x) == 1}
     bars = {tuple(b.get_color()[0][:3]): b.get_segments()[0][:, 0] for b in clear.collections}
-    assert len(points) == len(bars) == 3
+    assert len(points) == 5
+    assert len(bars) == 3  # an end of the scale has no interval
+    assert (points[colour("grpo")], points[colour("oracle")]) == (0, 1)
     for name, row in shares.iterrows():
         assert points[colour(name)] == pytest.approx(row["mean"])
         assert bars[to_rgb(colour(name))] == pytest.approx([row["low"], row["high"]])
     ends = sorted(x[0] for c, x, y in lines_of(clear) if len(x) == 2)
     assert ends == [0, 1]
-    assert [text.get_text() for text in refused.texts] == ["no headroom"]
-    assert len(refused.collections) == 0
-    assert "0 is GRPO, 1 is process oracle" in figure.get_supxlabel()
+    assert "0 is GRPO, 1 is process oracle" in clear.get_xlabel()
+
+
+def test_without_headroom_the_panel_has_the_areas_and_says_so(folder):
+    figure, table = drawn(folder, "headroom")
+    refused = figure.axes[1]
+    areas = table[(table.metric == "area") & (table.noise == "0.25")].set_index("algorithm")
+    points = {c: x for c, x, y in lines_of(refused) if len(x) == 1}
+    assert {name: points[colour(name)] for name in NAMES} == pytest.approx(areas["mean"].to_dict())
+    ends = sorted(x[0] for c, x, y in lines_of(refused) if len(x) == 2)
+    assert ends == sorted(areas.loc[["grpo", "oracle"], "mean"])
+    room = table[(table.metric == "area_gap") & (table.noise == "0.25")]
+    (room,) = room[room.algorithm == "oracle"].to_dict("records")
+    said = f"process oracle minus GRPO: {100 * room['mean']:+.1f} points"
+    assert said in refused.get_title()
+    assert refused.get_title().endswith(": no headroom")
+    assert "no headroom" not in figure.axes[0].get_title()
 
 
 def test_frontier_draws_each_line_with_its_band_and_leaves_out_what_has_no_distance(folder):

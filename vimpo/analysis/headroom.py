@@ -49,6 +49,7 @@ from vimpo.analysis.intervals import (
     not_available,
     stratified_mean,
 )
+from vimpo.analysis.names import label
 from vimpo.analysis.scores import Tables, accuracies
 from vimpo.analysis.summaries import expected_runs, interval_columns, labels
 from vimpo.config import Study
@@ -112,7 +113,8 @@ def refusal(room: Estimate, size: str, floor: str, ceiling: str) -> Why:
         return room.why
     seen = f"area {room.value:+.3f}, "
     seen += f"{room.low:+.3f} to {room.high:+.3f}" if room.available else room.reason
-    text = f"no headroom: {ceiling} does not clearly beat {floor} at size {size} ({seen})"
+    text = f"no headroom: {label(ceiling)} does not clearly beat {label(floor)} at size {size}"
+    text += f" ({seen})"
     return Why(Reason.NO_HEADROOM, text)
 
 

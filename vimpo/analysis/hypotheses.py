@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from vimpo.analysis.inference import share
 from vimpo.analysis.intervals import not_available
 from vimpo.analysis.measures import MEASURES, Entry, Scored
-from vimpo.analysis.scores import NAMES, Tables
+from vimpo.analysis.names import label
+from vimpo.analysis.scores import Tables
 from vimpo.analysis.verdicts import (
     ABOVE,
     Counted,
@@ -131,7 +132,7 @@ def _without(found: Found, why: Why) -> Found:
 def described(asked: Asked, comparison: Comparison) -> str:
     """What is measured, of whom and where, in words."""
     contrast = asked.contrast
-    whose, rival = (NAMES.get(name, name) for name in (contrast.algorithm, contrast.rival))
+    whose, rival = map(label, (contrast.algorithm, contrast.rival))
     if rival:
         whose += f" {'over' if asked.is_ratio else 'minus'} {rival}"
     elif contrast.minus:
@@ -145,6 +146,7 @@ def described(asked: Asked, comparison: Comparison) -> str:
         "per tenfold of parameters" if asked.pooling == "slope" else "",
     ]
     fields = asked.measure.model_dump() | {"decoded": accuracy_by(where.decoder)}
+    fields |= {end: label(fields[end]) for end in ("floor", "ceiling") if end in fields}
     fields |= {"of": "training", "curve": "learning", "under": ""}
     if asked.validated:
         fields |= {"of": "validation", "curve": "validation", "under": f" under {where.decoder}"}
@@ -211,7 +213,7 @@ def _reached(asked: Hypothesis, comparison: Comparison, part: Part) -> Parts:
         found = Found(
             share(happened, comparison.study.statistics.confidence), len(comparison.keys), 0
         )
-        text = f"share of {NAMES.get(name, name)}'s runs that reach {asked.measure.accuracy:g}"
+        text = f"share of {label(name)}'s runs that reach {asked.measure.accuracy:g}"
         fact = replace(
             part, name=f"reached.{name}", role=Role.REACHED, statement="reached", metric=text,
             counted=Counted.RUNS, algorithm=name, rival="", unit="",

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.names import LABELS
 from vimpo.analysis.verdicts import Key, Scores
 from vimpo.config import Noise, Study
 from vimpo.storage.columns import COLUMNS, OUTCOMES
 from vimpo.storage.tables import BASE, WHOLE
 
 CONTROL = 0.5  # flip rate from which on labels say nothing, or the opposite
-OURS, RIVALS = "vimpo", {"grpo": "GRPO", "ppo": "PPO"}
+OURS, RIVALS = "vimpo", {name: LABELS[name] for name in ("grpo", "ppo")}
 PLACE = "position"  # the control of credit: the token's place in its response
-NAMES = {OURS: "VIMPO"} | RIVALS
+NAMES = {OURS: LABELS[OURS]} | RIVALS
 
 
 @dataclass(frozen=True)

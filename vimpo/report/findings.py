@@ -96,10 +96,13 @@ def verdict_words(part: View) -> str:
 
 
 def short_claims(found: Iterable[dict]) -> list[list[str]]:
-    """Rows of the README's table: claim, verdict, effect with interval and n, threshold."""
+    """Rows of the README's table: question, verdict, effect with interval and n, threshold.
+
+    A study's own questions come first, as they were asked; claims are named.
+    """
     return [
         [
-            f"{part.claim} {part.statement}",
+            part.statement if finding["name"] == OWN else f"{part.claim} {part.statement}",
             f"**{part.verdict}**" if part.verdict == SUPPORTED else verdict_words(part),
             f"{part.value_of} ({part.interval_n})" if part.available else "n/a",
             part.asked_mark,

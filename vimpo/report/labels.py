@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from vimpo.analysis.names import LABELS
 from vimpo.config import Noise
 from vimpo.storage.tables import ALL_SIZES, BASE
 from vimpo.text import short
@@ -26,27 +27,40 @@ class Style:
     line: Dashes = "-"
 
 
-STYLES = {
-    BASE: Style("base policy", "#7f7f7f", "_", (0, (1, 1))),
-    "vimpo": Style("VIMPO", "#0072B2", "o", "-"),
-    "ppo": Style("PPO", "#E69F00", "s", "--"),
-    "ppo_pretrained": Style("PPO, pretrained critic", "#B35900", "4", (0, (6, 1, 2, 1))),
-    "grpo": Style("GRPO", "#009E73", "^", "-."),
-    "vimpo_value_only": Style("VIMPO value-only", "#56B4E9", "D", (0, (5, 1))),
-    "grpo_naive": Style("naive GRPO", "#CC79A7", "v", (0, (3, 1, 1, 1))),
-    "grpo_kl": Style("GRPO with KL", "#117733", "<", (0, (4, 1))),
-    "dapo": Style("DAPO", "#0D7A6F", "3", (0, (6, 1, 1, 1))),
-    "grpo_corrected": Style("GRPO corrected for noise", "#999933", ">", (0, (2, 1))),
-    "dr_grpo": Style("Dr. GRPO", "#44AA99", "d", "-."),
-    "gspo": Style("GSPO", "#882255", "p", (0, (5, 1, 1, 1))),
-    "rloo": Style("RLOO", "#AA4499", "8", "--"),
-    "reinforce_pp": Style("REINFORCE++", "#661100", "H", (0, (1, 1))),
-    "tbrm": Style("TBRM", "#332288", "1", "-"),
-    "vineppo": Style("VinePPO", "#6699CC", "2", "--"),
-    "oracle": Style("process oracle", "#4D4D4D", "+", "-"),
-    "oracle_shuffled": Style("shuffled oracle", "#A6A6A6", "x", "--"),
-    "entropy": Style("entropy minimiser", "#DDCC77", "|", (0, (3, 1, 1, 1))),
+LOOKS = {
+    BASE: ("#7f7f7f", "_", (0, (1, 1))),
+    "vimpo": ("#0072B2", "o", "-"),
+    "ppo": ("#E69F00", "s", "--"),
+    "ppo_pretrained": ("#B35900", "4", (0, (6, 1, 2, 1))),
+    "grpo": ("#009E73", "^", "-."),
+    "vimpo_value_only": ("#56B4E9", "D", (0, (5, 1))),
+    "grpo_naive": ("#CC79A7", "v", (0, (3, 1, 1, 1))),
+    "grpo_kl": ("#117733", "<", (0, (4, 1))),
+    "dapo": ("#0D7A6F", "3", (0, (6, 1, 1, 1))),
+    "grpo_corrected": ("#999933", ">", (0, (2, 1))),
+    "dr_grpo": ("#44AA99", "d", "-."),
+    "gspo": ("#882255", "p", (0, (5, 1, 1, 1))),
+    "rloo": ("#AA4499", "8", "--"),
+    "reinforce_pp": ("#661100", "H", (0, (1, 1))),
+    "tbrm": ("#332288", "1", "-"),
+    "vineppo": ("#6699CC", "2", "--"),
+    "oracle": ("#4D4D4D", "+", "-"),
+    "oracle_shuffled": ("#A6A6A6", "x", "--"),
+    "entropy": ("#DDCC77", "|", (0, (3, 1, 1, 1))),
 }
+STYLES = {name: Style(LABELS[name], *look) for name, look in LOOKS.items()}
+
+
+CROWD = 8  # lines that a reader can tell apart in one panel
+FEATURED = ("vimpo", "ppo", "ppo_pretrained", "grpo", "oracle")
+
+
+def featured(algorithms: Iterable[str]) -> list[str]:
+    """Those that stand out in a panel of all: every one, or in a crowd the featured ones."""
+    names = list(dict.fromkeys(algorithms))
+    if len(names) <= CROWD:
+        return names
+    return [name for name in names if name in FEATURED] or names[:CROWD]
 
 
 SPARE = [

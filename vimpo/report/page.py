@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from vimpo.analysis.hypotheses import accuracy_by
-from vimpo.analysis.scores import CONTROL
+from vimpo.analysis.scores import CONTROL, NAMES
 from vimpo.analysis.verdicts import TEST
 from vimpo.config import ConfigError, Study
 from vimpo.config.decoders import SAMPLED
@@ -24,15 +24,16 @@ from vimpo.report import scaling as report_scaling
 from vimpo.report import tables as report_tables
 from vimpo.report import verdicts as report_claims
 from vimpo.report.figures.registry import FIGURES
-from vimpo.report.findings import findings, short_claims
-from vimpo.report.labels import Style, noise_name, ordered_noise, styles
+from vimpo.report.findings import OWN, findings, short_claims
+from vimpo.report.glance import glance
+from vimpo.report.labels import CROWD, Style, noise_name, ordered_noise, styles
 from vimpo.report.scaling import gap_table, iqm_table
 from vimpo.report.yardstick import frontier_content, headroom_content, ignorant_critics
 from vimpo.storage.codes import Reason
 from vimpo.storage.columns import PUBLISHED_TABLES
 from vimpo.storage.files import write_atomic
 from vimpo.storage.registration import standing
-from vimpo.storage.tables import ALL_SIZES, check_tables, read_tables
+from vimpo.storage.tables import ALL_SIZES, BASE, check_tables, read_tables
 from vimpo.text import short
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def report_content(
         "standing": standing(study, frames["provenance"], len(frames["outcomes"]), config),
         "confidence": f"{100 * study.statistics.confidence:g}",
         "outcomes": report_tables.outcomes(frames["outcome_summary"], looks),
+        "seen": glance(*(frames[name] for name in FIGURES["headline"].tables)),
+        "crowded": len(looks) - (BASE in looks) > CROWD,
         "failures": report_tables.failures(frames["outcomes"]),
         "outcomes_known": len(frames["outcomes"]) > 0,
         "missing": report_tables.plain_table(missing),
@@ -165,6 +168,8 @@ def _claims(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
     return {
         "findings": said,
         "short_claims": short_claims(said),
+        "own_questions": any(finding["name"] == OWN for finding in said),
+        "suite_claims": any(finding["name"] != OWN for finding in said),
         "claims": found,
         "verdict_counts": report_claims.counts(found),
         "claims_table": report_claims.claims_table(found),
@@ -265,8 +270,11 @@ def _limits(study: Study, params: pd.Series, setup: report_tables.Table) -> dict
     sizes = study.used_sizes()
     known = sorted(params[size] for size in sizes if size in params.index)
     ends = list(dict.fromkeys(short(n) for n in (known[:1] + known[-1:])))
-    closeness = ["close"] if study.train.epochs == 1 else []
+    present = {cell.algorithm for cell in study.cells()}
+    close = [label for name, label in NAMES.items() if name in present]
+    closeness = ["close"] if study.train.epochs == 1 and len(close) > 1 else []
     return {
+        "close": close,
         "limits": ["scale", *closeness, "transfers", "open", "tests"],
         "parameters": " to ".join(ends) or "an unknown number of",
         "scratch": all(study.sizes[size].path is None for size in sizes),

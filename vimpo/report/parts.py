@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import pandas as pd
 
-from vimpo.analysis.scores import NAMES
+from vimpo.analysis.names import label
 from vimpo.analysis.verdicts import ABOVE, BELOW, FACT, INCONCLUSIVE, Counted, Role
 from vimpo.storage.codes import Reason
 
@@ -75,6 +75,22 @@ UNITS = {
     "seconds": Scale(1, ".3g", " s"),
     "bytes": Scale(1e-6, ".1f", " MB"),
     "nats": Scale(1, ".2f", " nats"),
+}
+# What a hypothesis measures, after its number: the end of `part` -> words.
+MEASURED = {
+    "accuracy": " of accuracy",
+    "area": " of area",
+    "lost": " per unit of noise",
+    "explained_variance": " explained variance",
+    "rescaled_variance": " explained variance, rescaled",
+    "rank_correlation": " rank correlation",
+    "pairs_in_order": " of pairs in order",
+    "pairs_difference": " between pairs",
+    "credit_auc": " AUC",
+    "credit_beyond_place": " AUC beyond place",
+    "kl": " of KL",
+    "flawless": " of answers flawless",
+    "headroom": " of the headroom",
 }
 
 
@@ -185,13 +201,13 @@ class View:
             return usual
         scale = UNITS.get(self.unit, PLAIN)
         signed = usual.signed or (self.role == Role.BY_SIZE and bool(self.rival))
-        return replace(scale, signed=signed and self.unit != "ratio")
+        what = MEASURED.get(self.part.partition(".")[2], "")
+        return replace(scale, of=what, signed=signed and self.unit != "ratio")
 
     @property
     def whose(self) -> str:
         """The rival if there is one, else whom the number describes."""
-        name = self.rival or self.algorithm
-        return NAMES.get(name, name)
+        return label(self.rival or self.algorithm)
 
     @property
     def value(self) -> str:

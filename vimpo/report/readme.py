@@ -6,8 +6,9 @@ A section stands between two comments, and only what is between them is replaced
     ...
     <!-- end of headline -->
 
-Its template is `report/readme_<section>.md.j2`, over the content of a report: that of the study the
-README opens with or, for `studies`, of each study in turn. `law` is over all studies together.
+Its template is `report/readme_<section>.md.j2`, over the content of a report: for `headline` of the
+study the README opens with, for `paper` of the one that has most of the paper's runs, and for
+`studies` of each study in turn. `law` is over all studies together.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from vimpo.storage.files import write_atomic
 PAGES = ("README.md", "docs/published-studies.md")
 SECTIONS = ("headline", "paper", "law", "studies")
 # The studies a README may open with, best first.
-STUDIES = ("study", "first_study", "quick")
+STUDIES = ("study", "yardstick", "first_study", "quick")
 START, END = "<!-- {}: made by `snakemake --cores 1 figures` -->", "<!-- end of {} -->"
 WIDTH = 100
 KEPT: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
@@ -37,31 +38,32 @@ KEPT: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 def rewritten(pages: Mapping[Path, str], studies: Sequence[Path]) -> dict[Path, str]:
     """The pages (path -> text) with their sections made again; other text stays as it is.
 
-    studies: folders of published studies. The first of STUDIES among them speaks for all in every
-    section but `law` and `studies`, which has a part for each; without one, nothing changes. Links
-    are relative to the folder of the page.
+    studies: folders of published studies. The page opens with the first of STUDIES among them;
+    without one, nothing changes. Links are relative to the folder of the page.
     """
-    first = next((path for name in STUDIES for path in studies if path.name == name), None)
+    known = [path for name in STUDIES for path in studies if path.name == name]
     marked = {
         page: [name for name in SECTIONS if START.format(name) in text]
         for page, text in pages.items()
     }
-    if first is None or not any(marked.values()):
+    if not known or not any(marked.values()):
         return dict(pages)
     environment, content = template_environment(), {path: _content(path) for path in studies}
-    ordered = [first, *(path for path in studies if path != first)]
+    law = known[0].parent / LAW
+    content[law] = law_content(law)
+    speaking = {
+        "headline": known[:1],
+        "law": [law],
+        "paper": [max(known, key=lambda path: _beside_paper(content[path]))],
+        "studies": [*known, *(path for path in studies if path not in known)],
+    }
     made = dict(pages)
     for page, names in marked.items():
         for name in names:
             template = environment.get_template(f"readme_{name}.md.j2")
-            told = {first: content[first]}
-            if name == "studies":
-                told = {path: content[path] for path in ordered}
-            elif name == "law":
-                told = {first.parent / LAW: law_content(first.parent / LAW)}
             parts = [
-                template.render(said | {"folder": _link(path, page.parent)})
-                for path, said in told.items()
+                template.render(content[path] | {"folder": _link(path, page.parent)})
+                for path in speaking[name]
             ]
             made[page] = _replaced(made[page], name, parts)
     return made
@@ -71,6 +73,11 @@ def _content(study: Path) -> dict:
     """What the report of a published study says."""
     config = study / "config.yaml"
     return report_content(load_study(config), study / "tables", config=config)
+
+
+def _beside_paper(content: dict) -> int:
+    """How many of the paper's results a study has its own for."""
+    return sum(row[-1].known for row in content["paper"].rows)
 
 
 def _link(target: Path, folder: Path) -> str:

@@ -41,11 +41,11 @@ class Table:
 def estimate_entry(row: pd.Series | None, factor: float = 1, digits: str = ".1f") -> Entry:
     """`51.0`, below it `[46.0, 56.1], n = 4`; or `n/a` with the reason."""
     if row is None:
-        return Entry("n/a", "not in the grid")
+        return Entry("n/a", "not in the grid", known=False)
     n, expected = int(row["n"]), int(row["expected"])
     count = f"n = {n}" + (f" of {expected}" if n < expected else "")
     if not math.isfinite(row["mean"]):
-        return Entry("n/a", f"{row['reason']}, {count}")
+        return Entry("n/a", f"{row['reason']}, {count}", known=False)
     text = format(factor * row["mean"], digits)
     if not math.isfinite(row["low"]):
         return Entry(text, f"{count}, no interval: {row['reason']}")

@@ -15,6 +15,7 @@ from vimpo.analysis.along import HELD_OUT
 from vimpo.analysis.curves import LEARNING
 from vimpo.analysis.headroom import ENDS
 from vimpo.report.findings import Critic
+from vimpo.report.glance import CONTROLS
 from vimpo.report.labels import Style, noise_name, on_clean_rewards, ordered_noise
 from vimpo.report.parts import PLAIN, UNITS, Scale
 from vimpo.report.tables import (
@@ -33,8 +34,6 @@ from vimpo.storage.tables import ALL_SIZES, WHOLE
 
 POINTS = UNITS["share"]
 SIGNED = replace(POINTS, signed=True)
-# Algorithms that should capture nothing: right numbers in wrong places, and no reward at all.
-CONTROLS = ("oracle_shuffled", "entropy")
 # Regimes that get a sentence of their own, at the top of the report and in a section; the others
 # stand in the table.
 FIRST, SAID = 2, 4

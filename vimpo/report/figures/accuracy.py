@@ -13,6 +13,8 @@ from vimpo.analysis.scores import NAMES, RIVALS
 from vimpo.report.figures.style import (
     add_legend,
     dodged,
+    draw_band,
+    draw_faint,
     draw_points,
     limit_to_means,
     line_handles,
@@ -23,6 +25,7 @@ from vimpo.report.figures.style import (
     spread_out,
 )
 from vimpo.report.labels import (
+    CROWD,
     Style,
     count_note,
     interval_name,
@@ -38,8 +41,13 @@ if TYPE_CHECKING:
 
 
 def learning_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """Clean training accuracy against step, by noise level (rows) and size (columns)."""
+    """Clean training accuracy against step, by noise level (rows) and size (columns).
+
+    A crowd of algorithms has a panel for each, with the others behind it.
+    """
     frame = curves[curves["metric"] == "accuracy"]
+    if frame["algorithm"].nunique() > CROWD:
+        return _one_each(frame, looks)
     sizes = list(dict.fromkeys(frame["size"])) or ["?"]
     noises = ordered_noise(frame["noise"]) or ["0"]
     figure, panels = panel_grid(len(noises), len(sizes), sharex=True, sharey=True)
@@ -54,14 +62,59 @@ def learning_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     means = frame["mean"].dropna()
     if len(means):
         limit_to_means(panels[0, 0], means, bounds=(0.0, 1.0))
+    _name_axes(figure, frame, "bars")
+    add_legend(figure, line_handles(looks, frame["algorithm"], markers=False))
+    return figure
+
+
+def _name_axes(figure: Figure, frame: pd.DataFrame, marks: str) -> None:
     window = int(frame["window"].iloc[0]) if len(frame) else 1
     figure.supxlabel("training step", fontsize=8)
     figure.supylabel(
         f"accuracy of rollouts on clean rewards\n"
-        f"(mean over {window} steps; bars: {interval_name(frame)})",
+        f"(mean over {window} steps; {marks}: {interval_name(frame)})",
         fontsize=8,
     )
-    add_legend(figure, line_handles(looks, frame["algorithm"], markers=False))
+
+
+ACROSS = 5  # panels of single algorithms
+
+
+def _one_each(frame: pd.DataFrame, looks: dict[str, Style]) -> Figure:
+    """A block of panels for each size and noise level, and a panel for each of its algorithms."""
+    sizes, noises = dict.fromkeys(frame["size"]), ordered_noise(frame["noise"])
+    blocks = [
+        (f"{size_name(frame, size)}\n{noise_name(noise)}", part)
+        for size, noise in itertools.product(sizes, noises)
+        if len(part := frame[(frame["size"] == size) & (frame["noise"] == noise)])
+    ]
+    heights = [-(-part["algorithm"].nunique() // ACROSS) for _, part in blocks]
+    figure, panels = panel_grid(
+        sum(heights), ACROSS, width=1.7, height=1.3, sharex=True, sharey=True
+    )
+    rows = iter(panels)
+    for (where, part), height in zip(blocks, heights, strict=True):
+        places = np.concatenate([next(rows) for _ in range(height)])
+        names = [name for name in looks if name in set(part["algorithm"])]
+        for axes, name in itertools.zip_longest(places, names):
+            if name is None:
+                axes.axis("off")
+                continue
+            for other, line in part.groupby("algorithm", sort=False):
+                if other != name:
+                    draw_faint(axes, line["step"], line)
+            own = part[part["algorithm"] == name]
+            draw_band(axes, own["step"], own, looks[name])
+            axes.set_title(f"{looks[name].label}\n{count_note(own, looks)}", fontsize=6.5)
+            if own["mean"].notna().sum() == 0:
+                mark_empty(axes)
+        places[0].set_ylabel(where, fontsize=7)
+    for column in panels.T:
+        lowest = [axes for axes in column if axes.axison][-1:]
+        for axes in lowest:
+            axes.tick_params(labelbottom=True)
+    limit_to_means(panels[0, 0], frame["mean"].dropna(), bounds=(0.0, 1.0))
+    _name_axes(figure, frame, "bands")
     return figure
 
 

@@ -54,24 +54,45 @@ BARS = "Bars: {{ confidence }} % interval over seeds; with few seeds it may reac
 FIGURES: dict[str, FigureEntry] = {
     "headline": FigureEntry(
         draw="headline:headline",
-        tables=("summary", "probe_summary", "measured_summary"),
+        tables=(
+            *("summary", "probe_summary", "measured_summary"),
+            *("headroom", "frontier", "capacity"),
+        ),
         category="Summary",
         section="summary",
         title="At a glance",
         caption="""
-            Left: sampled accuracy, averaged over all benchmarks{% if sizes | length > 1 %} and
-            sizes{% endif %}, against the share of training rewards that were flipped; grey is the
-            base policy. Middle: how much of the change in true value along a response is explained
-            by VIMPO's implied value and by PPO's critic, on clean rewards; one is perfect, and a
-            constant predictor explains nothing. Right: time and memory of a training step at the
-            largest size, with each algorithm measured in its own process. Bars: {{ confidence }} %
-            interval; with few seeds it may reach beyond the panel.
+            {% if seen.standing == "captured" %}Headroom: where each algorithm stands between
+            {{ floor }} (zero) and the {{ ceiling }} (one), by areas under the learning curve, on
+            clean rewards at one size; controls last.{% elif seen.standing %}Speed of learning: the
+            area under each learning curve (mean clean accuracy along training), on clean rewards
+            at one size; controls last.{% if seen.refused %} There is no headroom, so nobody has a
+            share of it: the {{ ceiling }} does not clearly beat {{ floor }}.{% endif %}{% endif %}
+            {% if seen.moved == "distance" %}Distance: accuracy of the training rollouts where the
+            KL of a response to the base policy first reaches a distance; a line ends, with a
+            marker, where the first of its runs does.{% elif seen.moved %}Accuracy: sampled,
+            averaged over all benchmarks{% if sizes | length > 1 %} and sizes{% endif %}, against
+            the share of training rewards that were flipped; grey is the base policy.{% endif %}
+            {% if seen.value == "capacity" %}Implied value: how well it orders and explains the
+            change in true value along a response{% if seen.common %} of the base policy{% endif %},
+            against its capacity, on clean rewards; one is perfect, and a constant explains nothing.
+            A triangle marks a value below the panel.{% elif seen.value %}Implied value and critic:
+            how much of the change in true value along a response they explain, on clean rewards;
+            one is perfect, and a constant explains nothing.{% endif %}
+            {% if seen.cost %}Cost: time and memory of a training step at the largest size measured,
+            with each algorithm in its own process.{% endif %} Bars: {{ confidence }} % interval;
+            with few seeds it may reach beyond the panel.
         """,
         alt="""
-            Three panels for VIMPO, PPO and GRPO: accuracy against reward noise; explained variance
-            of the implied value and of the critic against parameters at sizes
-            {{ sizes | join(", ") }}; and bars of step time and memory. The numbers are in the
-            tables of accuracy, value accuracy and cost.
+            {% if seen.standing == "captured" %}Dots of the share of the headroom that each
+            algorithm captures; {% elif seen.standing %}Dots of the area under each algorithm's
+            learning curve; {% endif %}{% if seen.moved == "distance" %}lines of training accuracy
+            against KL to the base policy; {% elif seen.moved %}lines of accuracy against reward
+            noise; {% endif %}{% if seen.value == "capacity" %}lines of the implied value's rank
+            correlation and explained variance against capacity; {% elif seen.value %}lines of the
+            explained variance of the implied value and of the critic against parameters at sizes
+            {{ sizes | join(", ") }}; {% endif %}{% if seen.cost %}bars of step time and memory.
+            {% endif %}The numbers are in the tables of the report.
         """,
     ),
     "headroom": FigureEntry(
@@ -84,13 +105,14 @@ FIGURES: dict[str, FigureEntry] = {
             Where each algorithm stands between {{ floor }} (zero) and the {{ ceiling }} (one),
             whose credit is perfect: areas under the learning curve, over pairs of runs with the
             same seed. “No headroom”: the {{ ceiling }} does not clearly beat {{ floor }} there, so
-            nobody has a share of it. Bars: {{ confidence }} % interval over seeds; with few seeds
-            it may reach beyond the panel.
+            nobody has a share of it, and the panel has the areas themselves. Bars:
+            {{ confidence }} % interval over seeds; with few seeds it may reach beyond the panel.
         """,
         alt="""
-            Dot plots of the share of the headroom that each algorithm captures, between lines at
-            zero for {{ floor }} and at one for the {{ ceiling }}; one panel per size and noise
-            level. The numbers are in the headroom table.
+            Dot plots of the share of the headroom that each algorithm captures, or of its area
+            under the learning curve where there is none, with lines for {{ floor }} and the
+            {{ ceiling }}; one panel per size and noise level. The numbers are in the headroom
+            table.
         """,
         when="headroom_rows",
     ),
@@ -136,12 +158,15 @@ FIGURES: dict[str, FigureEntry] = {
         title="Learning curves",
         caption="""
             Accuracy of the training rollouts on clean rewards: a moving average over {{ window }}
-            steps, averaged over seeds. Bars: {{ confidence }} % interval over seeds at three points
-            in training; with few seeds it may reach beyond the panel.
+            steps, averaged over seeds.{% if crowded %} A panel for each algorithm, with the others
+            in grey; bands: {{ confidence }} % interval over seeds.{% else %} Bars:
+            {{ confidence }} % interval over seeds at three points in training.{% endif %} With few
+            seeds it may reach beyond the panel.
         """,
         alt="""
             Line plots of training accuracy against step for {{ algorithms | join(", ") }}; one
-            panel per size ({{ sizes | join(", ") }}) and noise level ({{ noises | join(", ") }}).
+            panel per{% if crowded %} algorithm,{% endif %} size ({{ sizes | join(", ") }}) and
+            noise level ({{ noises | join(", ") }}).
         """,
     ),
     "training_curves": FigureEntry(
@@ -155,7 +180,8 @@ FIGURES: dict[str, FigureEntry] = {
             where it was measured during training, on held-out problems; length of responses;
             entropy; and KL to the base policy. One column per noise level. Moving averages over
             {{ window }} steps, averaged over seeds; bands: {{ confidence }} % interval, which may
-            reach beyond the panel.
+            reach beyond the panel.{% if crowded %} Grey: the other algorithms, of which the
+            learning curves have a panel each.{% endif %}
         """,
         alt="""
             Line plots against training step of accuracy, response length, entropy and KL to the
@@ -195,7 +221,8 @@ FIGURES: dict[str, FigureEntry] = {
             base policy first reaches a distance. A line ends, with a marker, at the largest
             distance that all runs of the algorithm reach. Higher at the same distance is a better
             use of it; farther along the same line is only faster. Bands: {{ confidence }} %
-            interval over seeds, which may reach beyond the panel.
+            interval over seeds, which may reach beyond the panel.{% if crowded %} Lines in grey
+            are told apart by their markers.{% endif %}
         """,
         alt="""
             Line plots of training accuracy against the KL to the base policy for

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 LETTER = 8  # points
+FAINT = "#b8b8b8"  # lines that only show where the others are
+LINE = 1.6 * LETTER / 72  # inches, of a legend
 HANDLE, SPACING = 2.8, 1.3  # of a legend, in letters
 RC = {
     "font.family": "DejaVu Sans",
@@ -52,13 +54,18 @@ def panel_grid(
 
 
 def add_legend(figure: Figure, handles: Sequence, columns: int = 0) -> None:
-    """Legend above the panels, no wider than the figure and with at most `columns` columns."""
+    """Legend above the panels, no wider than the figure and with at most `columns` columns.
+
+    A figure has room for two lines of it, and grows by every further one.
+    """
     if not handles:
         return
     rows = -(-len(handles) // (columns or max(4, int(figure.get_figwidth() / 1.6))))
     columns = -(-len(handles) // rows)
     while columns > 1 and _legend_width(handles, columns) > figure.get_figwidth():
         columns -= 1
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + LINE * max(0, rows - 2))
     # matplotlib fills column by column; readers go row by row
     ordered = [h for start in range(columns) for h in handles[start::columns]]
     figure.legend(
@@ -125,6 +132,18 @@ def draw_band(axes: Axes, x: pd.Series, frame: pd.DataFrame, style: Style, count
     low, high = frame["low"].to_numpy(float), frame["high"].to_numpy(float)
     alpha = min(0.15, 0.8 / count)
     axes.fill_between(x, low, high, color=style.colour, alpha=alpha, linewidth=0, zorder=2)
+
+
+def draw_faint(axes: Axes, x: pd.Series, frame: pd.DataFrame) -> None:
+    axes.plot(x, frame["mean"], color=FAINT, linewidth=0.7, zorder=1.5)
+
+
+def faint_handle(count: int) -> list:
+    """The entry of a legend for `count` lines that do not stand out, if there are any."""
+    from matplotlib.lines import Line2D
+
+    label = f"{count} other" + "s" * (count > 1)
+    return [Line2D([], [], color=FAINT, linewidth=0.7, label=label)] if count else []
 
 
 def size_axis(axes: Axes, ladder: pd.Series) -> None:

@@ -10,14 +10,18 @@ from vimpo.analysis.along import HELD_OUT
 from vimpo.report.figures.style import (
     add_legend,
     draw_band,
+    draw_faint,
+    faint_handle,
     limit_to_means,
     line_handles,
     mark_empty,
     panel_grid,
 )
+from vimpo.report.glance import shown_size
 from vimpo.report.labels import (
     Style,
     count_note,
+    featured,
     interval_name,
     noise_name,
     ordered_noise,
@@ -36,10 +40,15 @@ METRICS = {
 
 
 def training_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
-    """One row of panels per number, one column per noise level, at the size with most of them."""
+    """One row of panels per number, one column per noise level, at the size with most of them.
+
+    In a crowd of algorithms few stand out; the learning curves have a panel for each.
+    """
     size = shown_size(curves)
     frame = curves[curves["size"] == size]
     noises, metrics = ordered_noise(frame["noise"]) or ["0"], rows_of(frame)
+    names = list(dict.fromkeys(frame["algorithm"]))
+    clear = featured(names)
     figure, panels = panel_grid(
         len(metrics), len(noises), width=2.7, height=1.6, sharex=True, sharey="row"
     )
@@ -48,7 +57,10 @@ def training_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         for axes, noise in zip(row, noises, strict=True):
             part = own[own["noise"] == noise]
             for name, line in part.groupby("algorithm", sort=False):
-                draw_band(axes, line["step"], line, looks[str(name)], part["algorithm"].nunique())
+                if name in clear:
+                    draw_band(axes, line["step"], line, looks[str(name)], len(clear))
+                else:
+                    draw_faint(axes, line["step"], line)
             if part["mean"].notna().sum() == 0:
                 mark_empty(axes)
         bounded = metric == "accuracy" or metric.startswith(HELD_OUT)
@@ -59,18 +71,9 @@ def training_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
         title = f"{size_name(frame, size)} · {noise_name(noise)}" if len(frame) else "no run"
         axes.set_title(f"{title}\n{count_note(part, looks)}")
     figure.supxlabel(f"training step (bands: {interval_name(frame)})", fontsize=8)
-    add_legend(figure, line_handles(looks, frame["algorithm"], markers=False))
+    handles = line_handles(looks, clear, markers=False)
+    add_legend(figure, handles + faint_handle(len(names) - len(clear)))
     return figure
-
-
-def shown_size(curves: pd.DataFrame) -> str:
-    """The size with most noise levels, the largest of them."""
-    if not len(curves):
-        return "?"
-    sizes = curves.groupby("size", sort=False).agg(
-        noises=("noise", "nunique"), params=("params", "max")
-    )
-    return str(sizes.sort_values(["noises", "params"]).index[-1])
 
 
 def rows_of(frame: pd.DataFrame) -> dict[str, str]:

@@ -1,0 +1,181 @@
+"""What a study has for the figure that sums it up: the same for the drawing and its caption."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from vimpo.analysis.curves import LEARNING
+from vimpo.analysis.scores import OURS
+from vimpo.config import Noise
+from vimpo.report.labels import STYLES, on_clean_rewards, ordered_noise
+from vimpo.storage.codes import Reason
+from vimpo.storage.tables import BASE, WHOLE
+
+CAPTURED, AREA = "captured", "area"  # metrics of headroom.csv
+CAPACITY, SIZE = "capacity", "size"  # what the implied value is drawn against
+DISTANCE, NOISE = "distance", "noise"  # what accuracy is drawn against
+RANK, EXPLAINED = "spearman", "explained_variance"
+# Algorithms that should capture nothing: right numbers in wrong places, and no reward at all.
+CONTROLS = ("oracle_shuffled", "entropy")
+KNOWN = ("implied", "critic")
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Panels of the figure, empty where the study has nothing to show, and their rows.
+
+    standing: CAPTURED or AREA of the algorithms, in the rows of headroom.csv in `regime`
+    value: the implied value against CAPACITY, in the rows `by_capacity`, or else against SIZE, in
+        the rows of probe_summary.csv in `value_rows`; common: on the base policy's prefixes
+    moved: accuracy against DISTANCE, in the rows of frontier.csv in `paths`, or against NOISE
+    cost: whether steps were measured side by side
+    """
+
+    standing: str
+    regime: pd.DataFrame
+    value: str
+    value_rows: pd.DataFrame
+    by_capacity: pd.DataFrame
+    moved: str
+    paths: pd.DataFrame
+    cost: bool
+
+    @property
+    def refused(self) -> bool:
+        """Whether the ceiling does not clearly beat the floor."""
+        return no_headroom(self.regime)
+
+    @property
+    def common(self) -> bool:
+        return "common" in set(self.value_rows["probe"])
+
+
+def glance(
+    summary: pd.DataFrame,
+    probes: pd.DataFrame,
+    measured: pd.DataFrame,
+    headroom: pd.DataFrame,
+    frontier: pd.DataFrame,
+    capacity: pd.DataFrame,
+) -> Glance:
+    regime, paths, rows = regime_of(headroom), paths_of(frontier), value_rows(probes)
+    standing, lines = standing_of(regime), by_capacity(rows, capacity)
+    runs = summary[(summary["algorithm"] != BASE) & summary["mean"].notna()]
+    several = runs["noise_level"].nunique() > 1
+    return Glance(
+        standing=standing,
+        regime=regime,
+        value=CAPACITY if len(lines) else SIZE if rows["mean"].notna().any() else "",
+        value_rows=rows,
+        by_capacity=lines,
+        moved=DISTANCE if len(paths) else NOISE if several or not standing else "",
+        paths=paths,
+        cost=bool((measured["kind"] == "measured").any()),
+    )
+
+
+# --- Headroom ------------------------------------------------------------------------------------
+
+
+def standing_of(regime: pd.DataFrame) -> str:
+    """By what the algorithms of one size and noise level stand. regime: rows of headroom.csv"""
+    known = regime[regime["mean"].notna()]
+    return next((m for m in (CAPTURED, AREA) if m in set(known["metric"])), "")
+
+
+def regime_of(headroom: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one size on clean rewards: of those with headroom, or else of all.
+
+    That with most algorithms, or of several such the largest.
+    """
+    clean = on_clean_rewards(headroom).sort_values("params", kind="stable")
+    found = [part for _, part in clean.groupby("size", sort=False)]
+    clear = [part for part in found if standing_of(part) == CAPTURED]
+    ranked = sorted(clear or found, key=lambda part: part["algorithm"].nunique())
+    return ranked[-1] if ranked else headroom.iloc[:0]
+
+
+def in_order(regime: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """The algorithms of a regime, the best first; controls and what has no number at the end."""
+    rows = regime[regime["metric"] == standing_of(regime)].set_index("algorithm")["mean"].to_dict()
+    if CAPTURED in set(regime.loc[regime["mean"].notna(), "metric"]):
+        rows |= {regime["floor"].iloc[0]: 0.0, regime["ceiling"].iloc[0]: 1.0}
+    present = [name for name in names if name in set(regime["algorithm"])]
+
+    def place(name: str) -> tuple[bool, bool, float]:
+        mean = rows.get(name, math.nan)
+        return name in CONTROLS, math.isnan(mean), -mean
+
+    return sorted(present, key=place)
+
+
+def no_headroom(regime: pd.DataFrame) -> bool:
+    return bool((regime["reason_code"] == Reason.NO_HEADROOM).any())
+
+
+# --- Value ---------------------------------------------------------------------------------------
+
+
+def value_rows(probes: pd.DataFrame) -> pd.DataFrame:
+    """How well the change of value along whole responses is known, on clean rewards.
+
+    Of the base policy's prefixes, which are the same for all, where the study has them.
+    """
+    frame = on_clean_rewards(probes[probes["probe"].isin(["common", "value"])])
+    frame = frame[(frame["target"] == "change") & (frame["position"] == WHOLE)]
+    frame = frame[frame["metric"].isin([RANK, EXPLAINED]) & frame["predictor"].isin(KNOWN)]
+    common = frame[frame["probe"] == "common"]
+    return common if common["mean"].notna().any() else frame[frame["probe"] == "value"]
+
+
+def by_capacity(value: pd.DataFrame, capacity: pd.DataFrame) -> pd.DataFrame:
+    """Rows of VIMPO's implied value with its capacity, at sizes that have several capacities.
+
+    VIMPO and what the study itself defined with a beta, which are variants of it; where several
+    have the same capacity, the first of them.
+    """
+    known = capacity.loc[capacity["capacity"].notna(), ["algorithm", "size", "capacity"]]
+    rows = value[value["predictor"] == "implied"].merge(known, on=["algorithm", "size"])
+    rows = rows[(rows["algorithm"] == OURS) | ~rows["algorithm"].isin(list(STYLES))]
+    rows = rows.drop_duplicates(["size", "capacity", "metric"])
+    several = rows.groupby("size")["capacity"].transform("nunique") > 1
+    return rows[several.astype(bool)].sort_values(["params", "capacity"])
+
+
+# --- Distance ------------------------------------------------------------------------------------
+
+
+def lines_of(frontier: pd.DataFrame) -> pd.DataFrame:
+    """Rows of frontier.csv that are points of a line."""
+    own = (frontier["metric"] == LEARNING) & (frontier["rival"] == "")
+    return frontier[own & frontier["kl"].notna()]
+
+
+def paths_of(frontier: pd.DataFrame) -> pd.DataFrame:
+    """Lines at the size with most noise levels: on clean rewards, and at one noise level.
+
+    The noise level is the one with most algorithms, or of several such the highest.
+    """
+    frame = lines_of(frontier)
+    size = shown_size(frame)
+    frame = frame[frame["size"] == size]
+    levels = {noise: Noise.parse(noise).level for noise in ordered_noise(frame["noise"])}
+    counts = frame.groupby("noise")["algorithm"].nunique()
+    noisy = [noise for noise, level in levels.items() if level > 0]
+    most = sorted(noisy, key=lambda noise: (counts[noise], levels[noise]))[-1:]
+    shown = [noise for noise, level in levels.items() if level == 0] + most
+    return frame[frame["noise"].isin(shown)]
+
+
+def shown_size(rows: pd.DataFrame) -> str:
+    """The size with most noise levels, the largest of them."""
+    if not len(rows):
+        return "?"
+    sizes = rows.groupby("size", sort=False).agg(
+        noises=("noise", "nunique"), params=("params", "max")
+    )
+    return str(sizes.sort_values(["noises", "params"]).index[-1])
