@@ -53,8 +53,8 @@ Examples:
 
 \b
 Every command takes --config FILE, except those that read or draw published studies; without it
-the quick study (workflow/config/quick.yaml) is meant. Results go to results/<study>/. A command whose result already
-exists does nothing.
+the quick study (workflow/config/quick.yaml) is meant. Results go to results/<study>/. A command
+whose result already exists does nothing.
 """
 
 app = Typer(

@@ -12,6 +12,8 @@ from fake_results import seal_again, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.sweep import (
     ACCURACY,
+    AREA,
+    SCORE,
     VALUE,
     _identity,
     settings_text,
@@ -78,11 +80,26 @@ def test_trials_of_an_objective_compete(finished):
 
 def test_the_best_mean_over_seeds_and_noise_is_chosen_and_the_first_of_equal_ones(finished):
     rows = pd.DataFrame(sweep_rows(finished)).query("metric == @ACCURACY").set_index("trial")
-    assert list(rows.index[rows.chosen == "yes"]) == ["vimpo_2", "ppo_3"]
     assert rows.loc["vimpo_1", "mean"] == pytest.approx(0.5 - 0.05)
     assert set(rows.n) == {2}  # the seed is the unit, not the run
     # Student's t over two seeds that differ by 0.04: 12.706 * 0.04 / 2
     assert rows.loc["vimpo_1", "high"] == pytest.approx(0.45 + 12.706 * 0.02, rel=1e-3)
+
+
+def test_the_mean_of_accuracy_and_area_decides_and_the_first_of_equals(finished, tmp_path):
+    copy = finished.model_copy(update={"results": str(tmp_path)})
+    shutil.copytree(finished.folder, copy.folder)
+    # Areas are the heights of flat curves: they reverse the order that accuracies give vimpo's.
+    height = dict(zip(TRIALS, (0.9, 0.2, 0.2, 0.5, 0.5, 0.5), strict=True))
+    for cell in copy.cells():
+        path = copy.run_folder(cell) / "metrics.csv"
+        pd.read_csv(path).assign(accuracy=height[cell.algorithm]).to_csv(path, index=False)
+        seal_again(path.parent)
+    rows = pd.DataFrame(sweep_rows(copy)).set_index(["metric", "trial"])
+    assert list(rows.index[rows.chosen == "yes"]) == [(SCORE, "vimpo_1"), (SCORE, "ppo_3")]
+    assert rows.loc[(AREA, "vimpo_1"), "mean"] == pytest.approx(0.9)
+    assert rows.loc[(SCORE, "vimpo_1"), "mean"] == pytest.approx((0.45 + 0.9) / 2)
+    assert rows.loc[(SCORE, "vimpo_2"), "mean"] == rows.loc[(SCORE, "vimpo_3"), "mean"]
 
 
 def test_the_first_setting_that_differs_is_the_axis_and_the_rest_is_text(finished):
@@ -96,11 +113,11 @@ def test_the_first_setting_that_differs_is_the_axis_and_the_rest_is_text(finishe
 
 
 def test_the_implied_value_is_shown_where_all_runs_were_probed(finished, tmp_path):
-    assert {row["metric"] for row in sweep_rows(finished)} == {ACCURACY, VALUE}
+    assert {row["metric"] for row in sweep_rows(finished)} == {SCORE, ACCURACY, AREA, VALUE}
     copy = finished.model_copy(update={"results": str(tmp_path)})
     shutil.copytree(finished.folder, copy.folder)
     (copy.run_folder(copy.cells()[0]) / "probes.parquet").unlink()
-    assert {row["metric"] for row in sweep_rows(copy)} == {ACCURACY}
+    assert {row["metric"] for row in sweep_rows(copy)} == {SCORE, ACCURACY, AREA}
 
 
 def test_a_missing_run_is_counted_and_nothing_is_chosen(finished, tmp_path):
@@ -143,7 +160,7 @@ def test_table_and_figure_are_written_and_a_study_takes_them_over(finished, tmp_
     path = finished.folder / "sweep/sweeps.csv"
     assert path.with_suffix(".png").stat().st_size > 10_000
     table = read_table(path.parent, "sweeps")
-    assert len(table) == 2 * len(TRIALS)
+    assert len(table) == 4 * len(TRIALS)
     named = shutil.copy(path, tmp_path / "tuning.csv")
     study = finished.model_copy(update={"sweeps": [str(named)]})
     aggregate(study, tmp_path / "tables")

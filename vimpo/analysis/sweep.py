@@ -1,13 +1,15 @@
 """Sweeps: which settings a study gives each algorithm, and where they are stable.
 
 A sweep is an ordinary study whose entries of `algorithms` are trials; those of one objective
-compete. It runs before the study whose settings it decides, with other seeds. The rule was fixed
-before the first sweep ran:
+compete. It runs before the study whose settings it decides, with other seeds. The rule:
 
 - every objective has the same number of trials, all with the same sizes, noise and seeds;
-- a run's score is its sampled accuracy, the mean over benchmarks; a run that failed in training
-  keeps the score of the policy it left;
+- a run's score is the mean of two numbers: its sampled accuracy, the mean over benchmarks, and the
+  area under its learning curve; a run that failed in training keeps the accuracy of the policy it
+  left, and the last height of its curve to the end;
 - a trial's score is the mean over its runs; the highest is chosen, the first of equals.
+
+Accuracy alone chose the sweeps published before 2026-11-27; their tables say so.
 
 Luck flatters the best of many, for every objective alike. A study names its sweeps in `sweeps`,
 and its report prints them.
@@ -17,13 +19,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vimpo.analysis.aggregate import Collection
-from vimpo.analysis.curves import DISTANCE, LEARNING, window
+from vimpo.analysis.curves import DISTANCE, LEARNING, area_under, curves, window
 from vimpo.analysis.intervals import FRACTION, UNBOUNDED, mean_interval
 from vimpo.analysis.scores import Tables, accuracies, probed
 from vimpo.analysis.summaries import DRAWN, SUMMARISED_CURVES, interval_columns, smoothed_seeds
@@ -33,7 +37,9 @@ from vimpo.storage.columns import OUTCOMES
 from vimpo.storage.tables import write_table
 
 TABLE, CURVES = "sweeps", "sweeps_curves"
-ACCURACY, VALUE = "sampled accuracy", "explained variance of the change of value"
+SCORE = "mean of sampled accuracy and area under the learning curve"
+ACCURACY, AREA = "sampled accuracy", "area under the learning curve"
+VALUE = "explained variance of the change of value"
 IMPLIED = ("value", "implied", "change", "explained_variance")
 
 
@@ -108,13 +114,19 @@ def _trial_rows(
         fields = varied(study, names)
         group = [
             _identity(study, name, fields)
-            | {"objective": objective, "metric": ACCURACY, "chosen": ""}
-            | {"failed": int(failed.get(name, 0))}
-            | _over_seeds(study, accuracies(tables, name), FRACTION)
+            | {"objective": objective, "failed": int(failed.get(name, 0))}
             for name in names
         ]
-        max(group, key=lambda row: row["mean"])["chosen"] = "yes"  # the first of equals
-        rows += group
+        measured = {name: scored(study, tables, name) for name in names}
+        # The first of equals.
+        best = max(names, key=lambda name: float(np.mean([*measured[name][SCORE].values()])))
+        for metric in (SCORE, ACCURACY, AREA):
+            rows += [
+                row
+                | {"metric": metric, "chosen": "yes" * (metric == SCORE and row["trial"] == best)}
+                | _over_seeds(study, measured[row["trial"]][metric], FRACTION)
+                for row in group
+            ]
         if all_probed:
             rows += [
                 row
@@ -123,6 +135,15 @@ def _trial_rows(
                 for row in group
             ]
     return rows
+
+
+def scored(study: Study, tables: Tables, name: str) -> dict[str, Scores]:
+    """SCORE, ACCURACY and AREA of each run of a trial."""
+    accuracy, steps = accuracies(tables, name), study.train.steps
+    areas = {key: area_under(c, steps) for key, c in curves(tables, name, LEARNING).items()}
+    area = {key: areas.get(key, math.nan) for key in accuracy}
+    score = {key: (accuracy[key] + area[key]) / 2 for key in accuracy}
+    return {SCORE: score, ACCURACY: accuracy, AREA: area}
 
 
 def _curve_rows(study: Study, competitors: dict[str, list[str]], tables: Tables) -> list[dict]:

@@ -2,8 +2,8 @@
 
 One folder per base policy, named by its digest, as `python -m vimpo pretrain` left it:
 `vimpo/bases/<digest>/`, and `critic-<digest>/` in it. A study takes them with
-`pretrain: {shipped: true}`. `python -m vimpo ship --config FILE --size NAME` puts a base policy of a
-study there, with its critics.
+`pretrain: {shipped: true}`. `python -m vimpo ship --config FILE --size NAME` puts a base policy of
+a study there, with its critics.
 """
 
 from __future__ import annotations

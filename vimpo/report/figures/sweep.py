@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from vimpo.analysis.sweep import ACCURACY, AREA, SCORE
 from vimpo.report.figures.style import (
     add_legend,
     draw_band,
@@ -31,8 +32,11 @@ CURVES = {"accuracy": "training accuracy", "reference_kl": "KL to the base, nats
 def sweeps(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
     """One row of panels per sweep, one panel per objective and metric, one line per other setting.
 
-    A ring marks the best trial, a cross one with failed runs.
+    The two parts of a score are in the table only. A ring marks the best trial, a cross one with
+    failed runs.
     """
+    if (table["metric"] == SCORE).any():
+        table = table[~table["metric"].isin([ACCURACY, AREA])]
     names = list(dict.fromkeys(table["sweep"])) or ["?"]
     groups = {
         name: list(table[table["sweep"] == name].groupby(["objective", "metric"], sort=False))
