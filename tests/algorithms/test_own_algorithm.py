@@ -14,6 +14,7 @@ from vimpo.algorithms import Share, make_algorithm, make_batch
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, dump_yaml, load_study
+from vimpo.objectives.vimpo import value_loss
 from vimpo.planning.preflight import check_before_running, check_inputs
 from vimpo.report.figures import draw_figures
 from vimpo.report.labels import SPARE, STYLES, styles
@@ -288,3 +289,18 @@ def test_every_unknown_algorithm_looks_different():
     looks = styles(names)
     assert len({(s.colour, s.marker) for s in looks.values()}) == len(names)
     assert looks["own3"].label == "own3"
+
+
+def test_the_terminal_anchor_is_vimpos_value_loss_without_its_kl():
+    study = {"objective": str(ROOT / "examples/terminal_anchor.py"), "reference": True}
+    own = load_study({"algorithms": {"own": study | {"settings": {"beta": 0.3}}}}).algorithms["own"]
+    algorithm, torch_seed = make_algorithm(own), torch.manual_seed(0)
+    rewards, groups = torch.tensor([1.0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    mask = torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0]])
+    logp, ref = torch.randn(2, 4, 3, generator=torch_seed)
+    batch = make_batch(rewards.tolist(), groups, mask).with_(ref_logp=ref)
+    batch = batch.with_(advantage=algorithm.advantage(batch))
+    expected = value_loss(logp, ref, torch.zeros(4, 3), rewards, torch.full((4,), 0.5), mask, 0.3)
+    assert torch.allclose(algorithm.loss(logp, batch, Share(1.0, 1.0)), expected)
+    parts = [algorithm.loss(logp[s], batch.rows(s), Share(0.5, 0)) for s in (slice(2), slice(2, 4))]
+    assert torch.allclose(sum(parts), expected)

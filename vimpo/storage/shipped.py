@@ -31,17 +31,20 @@ def check_shipped(study: Study, folder: Path = SHIPPED) -> None:
             )
 
 
+def is_shipped(study: Study, size: str, folder: Path, shipped: Path = SHIPPED) -> bool:
+    """Will a base policy, or a critic of it, be taken instead of made? folder: its place."""
+    return study.pretrain.shipped and (_source(study, size, folder, shipped) / SUMS).is_file()
+
+
 def take_shipped(study: Study, size: str, folder: Path, shipped: Path = SHIPPED) -> bool:
     """Copy a base policy, or a critic of it, to its place in the results, if a study asks for it.
 
     folder: of the base policy, or of a critic in it. Returns whether it is there now. Its sums are
     written last, so that a folder that has them is complete.
     """
-    base = study.base_folder(size)
-    source = _of(study, size, shipped) / folder.relative_to(base)
-    if not study.pretrain.shipped or not (source / SUMS).is_file():
+    if not is_shipped(study, size, folder, shipped):
         return False
-    _copy(source, folder)
+    _copy(_source(study, size, folder, shipped), folder)
     return True
 
 
@@ -66,6 +69,10 @@ def ship(study: Study, size: str, shipped: Path = SHIPPED) -> list[Path]:
 
 def _of(study: Study, size: str, shipped: Path) -> Path:
     return shipped / study.base_digest(size)
+
+
+def _source(study: Study, size: str, folder: Path, shipped: Path) -> Path:
+    return _of(study, size, shipped) / folder.relative_to(study.base_folder(size))
 
 
 def _copy(source: Path, target: Path) -> None:
