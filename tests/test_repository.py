@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from vimpo.config import load_study, study_schema
+from vimpo.cli import main
+from vimpo.config import dump_yaml, load_study, study_schema
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "workflow/config").glob("*.yaml"))
@@ -87,8 +88,11 @@ def test_the_schema_is_generated():
     assert written == study_schema(), "run: python -m vimpo schema > workflow/schemas/..."
 
 
-def test_the_quick_study_is_the_default_configuration():
-    assert load_study(ROOT / "workflow/config/quick.yaml") == load_study()
+def test_the_quick_study_is_meant_without_a_configuration(capsys):
+    assert main(["resolve"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(
+        dump_yaml(load_study(ROOT / "workflow/config/quick.yaml"))
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -47,7 +47,19 @@ def test_jobs_are_those_of_the_grid():
     counts = {}
     for job in jobs:
         counts[job.rule] = counts.get(job.rule, 0) + job.count
-    assert counts == {"pretrain": 2, "cost": 2, "train": 24, "evaluate": 26, "probe": 24}
+    once = {"pretrain": 1, "critic": 1, "cost": 1}
+    assert counts == once | {"train": 42, "evaluate": 43, "probe": 42}
+
+
+def test_what_comes_with_the_suite_takes_no_time():
+    taken, made = shipped("quick"), changed("quick", pretrain={"shipped": False})
+    hours = {
+        study.pretrain.shipped: {job.rule: job.hours for job in Planner(study).jobs()}
+        for study in (taken, made)
+    }
+    for rule in ("pretrain", "critic"):
+        assert hours[True][rule] == taken.plan.startup_seconds / 3600 < hours[False][rule] / 5
+    assert hours[True]["train"] == hours[False]["train"]
 
 
 def test_what_is_looked_at_along_training_is_planned():
@@ -59,11 +71,12 @@ def test_what_is_looked_at_along_training_is_planned():
     counts = {}
     for job in after.jobs():
         counts[job.rule] = counts.get(job.rule, 0) + job.count
-    assert counts == {"pretrain": 2, "cost": 2, "train": 24, "evaluate": 2 + 72, "probe": 72}
+    once = {"pretrain": 1, "critic": 1, "cost": 1}
+    assert counts == once | {"train": 42, "evaluate": 1 + 3 * 42, "probe": 3 * 42}
     shape, grpo = before.left["xs"], study.algorithms["grpo"]
-    # steps 0, 10, 20, 30, 32, and 64 problems x (2 + 2 + 1) responses, 128 at once
+    # steps 0, 10, ..., 60, and 64 problems x (2 + 2 + 1) responses, 16 at once
     more = after.train_s(shape, grpo) - before.train_s(shape, grpo)
-    assert more == pytest.approx(5 * 320 / 128 * before.rollout_s(shape))
+    assert more == pytest.approx(7 * 320 / 16 * before.rollout_s(shape))
     assert after.disk()[0] > 2.5 * before.disk()[0]
 
 
@@ -339,7 +352,7 @@ def test_probes_are_planned_with_the_studys_sampler():
 )
 def test_every_further_probe_is_planned(asked):
     base = {"baselines": {}} if asked == {"baselines": {"updates": 900}} else {}
-    plain, more = (changed("quick", probes=probes) for probes in (base, asked))
+    plain, more = (changed("yardstick", probes=probes) for probes in (base, asked))
     shape, objective = Planner(plain).shapes["xs"], plain.algorithms["vimpo"]
     assert Planner(more).probe_s(shape, objective) > Planner(plain).probe_s(shape, objective)
 
