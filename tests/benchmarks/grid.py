@@ -54,11 +54,14 @@ def dry_run(cells: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "study.yaml"
         study = yaml.safe_load((ROOT / "workflow/config/quick.yaml").read_text())
-        each = len(study["grid"]["sizes"]) * len(study["grid"]["noise"]) * ALGORITHMS
-        study["grid"]["seeds"] = list(range(1, -(-cells // each) + 1))
+        algorithms, noise = ["vimpo", "ppo", "grpo"], [0, 0.1]
+        each = len(algorithms) * len(noise)
+        seeds = list(range(1, -(-cells // each) + 1))
+        block = {"algorithms": algorithms, "sizes": ["xs"], "noise": noise, "seeds": seeds}
+        study |= {"grid": [block], "hypotheses": []}
         config.write_text(yaml.safe_dump(study | {"results": folder}))
         seconds, peak = snakemake("-n", "-q", "--nolock", "--configfile", str(config))
-    return {"cells": each * len(study["grid"]["seeds"]), "seconds": seconds, "peak_mb": peak}
+    return {"cells": each * len(seeds), "seconds": seconds, "peak_mb": peak}
 
 
 def start_up() -> dict[str, float]:
