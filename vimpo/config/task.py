@@ -20,6 +20,7 @@ BOXED_PROMPT = (
     "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}.\n\n"
 )
 PROBLEM = "{problem}"
+LONGEST_CHAIN = 32  # operators: about 400 tokens of prompt and response
 
 
 def _has_problem(template: str) -> str:
@@ -41,7 +42,7 @@ Template = Annotated[
 class Benchmark(Strict):
     """A fixed set of held-out chains, evaluated by lm-eval."""
 
-    operators: int = Field(ge=1, le=12, description="operators in a chain: 2 is `7+5-3=`")
+    operators: int = Field(ge=1, le=LONGEST_CHAIN, description="operators in a chain: 2 is `7+5-3=`")
     problems: int = Field(200, ge=1, le=5000, description="held-out problems")
 
 
@@ -148,10 +149,10 @@ class ChainTask(Strict):
         description="the first operand is drawn from 1..first_largest; default: largest. Sums of "
         "short operands are narrow, and a policy that guesses the commonest is often right",
     )
-    pretrain_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+    pretrain_operators: list[Annotated[int, Field(ge=1, le=LONGEST_CHAIN)]] = Field(
         [2, 3, 4, 5], min_length=1, description="chain lengths that the base policy learns"
     )
-    train_operators: list[Annotated[int, Field(ge=1, le=12)]] = Field(
+    train_operators: list[Annotated[int, Field(ge=1, le=LONGEST_CHAIN)]] = Field(
         [2, 3, 4], min_length=1, description="chain lengths used in reinforcement learning"
     )
     step_error: float = Field(
