@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SPREAD = 0.03  # of the axis: how far markers at the same place are moved apart
 AXES = {"lr_scale": "multiple of the size's learning rate", "beta": r"$\beta$"}
+LABELS = {SCORE: "mean of accuracy and area"}  # where a metric's name is too long for an axis
 CURVES = {"accuracy": "training accuracy", "reference_kl": "KL to the base, nats"}
 
 
@@ -49,7 +50,7 @@ def sweeps(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
             _panel(axes, own)
             whose = STYLES[objective].label if objective in STYLES else objective
             axes.set_title(f"{name}: {whose}")
-            axes.set_ylabel(metric)
+            axes.set_ylabel(LABELS.get(metric, metric))
         for axes in row[len(groups[name]) :]:
             axes.set_axis_off()
         if not groups[name]:
