@@ -42,7 +42,7 @@ Template = Annotated[
 class Benchmark(Strict):
     """A fixed set of held-out chains, evaluated by lm-eval."""
 
-    operators: int = Field(ge=1, le=LONGEST_CHAIN, description="operators in a chain: 2 is `7+5-3=`")
+    operators: int = Field(ge=1, le=LONGEST_CHAIN, description="of a chain: 2 is `7+5-3=`")
     problems: int = Field(200, ge=1, le=5000, description="held-out problems")
 
 
