@@ -33,7 +33,8 @@ def make_trainer(case, world=None):
 def run_case(case, world, output):
     """Three steps; a checkpoint after two, from which a fresh trainer does the third again."""
     trainer = make_trainer(case, world)
-    rollouts, _, batch = trainer._collect(0)
+    found = trainer.collector.collect(0)
+    rollouts, batch = found.rollouts, found.batch
     tensors = {"ids": world.gather(rollouts.response_ids), "mask": batch.mask}
     own = float(rollouts.mask.sum())
     tokens = [world.total(own * (world.rank == r))[0] for r in range(world.size)]

@@ -85,7 +85,7 @@ def ids_of_all_stages(study, monkeypatch) -> dict[str, list[int]]:
     """Tokens that the model reads as its prompt, by stage."""
     config, model = study.cell_config(CELL), study.sizes["own"].path
     trainer, found = Trainer(config, model), {}
-    rollouts = trainer._collect(0)[0]
+    rollouts = trainer.collector.collect(0).rollouts
     found["training"] = rollouts.prompt_ids[0][rollouts.prompt_mask[0].bool()].tolist()
 
     def generate(self, input_ids, attention_mask, **settings):
@@ -109,7 +109,7 @@ def ids_of_all_stages(study, monkeypatch) -> dict[str, list[int]]:
 
     requests = []
     monkeypatch.setitem(sys.modules, "vllm", engine((trainer.tokenizer.eos_token_id,), requests))
-    Trainer(with_vllm(config), model)._collect(0)
+    Trainer(with_vllm(config), model).collector.collect(0)
     found["sampler"] = list(requests[0][0]["prompt_token_ids"])
     return found
 
@@ -219,7 +219,7 @@ def test_every_declared_end_stops_vllm(two_ends, end, monkeypatch):
     requests = []
     monkeypatch.setitem(sys.modules, "vllm", engine((FIVE, end), requests))
     trainer = Trainer(with_vllm(two_ends.cell_config(CELL)), two_ends.sizes["own"].path)
-    rollouts = trainer._collect(0)[0]
+    rollouts = trainer.collector.collect(0).rollouts
     assert [settings.stop_token_ids for _, settings in requests] == [sorted([EOS, end])] * 2
     assert rollouts.finished.all()
     assert rollouts.texts(trainer.tokenizer) == ["5"] * 2

@@ -301,8 +301,10 @@ def test_micro_batches_and_chunks_change_nothing(make_trainer, name):
 
 
 def test_the_shuffle_is_a_function_of_seed_and_step(make_trainer):
-    first, again = (make_trainer("oracle_shuffled")._collect(0)[2].draws for _ in range(2))
-    other = make_trainer("oracle_shuffled")._collect(1)[2].draws
+    first, again = (
+        make_trainer("oracle_shuffled").collector.collect(0).batch.draws for _ in range(2)
+    )
+    other = make_trainer("oracle_shuffled").collector.collect(1).batch.draws
     assert torch.equal(first, again)
     assert not torch.equal(first[:, :3], other[:, :3])
 

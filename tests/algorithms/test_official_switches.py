@@ -151,7 +151,8 @@ def updated(make_trainer, name, **settings):
     """A batch of 24 responses after one update, and its metrics, a few steps into training."""
     trainer = make_trainer(name, warmup_steps=0, micro_batch=7, **settings)
     trainer.step(0)
-    rollouts, _, batch = trainer._collect(1)
+    found = trainer.collector.collect(1)
+    rollouts, batch = found.rollouts, found.batch
     return trainer._update_policy(rollouts, batch, apply=False)
 
 
@@ -194,8 +195,8 @@ def test_truncated_text_is_wrong_or_graded(make_trainer):
         trainer = make_trainer("grpo", truncated=setting)
         (problem,) = trainer.task.training_problems(1, 0, 1)
         text = f"...#{problem.answer}"
-        assert trainer._clean([problem], [text], [False]) == [expected]
-        assert trainer._clean([problem] * 2, [text, "#"], [True, True]) == [1.0, 0.0]
+        assert trainer.collector._clean([problem], [text], [False]) == [expected]
+        assert trainer.collector._clean([problem] * 2, [text, "#"], [True, True]) == [1.0, 0.0]
 
 
 def test_the_reference_becomes_the_policy_every_so_many_steps(make_trainer):

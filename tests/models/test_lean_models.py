@@ -78,7 +78,7 @@ def test_all_logits_are_formed_unless_a_chunk_is_configured(make_trainer, monkey
     trainer = make_trainer(runtime={"logit_chunk": chunk})
     calls = []
     monkeypatch.setattr("vimpo.models.scoring.last_logits", lambda *a: calls.append(a) or 1 / 0)
-    rollouts, _, _ = trainer._collect(0)
+    rollouts = trainer.collector.collect(0).rollouts
     if chunk is None:
         with pytest.raises(ZeroDivisionError):
             trainer._score(rollouts)
@@ -125,7 +125,7 @@ def test_layers_are_recomputed_in_the_backward_pass_and_not_in_sampling(make_tra
     layer.mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of caching that was switched off
-        rollouts, _, _ = trainer._collect(0)
+        rollouts = trainer.collector.collect(0).rollouts
     assert len(calls) == rollouts.width  # the cache is in use: one token a call
     assert not layer.training
     calls.clear()

@@ -83,7 +83,7 @@ def test_vimpo_with_adapters_starts_at_its_reference(make_trainer):
     assert row["reference_kl"] == pytest.approx(0, abs=1e-6)
     assert row["terminal_residual"] == pytest.approx(1, abs=1e-6)
     assert len(trainer.networks()) == 1
-    rollouts, _, _ = trainer._collect(1)
+    rollouts = trainer.collector.collect(1).rollouts
     scores = trainer._score(rollouts)
     base = make_trainer("vimpo")
     on = rollouts.mask.bool()

@@ -290,7 +290,7 @@ def test_models_by_path_are_sampled_and_trained_without_dropout(foreign, tiny_st
     trainer = Trainer(study.cell_config(Cell("ppo", "foreign", "0", 1)), base / "model")
     torch.nn.init.normal_(trainer.critic.head.weight)
     with torch.no_grad():
-        rollouts, _, _ = trainer._collect(0)
+        rollouts = trainer.collector.collect(0).rollouts
         scored = trainer._score(rollouts).logp * rollouts.mask
         assert float((scored - rollouts.logp).abs().max()) < 1e-5
         values = trainer._values(rollouts)

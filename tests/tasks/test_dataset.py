@@ -126,7 +126,7 @@ def test_long_prompts_may_lose_their_beginning(tmp_path, path):
     study = study_of(tmp_path, path, byte_model(tmp_path / "model"), **settings)
     (cell, *_) = study.cells()
     trainer = Trainer(study.cell_config(cell), tmp_path / "model")
-    rollouts = trainer._collect(0)[0]
+    rollouts = trainer.collector.collect(0).rollouts
     assert rollouts.prompt_mask.sum(1).tolist() == [17] * len(rollouts.mask)
     ends = {tuple(ids) for ids in encode(tokenizer, [r["problem"] for r in ROWS], 17)}
     assert set(map(tuple, rollouts.prompt_ids.tolist())) <= ends

@@ -106,7 +106,8 @@ def test_credit_of_segments_by_hand_and_telescoping():
 
 def test_in_the_loop_states_begin_with_steps_and_sampling_counts(make_trainer):
     trainer = make_trainer("vineppo", noise="0", objective={"objective": "vineppo", "k": 3})
-    rollouts, _, batch = trainer._collect(0)
+    found = trainer.collector.collect(0)
+    rollouts, batch = found.rollouts, found.batch
     for text, index in zip(rollouts.texts(trainer.tokenizer), batch.segments.tolist(), strict=True):
         if "#" in text:  # `4+3=7#7`: the step, the answer with its mark, the end
             assert index[text.index("#")] == index[text.index("#") - 1] + 1
@@ -123,7 +124,7 @@ def test_in_the_loop_states_begin_with_steps_and_sampling_counts(make_trainer):
 def test_an_interval_splits_without_steps_and_noise_reaches_continuations(make_trainer):
     objective = {"objective": "vineppo", "k": 2, "interval": 3}
     clean, flipped = (
-        make_trainer("vineppo", noise=noise, objective=objective)._collect(0)[2]
+        make_trainer("vineppo", noise=noise, objective=objective).collector.collect(0).batch
         for noise in ("0", "1")
     )
     width = clean.mask.shape[1]
@@ -135,7 +136,7 @@ def test_an_interval_splits_without_steps_and_noise_reaches_continuations(make_t
 
 def test_the_advantage_is_whitened_change(make_trainer):
     trainer = make_trainer("vineppo", objective={"objective": "vineppo", "k": 3})
-    batch = trainer._collect(0)[2]
+    batch = trainer.collector.collect(0).batch
     found, on = trainer.algorithm.advantage(batch), batch.mask.bool()
     assert float(found[on].mean()) == pytest.approx(0, abs=1e-5)
     assert float(found[on].std()) == pytest.approx(1, abs=1e-3)

@@ -135,7 +135,8 @@ def one(make_study):
             plain = {"logit_chunk": None, "gradient_checkpointing": False}
             study, cell = case_study(make_study, "one", name, **plain)
             trainer = Trainer(study.cell_config(cell), study.base_folder("tiny") / "model")
-            rollouts, _, batch = trainer._collect(0)
+            found = trainer.collector.collect(0)
+            rollouts, batch = found.rollouts, found.batch
             rows = [trainer.step(step) for step in range(STEPS)]
             made[name] = (trainer, rows, rollouts, batch)
         return made[name]

@@ -73,14 +73,14 @@ def differ(batch):
 def test_in_the_loop_a_batch_has_signals_and_sampling_counts(make_trainer):
     settings = {"noise": "0", "group_size": 4}
     plain = make_trainer("grpo", **settings)
-    before = plain._collect(0)[2]
+    before = plain.collector.collect(0).batch
     objective = {"objective": "grpo", "rounds": 40}
     first, again = (make_trainer("dapo", objective=objective, **settings) for _ in range(2))
-    batch = first._collect(0)[2]
+    batch = first.collector.collect(0).batch
     assert not all(differ(before))
     assert all(differ(batch))
     assert len(batch.mask) == len(before.mask)
-    assert torch.equal(batch.mask, again._collect(0)[2].mask)
+    assert torch.equal(batch.mask, again.collector.collect(0).batch.mask)
     row, other = first.step(0), plain.step(0)
     assert row["rounds"] > 1
     assert row["sampled_tokens"] > 1.5 * float(batch.mask.sum())

@@ -62,7 +62,8 @@ def test_the_first_gradient_is_the_one_computed_by_hand(make_trainer, algorithm,
     trainer = make_trainer(
         algorithm, objective=objective, micro_batch=micro_batch, grad_clip=1e9, temperature=0.8
     )
-    rollouts, _, batch = trainer._collect(0)
+    found = trainer.collector.collect(0)
+    rollouts, batch = found.rollouts, found.batch
     lengths = [int(n) for n in rollouts.mask.sum(1)]
     rewards, owners = batch.rewards.tolist(), batch.groups.tolist()
     assert 0 < sum(rewards) < len(rewards)
@@ -149,7 +150,7 @@ def test_a_batch_in_pieces_trains_like_one_piece(make_trainer, monkeypatch, algo
             optimizer.param_groups[0]["eps"] = 1e-2  # as above
         rows = [trainer.step(step) for step in range(3)]
         runs.append((trainer, rows))
-        widths = [piece.width for piece in trainer._pieces(trainer._collect(3)[0])]
+        widths = [piece.width for piece in trainer._pieces(trainer.collector.collect(3).rollouts)]
         assert len(widths) == pieces
         assert widths == sorted(widths)
         assert pieces == 1 or widths[0] < widths[-1]
@@ -163,7 +164,8 @@ def test_a_batch_in_pieces_trains_like_one_piece(make_trainer, monkeypatch, algo
 
 def test_rows_of_a_batch_are_sorted_with_all_that_belongs_to_them(make_trainer):
     trainer = make_trainer("grpo")
-    rollouts, clean, batch = trainer._collect(0)
+    found = trainer.collector.collect(0)
+    rollouts, clean, batch = found.rollouts, found.clean, found.batch
     lengths = rollouts.mask.sum(1).tolist()
     assert lengths == sorted(lengths)
     c = trainer.config
@@ -211,12 +213,14 @@ def graded_by_hand(trainer, rollouts):
 
 def test_the_reward_is_the_clean_one_without_noise_and_flipped_at_one(make_trainer):
     trainer, flipped = make_trainer(noise="0"), make_trainer(noise="1")
-    rollouts, clean, batch = trainer._collect(0)
+    found = trainer.collector.collect(0)
+    rollouts, clean, batch = found.rollouts, found.clean, found.batch
     expected = graded_by_hand(trainer, rollouts)
     assert 0 < sum(expected) < len(expected)
     assert clean == expected
     assert batch.rewards.tolist() == expected
-    _, clean_too, batch = flipped._collect(0)
+    found = flipped.collector.collect(0)
+    clean_too, batch = found.clean, found.batch
     assert clean_too == expected
     assert batch.rewards.tolist() == [1 - r for r in expected]
     for group in range(6):
@@ -231,7 +235,7 @@ def test_the_reward_is_the_clean_one_without_noise_and_flipped_at_one(make_train
 
 def test_a_response_without_an_end_earns_nothing(make_trainer):
     # Four tokens hold no whole answer, so nothing can end in time and be right.
-    _, clean, _ = make_trainer(max_response=4)._collect(0)
+    clean = make_trainer(max_response=4).collector.collect(0).clean
     assert clean == [0.0] * 24
 
 
@@ -239,7 +243,8 @@ def test_an_answer_cut_off_before_its_end_earns_nothing(make_trainer, monkeypatc
     # `3+4=7#7` and EOS fit into 8 tokens, `3-4=-1#-1` does not.
     trainer = make_trainer(max_response=8)
     monkeypatch.setattr("vimpo.tasks.chain.is_right", lambda answer, text: True)
-    rollouts, clean, _ = trainer._collect(0)
+    found = trainer.collector.collect(0)
+    rollouts, clean = found.rollouts, found.clean
     ended = [
         ids[int(mask.sum()) - 1] == 1
         for ids, mask in zip(rollouts.response_ids, rollouts.mask, strict=True)
@@ -249,14 +254,14 @@ def test_an_answer_cut_off_before_its_end_earns_nothing(make_trainer, monkeypatc
 
 
 def test_all_algorithms_meet_the_same_prompts_draws_and_noise(make_trainer):
-    found = [make_trainer(name)._collect(2) for name in (*NAMES, "vimpo_value_only", "grpo_naive")]
-    rollouts, clean, batch = found[0]
-    assert clean != batch.rewards.tolist()
-    for others, other_clean, other_batch in found[1:]:
-        assert torch.equal(others.response_ids, rollouts.response_ids)
-        assert other_clean == clean
-        assert torch.equal(other_batch.rewards, batch.rewards)
-        assert torch.equal(other_batch.groups, batch.groups)
+    names = (*NAMES, "vimpo_value_only", "grpo_naive")
+    first, *others = [make_trainer(name).collector.collect(2) for name in names]
+    assert first.clean != first.batch.rewards.tolist()
+    for other in others:
+        assert torch.equal(other.rollouts.response_ids, first.rollouts.response_ids)
+        assert other.clean == first.clean
+        assert torch.equal(other.batch.rewards, first.batch.rewards)
+        assert torch.equal(other.batch.groups, first.batch.groups)
 
 
 def test_the_rows_of_a_first_step_agree_between_algorithms_where_they_must(make_trainer):
@@ -284,7 +289,7 @@ def test_scored_log_probabilities_are_those_of_the_sampler(make_trainer, tempera
     trainer = make_trainer("vimpo", temperature=temperature)
     for step in range(3):
         trainer.step(step)
-    rollouts, _, _ = trainer._collect(3)
+    rollouts = trainer.collector.collect(3).rollouts
     scores = trainer._score(rollouts)
     difference = (scores.logp.detach() - rollouts.logp) * rollouts.mask
     assert float(difference.abs().max()) < 1e-5

@@ -7,11 +7,10 @@ same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,13 +18,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vimpo.algorithms import Batch, Setup, Share, known_changes, make_algorithm, make_batch
+from vimpo.algorithms import Batch, Setup, Share, known_changes, make_algorithm
 from vimpo.algorithms.ppo import Ppo
 from vimpo.config import CellConfig, PPOConfig
 from vimpo.config.task import check_splitting, check_step_grades
 from vimpo.models.distributed import Alone, full, named_weights
 from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
-from vimpo.models.memory import continued_together
 from vimpo.models.networks import (
     Critic,
     check_plain_head,
@@ -40,15 +38,11 @@ from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import masked_mean, response_kl
 from vimpo.sampling import make_sampler
-from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, seed_of, step_seed
-from vimpo.tasks import Problem, Task, load_task
-from vimpo.tasks.noise import clean_rewards, noisy_rewards
-from vimpo.tasks.prompts import encode
-from vimpo.tasks.steps import Grader, decoded, flawless_among, graded_tokens, token_spans
-from vimpo.training.continuations import Continuer, Response, continued
+from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
+from vimpo.tasks import Task, load_task
+from vimpo.training.collecting import Collector
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
 from vimpo.training.replay import Replay
-from vimpo.training.resampling import Sampled, with_signal
 from vimpo.training.telemetry import Stopwatch
 from vimpo.training.validation import Validator
 
@@ -105,16 +99,20 @@ class Trainer:
         if self.reference is not None and self._refreshed:
             self.modules["reference"] = self.reference  # part of the state, so of checkpoints
         train = config.train
-        self._sampling = sampling_of(
+        sampling = sampling_of(
             train, self.policy, self.tokenizer, train.group_size, train.max_response
         )
-        self.sampler = make_sampler(
+        whole = partial(world.whole, self.scorer)
+        sampler = make_sampler(self.policy, base, sampling, config.runtime, world, whole)
+        self.collector = Collector(
+            config,
+            self.algorithm,
+            self.task,
             self.policy,
-            base,
-            self._sampling,
-            config.runtime,
+            self.tokenizer,
+            sampler,
+            sampling,
             world,
-            lambda: world.whole(self.scorer),
         )
         self.validator = (
             Validator(train.validation, train, config.seed, self.task, self.tokenizer, world)
@@ -163,7 +161,8 @@ class Trainer:
         c = self.config
         self._set_rates(step)
         with self.clock("rollout"):
-            rollouts, clean, batch = self._collect(step)
+            collected = self.collector.collect(step)
+        rollouts, clean, batch = collected.rollouts, collected.clean, collected.batch
         critic_metrics: dict[str, float] = {}
         value_graph = None
         if self.critic is not None:
@@ -198,8 +197,7 @@ class Trainer:
             "reward": float(batch.rewards.mean()),
             "response_length": float(batch.mask.sum(1).mean()),
             "no_signal": float(no_signal),
-            **self._flawless,
-            **self._sampled,
+            **collected.metrics,
             "truncated": float(self.world.gather((~rollouts.finished).float()).mean()),
             "learning_rate": self.optimizers["policy"].param_groups[0]["lr"],
             **updates[-1],
@@ -215,177 +213,6 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self.rates[name] * share
-
-    def _collect(self, step: int) -> tuple[Rollouts, list[float], Batch]:
-        """This process's rollouts; the clean rewards of all, and their batch with noisy ones."""
-        c = self.config
-        # Each response is graded once, for all who ask within the step.
-        self._grade_steps = self.task.grade_steps and cast("Grader", cache(self.task.grade_steps))
-        found, size = self._sample_round(step, 0, self._problems(step, 0)), c.train.group_size
-        own, right = self._own(found)
-        self._flawless = self._flawless_share(own, found.texts, right)
-        self._sampled = {"sampled_tokens": float(found.rollouts.mask.sum())}
-        if (rounds := getattr(c.objective, "rounds", 1)) > 1:
-            # The batch's groups are chosen by their rewards, so accuracy is that of a first round.
-            accuracy = sum(found.clean) / len(found.clean)
-            found, used, tokens = with_signal(
-                found, rounds, partial(self._another_round, step), self.tokenizer.pad_token_id
-            )
-            self._sampled = {"sampled_tokens": tokens, "rounds": used, "accuracy": accuracy}
-            own, right = self._own(found)
-        rollouts, mine = found.rollouts, self.world.share(len(found.problems))
-        # Rows of similar length next to each other: less padding in a forward pass.
-        order = rollouts.by_length()
-        extra = self._step_grades(own, found.texts, right, rollouts)
-        extra |= self._state_values(step, own, found.texts, rollouts)
-        rollouts = rollouts.rows(order)
-        whole = self.world.gather(order + mine.start * size).cpu()
-        clean, rewards = ([x[i] for i in whole.tolist()] for x in (found.clean, found.rewards))
-        batch = make_batch(rewards, whole // size, self.world.gather(rollouts.mask))
-        batch = batch.with_(**{name: self.world.gather(x[order]) for name, x in extra.items()})
-        (self._sampled["sampled_tokens"],) = self.world.total(self._sampled["sampled_tokens"])
-        if self.algorithm.needs_draws:
-            batch = batch.with_(draws=self._draws(step, whole, batch.mask))
-        return rollouts, clean, batch
-
-    def _own(self, found: Sampled) -> tuple[list[Problem], list[float]]:
-        """Problem and clean reward of each of this process's rollouts."""
-        mine, size = self.world.share(len(found.problems)), self.config.train.group_size
-        own = [p for p in found.problems[mine] for _ in range(size)]
-        return own, found.clean[self.world.share(len(found.clean))]
-
-    def _problems(self, step: int, number: int) -> Sequence[Problem]:
-        """Those of a round of sampling; later ones are drawn as those of steps beyond the last."""
-        train = self.config.train
-        place = step + number * train.steps
-        return self.task.training_problems(self.config.seed, place, train.prompts_per_step)
-
-    def _another_round(self, step: int, number: int, known: Collection[str]) -> Sampled | None:
-        """A later round, without the problems that are known; None if no other is left."""
-        new = [p for p in self._problems(step, number) if p.id not in known]
-        return self._sample_round(step, number, new) if new else None
-
-    def _sample_round(self, step: int, number: int, problems: Sequence[Problem]) -> Sampled:
-        """Rollouts and texts of this process; problems and rewards of all."""
-        c, size = self.config, self.config.train.group_size
-        mine = self.world.share(len(problems))
-        seed = step_seed(c.seed, step, "rollout")
-        if number:
-            seed = seed_of("rollout", c.seed, step, number)
-        prompts = [p.prompt for p in problems[mine]]
-        rollouts = self._sample(prompts, seed, mine.start, len(problems))
-        own = [p for p in problems[mine] for _ in range(size)]
-        texts = rollouts.texts(self.tokenizer)
-        right = self._clean(own, texts, rollouts.finished.tolist())
-        clean = self.world.gather(torch.tensor(right)).tolist()
-        rewards = noisy_rewards(
-            c.noise,
-            clean,
-            [p.id for p in problems for _ in range(size)],
-            list(range(size)) * len(problems),
-            seed=c.seed,
-            step=step,
-        )
-        return Sampled(problems, rollouts, texts, clean, rewards)
-
-    def _clean(
-        self, problems: Sequence[Problem], texts: list[str], finished: Sequence[bool]
-    ) -> list[float]:
-        """Rewards before noise."""
-        marks = self.task.rewards(problems, texts)
-        return clean_rewards(marks, finished, self.config.train.truncated)
-
-    def _flawless_share(
-        self, problems: Sequence[Problem], texts: list[str], right: list[float]
-    ) -> dict[str, float]:
-        """Share of all processes' right responses without a wrong step; NaN if none is right."""
-        if self._grade_steps is None:
-            return {}
-        found = flawless_among(self._grade_steps, problems, texts, right)
-        clean, count = self.world.total(sum(found), sum(right))
-        return {"flawless": clean / count if count else math.nan}
-
-    def _step_grades(
-        self, problems: Sequence[Problem], texts: list[str], right: list[float], rollouts: Rollouts
-    ) -> dict[str, Tensor]:
-        """`steps` and `grades` [b, T] of this process's rollouts, where they are read and known."""
-        read = self.algorithm.needs_steps or self.algorithm.has_value
-        if not read or self._grade_steps is None:
-            return {}
-        steps = torch.zeros_like(rollouts.response_ids)
-        grades = torch.zeros_like(rollouts.mask)
-        for i, ids in enumerate(rollouts.token_lists()):
-            found = self._grade_tokens(problems[i], texts[i], ids, right[i] > 0)
-            steps[i, : len(ids)], grades[i, : len(ids)] = map(torch.tensor, found)
-        return {"steps": steps, "grades": grades}
-
-    def _grade_tokens(
-        self, problem: Problem, text: str, ids: list[int], right: bool
-    ) -> tuple[list[int], list[float]]:
-        """Step and grade of every token of a response, for a task that grades steps."""
-        assert self._grade_steps is not None
-        spans = token_spans(self.tokenizer, ids)
-        return graded_tokens(self._grade_steps(problem, text), spans, right)
-
-    def _state_values(
-        self, step: int, problems: Sequence[Problem], texts: list[str], rollouts: Rollouts
-    ) -> dict[str, Tensor]:
-        """`segments` and `state_values` [b, T] of this process's rollouts, if settings ask for it.
-
-        The rewards of continuations have the cell's noise, as those of rollouts have.
-        """
-        c, states = self.config, self.config.objective.continued
-        if states is None:
-            return {}
-        size, together = c.train.group_size, continued_together(c.train, len(problems))
-        sampler = self.sampler.with_(replace(self._sampling, group_size=states.k))
-        continuer = Continuer(sampler, states.k, c.train.max_response, together)
-
-        def rewards(group: int, responses: list[Response]) -> list[float]:
-            problem, count = problems[group * size], len(responses)
-            ended = [ids[: len(ids) - done] for ids, done in responses]
-            found = [decoded(self.tokenizer, ids) for ids in ended]
-            clean = self._clean([problem] * count, found, [done for _, done in responses])
-            places = range(size, size + count)  # after those of the rollouts
-            return noisy_rewards(
-                c.noise, clean, [problem.id] * count, places, seed=c.seed, step=step
-            )
-
-        if states.interval is None:
-            segments = [
-                self._grade_tokens(problem, text, ids, False)[0]
-                for problem, text, ids in zip(problems, texts, rollouts.token_lists(), strict=True)
-            ]
-        else:
-            segments = [
-                [t // states.interval for t in range(len(ids))] for ids in rollouts.token_lists()
-            ]
-        seeds = [seed_of("continuations", c.seed, step, problem.id) for problem in problems[::size]]
-        found, tokens = continued(continuer, rollouts, segments, seeds, rewards)
-        self._sampled["sampled_tokens"] += tokens
-        return found
-
-    def _draws(self, step: int, rows: Tensor, mask: Tensor) -> Tensor:
-        """Numbers in [0, 1) per token: a function of seed, step, and place in the step's rollouts.
-
-        rows [B]: each row's place; mask [B, T] -> [B, T].
-        """
-        generator = torch.Generator().manual_seed(step_seed(self.config.seed, step, "draws"))
-        train = self.config.train
-        everything = (train.prompts_per_step * train.group_size, train.max_response)
-        draws = torch.rand(everything, generator=generator)
-        return draws[rows, : mask.shape[1]].to(mask)
-
-    def _sample(self, prompts: list[str], seed: int, first: int, total: int) -> Rollouts:
-        """Rollouts of prompts `first`, `first` + 1, ... of a round's `total`.
-
-        Padded to the widest of all processes, whose rows are put together later.
-        """
-        tokens = encode(self.tokenizer, prompts, self.task.kept_prompt)
-        self.sampler.sync(lambda: named_weights(self.policy))
-        rollouts = self.sampler.rollouts(tokens, seed, first, total)
-        width = int(self.world.largest(rollouts.width))
-        return rollouts.widened(width, self.tokenizer.pad_token_id)
 
     # --- policy -------------------------------------------------------------------------------
 
@@ -582,8 +409,9 @@ class Trainer:
         if self.validator is None or not self.validator.due(updates):
             return []
         with self.clock("validation"):
-            self.sampler.sync(lambda: named_weights(self.policy))
-            return self.validator.rows(self.sampler, self._sampling, updates)
+            sampler = self.collector.sampler
+            sampler.sync(lambda: named_weights(self.policy))
+            return self.validator.rows(sampler, self.collector.sampling, updates)
 
     # --- critic -------------------------------------------------------------------------------
 
