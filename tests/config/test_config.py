@@ -15,6 +15,7 @@ from vimpo.config import (
     ALGORITHMS,
     LADDER,
     Cell,
+    ConfigError,
     Noise,
     Study,
     VimpoConfig,
@@ -113,6 +114,26 @@ def test_cells_of_overlapping_blocks_are_distinct_and_in_grid_order():
         "vimpo/xs/noise-0.1/seed-1",
     ]
     assert len({study.cell_digest(cell) for cell in study.cells()}) == 14
+
+
+BY_SIZE = {"grpo": {"lr_scale": {"xs": 1.0, "s": 0.5}}}
+
+
+def test_a_rate_by_size_is_that_number_in_its_cells():
+    study = load_study({"algorithms": BY_SIZE, "grid": {"algorithms": ["grpo"]}})
+    plain = load_study({"grid": {"algorithms": ["grpo"]}})
+    half = load_study({"algorithms": {"grpo": {"lr_scale": 0.5}}})
+    small, larger = Cell("grpo", "xs", "0", 1), Cell("grpo", "s", "0", 1)
+    assert study.cell_config(larger).objective.lr_scale == 0.5
+    assert study.cell_digest(small) == plain.cell_digest(small)
+    assert study.cell_digest(larger) == half.cell_digest(larger) != plain.cell_digest(larger)
+
+
+def test_a_rate_by_size_leaves_out_no_size_of_the_grid():
+    with pytest.raises(ConfigError, match=r"grpo\.lr_scale: leaves out size 'm' of the grid"):
+        load_study({"algorithms": BY_SIZE, "grid": {"algorithms": ["grpo"], "sizes": ["m"]}})
+    with pytest.raises(ConfigError, match=r"lr_scale.*s: -1.* is not allowed"):
+        load_study({"algorithms": {"grpo": {"lr_scale": {"s": -1}}}})
 
 
 def digests(study):

@@ -56,6 +56,11 @@ def trials(study: Study) -> dict[str, list[str]]:
     cells: dict[str, set] = {}
     for cell in study.cells():
         cells.setdefault(cell.algorithm, set()).add((cell.size, cell.noise, cell.seed))
+        if isinstance(scale := study.algorithms[cell.algorithm].lr_scale, dict):
+            raise ConfigError(
+                f"algorithms.{cell.algorithm}.lr_scale: {scale} is no place on a sweep's axis; "
+                "allowed: a number"
+            )
     for name in cells:
         found.setdefault(study.algorithms[name].objective, []).append(name)
     if len({len(names) for names in found.values()}) > 1:

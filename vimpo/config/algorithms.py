@@ -25,14 +25,27 @@ from vimpo.config.noise import Noise
 from vimpo.config.types import Count, Name, Positive, Probability, Strict
 from vimpo.errors import ConfigError
 
+NUMBER, BY_SIZE, CAPACITY = "number", "by_size", "capacity"
+Scale = Annotated[
+    Annotated[Positive, Tag(NUMBER)] | Annotated[dict[Name, Positive], Tag(BY_SIZE)],
+    Discriminator(lambda value: BY_SIZE if isinstance(value, dict) else NUMBER),
+]
+
 
 class PolicyUpdate(Strict):
     """Settings of the clipped surrogate, which every algorithm has."""
 
-    lr_scale: Positive = Field(1.0, description="multiplies the size's learning rate")
+    lr_scale: Scale = Field(
+        1.0,
+        description="multiplies the size's learning rate; `{xs: 1, s: 0.5}` for one at each size",
+    )
     clip_low: float = Field(0.2, gt=0, lt=1, description="ratio is clipped below 1 - clip_low")
     clip_high: Positive = Field(0.28, description="ratio is clipped above 1 + clip_high")
     dual_clip: float = Field(10.0, gt=1, description="bound of the loss where advantage < 0")
+
+    def scale_at(self, size: str) -> float:
+        """lr_scale at a size. Raises KeyError for a size that it leaves out."""
+        return self.lr_scale[size] if isinstance(self.lr_scale, dict) else self.lr_scale
 
     @property
     def needs_reference(self) -> bool:
@@ -91,7 +104,6 @@ class Capacity(Strict):
         return f"capacity {self.capacity:g}"
 
 
-NUMBER, CAPACITY = "number", "capacity"
 Beta = Annotated[
     Annotated[Positive, Tag(NUMBER)] | Annotated[Capacity, Tag(CAPACITY)],
     Discriminator(lambda value: CAPACITY if isinstance(value, dict | Capacity) else NUMBER),

@@ -142,6 +142,12 @@ class Study(Strict):
             for size in block.sizes:
                 for name in block.algorithms:
                     models = self.sizes[size], self.algorithms[name]
+                    scale = self.algorithms[name].lr_scale
+                    if isinstance(scale, dict) and size not in scale:
+                        raise ValueError(
+                            f"algorithms.{name}.lr_scale: leaves out size '{size}' of the grid; "
+                            "allowed: a number, or one for every size of its cells"
+                        )
                     check_together(name, *models, self.train, self.runtime)
         if self.hypotheses:
             check_hypotheses(
@@ -281,13 +287,17 @@ class Study(Strict):
         """Resolve one cell. Raises ConfigError for an unknown algorithm, size or noise level."""
         require(cell.algorithm, self.algorithms, "algorithm")
         require(cell.size, self.sizes, "size")
+        objective = self.algorithms[cell.algorithm]
+        if isinstance(objective.lr_scale, dict):
+            require(cell.size, objective.lr_scale, f"algorithms.{cell.algorithm}.lr_scale")
+            objective = objective.model_copy(update={"lr_scale": objective.scale_at(cell.size)})
         try:
             return CellConfig(
                 algorithm=cell.algorithm,
                 size=cell.size,
                 noise=Noise.parse(cell.noise),
                 seed=cell.seed,
-                objective=self.algorithms[cell.algorithm],
+                objective=objective,
                 model=self.sizes[cell.size],
                 task=self.task,
                 pretrain=self.pretrain,

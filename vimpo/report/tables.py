@@ -412,20 +412,25 @@ def tuning(study: Study, looks: dict[str, Style]) -> Table:
     Budgets are equal only where the last column is.
     """
     used = list(dict.fromkeys(cell.algorithm for cell in study.cells()))
+    sizes_of = {
+        name: list(dict.fromkeys(c.size for c in study.cells() if c.algorithm == name))
+        for name in used
+    }
 
     def family(name: str) -> str:
         return study.algorithms[name].model_copy(update={"lr_scale": 1.0}).model_dump_json()
 
-    scales: dict[str, list[float]] = {}
+    def rate(name: str, size: str) -> float:
+        return study.sizes[size].learning_rate * study.algorithms[name].scale_at(size)
+
+    tried_at: dict[tuple[str, str], set[float]] = {}
     for name in used:
-        scales.setdefault(family(name), []).append(study.algorithms[name].lr_scale)
+        for size in sizes_of[name]:
+            tried_at.setdefault((family(name), size), set()).add(rate(name, size))
     rows = []
     for name in used:
-        rates = [
-            f"{study.sizes[s].learning_rate * study.algorithms[name].lr_scale:g} ({s})"
-            for s in study.used_sizes()
-        ]
-        tried = len(set(scales[family(name)]))
+        rates = [f"{rate(name, size):g} ({size})" for size in sizes_of[name]]
+        tried = max(len(tried_at[family(name), size]) for size in sizes_of[name])
         rows.append([algorithm_entry(name, looks), Entry(", ".join(rates)), Entry(str(tried))])
     return Table(["algorithm", "learning rate (size)", "rates tried in this study"], rows)
 

@@ -84,7 +84,7 @@ class Trainer:
         self.task = task or load_task(config, self.policy, self.tokenizer)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
-        self.rates = {"policy": rate * config.objective.lr_scale}
+        self.rates = {"policy": rate * config.objective.scale_at(config.size)}
         self.replay = Replay(1)
         if isinstance(config.objective, PPOConfig) and self.critic is not None:
             scaled = rate * config.objective.critic_lr_scale
