@@ -37,8 +37,8 @@ class ModelSpec(Strict):
         None,
         # Left out where it is not set, so that older digests stay valid.
         exclude_if=lambda value: value is None,
-        description="default: pretrain.seed; sizes that differ only in it are several base policies "
-        "of one shape",
+        description="default: pretrain.seed; sizes that differ only in it are several base "
+        "policies of one shape",
     )
     learning_rate: Positive = Field(2e-4, description="RL rate of the policy at this size")
     memory_mb: int = Field(2000, ge=400, description="memory that a job of this size requests")
@@ -98,5 +98,6 @@ class Pretrain(Strict):
         False,
         exclude_if=lambda value: not value,
         description="take base policies and pretrained critics that come with the suite "
-        "(vimpo/bases) instead of making them: saves time, and all machines start from the same bits",
+        "(vimpo/bases) instead of making them: saves time, and all machines start from the same "
+        "bits",
     )

@@ -160,9 +160,28 @@ def benchmark_responses(study: Study) -> int:
     total = 0
     for name, benchmark in study.task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark):
-            available = benchmark.published.problems
-            problems = min(benchmark.limit or available, available)
+            problems = _problems(benchmark, f"task.benchmarks.{name}.path")
         else:
             problems = benchmark.problems
         total += problems * sum(study.samples_of(name, d) for d in study.decoders())
     return total
+
+
+def _problems(benchmark: RealBenchmark, field: str) -> int:
+    """How many problems are scored: the limit, or all rows of a local file, counted once.
+
+    Otherwise as many as were published: on the hub, and of a file that cannot be read.
+    """
+
+    def count() -> str:
+        from vimpo.tasks.sources import read_rows
+
+        try:
+            return str(len(read_rows(str(benchmark.path), field)))
+        except ConfigError:  # `check` says what is wrong with it
+            return ""
+
+    if benchmark.limit:
+        return benchmark.limit
+    found = remembered("rows", benchmark.sha256, count) if benchmark.sha256 else ""
+    return int(found or benchmark.published.problems)

@@ -2,8 +2,8 @@
 
 One folder per base policy, named by its digest, as `python -m vimpo pretrain` left it:
 `vimpo/bases/<digest>/`, and `critic-<digest>/` in it. A study takes them with
-`pretrain: {shipped: true}`. `python -m vimpo ship --config FILE --size NAME` puts a base policy of a
-study there, with its critics.
+`pretrain: {shipped: true}`. `python -m vimpo ship --config FILE --size NAME` puts a base policy of
+a study there, with its critics.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ def take_shipped(study: Study, size: str, folder: Path, shipped: Path = SHIPPED)
         return False
     _copy(source, folder)
     return True
+
+
+def shipped_base(study: Study, size: str, shipped: Path = SHIPPED) -> Path | None:
+    """Folder of the base policy that comes with the suite, if the study asks for it and it does."""
+    source = _of(study, size, shipped)
+    return source if study.pretrain.shipped and (source / SUMS).is_file() else None
 
 
 def ship(study: Study, size: str, shipped: Path = SHIPPED) -> list[Path]:
