@@ -1,8 +1,8 @@
 """From a folder of runs to tidy tables: one observation per row, nothing averaged silently.
 
-Every cell of the grid either contributes or stands in `missing.csv` with its reason. A run of
-another configuration is refused by name. Figures and report read only these tables. Rows are in
-grid order, so bytes repeat.
+Every cell of the grid either contributes or stands in `missing.csv` with its reason; so does a run
+of another configuration. Figures and report read only these tables. Rows are in grid order, so
+bytes repeat.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Collection:
         key = labels(BASE, size, "0")
         taken = self.taken.manifests.get(name)
         try:
-            manifest = taken or read_manifest(folder, self.study.base_digest(size), name)
+            manifest = taken or read_manifest(folder, self.study.base_digest(size))
         except IncompleteError as reason:
             self.missing(name, "pretrain", reason)
             return
@@ -127,7 +127,7 @@ class Collection:
         folder = self.study.run_folder(cell)
         taken = self.taken.manifests.get(cell.name)
         try:
-            manifest = taken or read_manifest(folder, self.study.cell_digest(cell), cell.name)
+            manifest = taken or read_manifest(folder, self.study.cell_digest(cell))
             metrics = None if taken else read_series(folder / "metrics.csv")
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
@@ -181,7 +181,7 @@ class Collection:
         study, name = self.study, f"{cell.name}, step {step}"
         folder = study.run_folder(cell, step)
         try:
-            read_manifest(folder, study.cell_digest(cell), name)
+            read_manifest(folder, study.cell_digest(cell))
             scores, probes = read_scores(folder, study), read_probes(study, cell, step)
         except IncompleteError as reason:
             self.missing(cell.name, "snapshot", f"step {step}: {reason}")
@@ -292,10 +292,7 @@ class Collection:
 
 
 def aggregate(study: Study, output: Path) -> None:
-    """Write every table of `study` into `output`, and the rows of single runs into its cells/.
-
-    Raises ConfigError, and writes nothing, if a run was made by another configuration.
-    """
+    """Write every table of `study` into `output`, and the rows of single runs into its cells/."""
     collection = Collection(study)
     for size in study.used_sizes():
         collection.base(size)
