@@ -178,8 +178,7 @@ class Collection:
         self.tables["probes"] += [key | row for row in probes]
 
     def _snapshot(self, cell: Cell, key: dict, step: int) -> None:
-        study, name = self.study, f"{cell.name}, step {step}"
-        folder = study.run_folder(cell, step)
+        study, folder = self.study, self.study.run_folder(cell, step)
         try:
             read_manifest(folder, study.cell_digest(cell))
             scores, probes = read_scores(folder, study), read_probes(study, cell, step)
