@@ -46,7 +46,13 @@ from vimpo.storage.archive import archived, write_archive
 from vimpo.storage.columns import COLUMNS, SNAPSHOTS, curves_of
 from vimpo.storage.continued import taken_over
 from vimpo.storage.integrity import SUMS, sealing
-from vimpo.storage.manifests import BASE_SURPRISAL, BASE_WEIGHTS, weights, write_manifests
+from vimpo.storage.manifests import (
+    BASE_SURPRISAL,
+    BASE_WEIGHTS,
+    CONVERTED,
+    weights,
+    write_manifests,
+)
 from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.registration import registered_items
 from vimpo.storage.surprisal import Surprisal, betas_at, read_surprisal
@@ -105,6 +111,8 @@ class Collection:
         self._capacity(size, manifest)
         self._provenance(manifest)
         self._saw(f"{BASE_WEIGHTS}.{size}", weights(manifest))
+        if made_of := manifest.get(CONVERTED):
+            self._saw(f"{CONVERTED}.{size}", f"{made_of['file']}, sha256 {made_of['sha256']}")
         if taken:
             self._take_over(name)
             return

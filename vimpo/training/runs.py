@@ -39,6 +39,7 @@ from vimpo.config import (
 from vimpo.config.watching import snapshot_folder
 from vimpo.errors import StoppedError
 from vimpo.models.distributed import Alone, check_devices, join
+from vimpo.models.gguf import origin
 from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import AdamW, optimizer_bytes
 from vimpo.storage import files
@@ -209,6 +210,7 @@ def pretrain_base(
         title=f"base/{size}",
         shown="loss",
         quiet=quiet,
+        notes=lambda: origin(spec.path),
     )
     with StopRequest() as stop:
         _run(lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime, task), job, stop)
