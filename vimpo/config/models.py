@@ -102,6 +102,5 @@ class Pretrain(Strict):
         False,
         exclude_if=lambda value: not value,
         description="take base policies and pretrained critics that come with the suite "
-        "(vimpo/bases) instead of making them: saves time, and all machines start from the same "
-        "bits",
+        "(vimpo/bases) instead of making them: all machines start from the same bits",
     )
