@@ -137,26 +137,22 @@ def test_credit_without_an_oracle_says_so(finished):
         assert len(credit) == 3 * count + 1
 
 
-def test_the_report_renders_and_c6_is_not_available(finished):
+def test_the_report_renders_and_c6_is_not_applicable(finished):
     folder = load_study(finished).folder
     missing = pd.read_csv(folder / "tables/missing.csv")
     assert missing[["cell", "stage"]].values.tolist() == [["cost/words", "cost"]]
-    claims = (
-        pd.read_csv(folder / "tables/claims.csv")
-        .query("kind == 'test'")
-        .set_index("claim")
-        .loc["C6"]
-    )
-    assert set(claims.verdict) == {"inconclusive"}
-    # of the parts that need no algorithm that the grid lacks
-    assert set(claims.reason[claims.reason_code != Reason.NOT_IN_GRID]) == {NO_ORACLE.text}
-    assert claims.effect.isna().all()
+    tests = pd.read_csv(folder / "tables/claims.csv").query("kind == 'test'").set_index("claim")
+    claims = tests.loc["C6"]
+    assert set(claims.verdict) == {"not applicable"}
+    assert set(claims.reason_code) == {Reason.NO_ORACLE}
+    assert set(claims.reason) == {NO_ORACLE.text}
+    assert claims[["effect", "p", "p_holm", "needed_per_size"]].isna().all(axis=None)
+    assert "not applicable" not in set(tests.drop("C6").verdict)
     report = (folder / "report.md").read_text()
     question = "Does its credit find the step that went wrong?"
-    assert (
-        f"{question} Not known.** Credit is finer than GRPO's: not available, {NO_ORACLE.text}."
-        in report
-    )
+    assert f"{question} Not applicable.** Not applicable: {NO_ORACLE.text}." in report
+    assert f"Holm-corrected over all {len(tests) - len(claims)} tests." in report
+    assert "1 is not applicable. The thresholds" in report
     assert "Credit cannot be judged, because no oracle grades the steps" in report
     assert "against double precision. The last column" in report
     assert (folder / "figures/credit.svg").stat().st_size > 1000

@@ -40,7 +40,7 @@ Examples:
       train one cell of the quick study, making its base policy first if it is missing
   python -m vimpo evaluate --algorithm vimpo --size xs --noise 0.25 --seed 1
       score that cell with lm-eval on every benchmark
-  python -m vimpo check --config workflow/config/paper.yaml
+  python -m vimpo check workflow/config/paper.yaml
       check a study's models, data and benchmarks before it runs; downloads what is on the hub
   python -m vimpo plan workflow/config/paper.yaml
       estimate a study's jobs, memory, GPU-hours and disk before anything runs
@@ -84,6 +84,9 @@ def _whole(text: str) -> int:
 
 
 Config = Annotated[Path, _file("a study file (default: the quick study)")]
+StudyFile = Annotated[
+    Path | None, Argument(metavar="CONFIG", help="the same as --config", show_default=False)
+]
 ALGORITHM, SIZE = "vimpo, ppo, grpo, ...", "a rung of the ladder, such as xs"
 Algorithm = Annotated[str, Option(metavar="NAME", help=ALGORITHM)]
 AnyAlgorithm = Annotated[str | None, Option(metavar="NAME", help=ALGORITHM)]
@@ -246,17 +249,31 @@ def _train(
 
 
 @app.command("check")
-def _check(config: Config = QUICK) -> None:
+def _check(
+    study_file: StudyFile = None,
+    sample: Annotated[
+        int | None,
+        Option(metavar="N", parser=_whole, help="also sample N responses of each base model"),
+    ] = None,
+    config: Config = QUICK,
+) -> None:
     """Check a study's models, data and benchmarks before it runs."""
     from vimpo.planning.preflight import check_inputs
 
+    if sample is not None and sample < 1:
+        raise ConfigError(f"sample: {sample} is not allowed; allowed: 1 or more")
+    config = study_file or config
     study = _study(config)
     registration = registration_of(study, config)
-    check_inputs(study, say=print)
+    tasks = check_inputs(study, say=print)
     if registration:
         print(f"'{registration.file}' is registered in commit {registration.commit}")
     for line in capacity_lines(study):
         print(line)
+    if sample:
+        from vimpo.planning.sampled import sample_bases
+
+        sample_bases(study, sample, tasks, print)
     print(f"models, data and benchmarks of '{study.study}' are available")
 
 
@@ -550,16 +567,11 @@ def _reproduce(
 
 
 @app.command("plan")
-def _plan(
-    study: Annotated[
-        Path | None, Argument(metavar="CONFIG", help="the same as --config", show_default=False)
-    ] = None,
-    config: Config = QUICK,
-) -> None:
+def _plan(study_file: StudyFile = None, config: Config = QUICK) -> None:
     """Estimate jobs, memory, device-hours and disk of a study."""
     from vimpo.planning.text import describe
 
-    print(describe(load_study(study or config)))
+    print(describe(load_study(study_file or config)))
 
 
 @app.command("schema")

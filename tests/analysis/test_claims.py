@@ -11,7 +11,7 @@ from fake_results import PARAMETERS
 from scipy import stats as st
 
 from vimpo.analysis.claims import CLAIMS, SHAPES, claim_rows
-from vimpo.analysis.intervals import mean_interval
+from vimpo.analysis.intervals import mean_interval, not_available
 from vimpo.analysis.scores import Tables, area, lost
 from vimpo.analysis.summaries import labels
 from vimpo.analysis.verdicts import (
@@ -26,7 +26,7 @@ from vimpo.analysis.verdicts import (
     slope,
 )
 from vimpo.config import load_study
-from vimpo.storage.codes import Reason
+from vimpo.storage.codes import Reason, Why
 from vimpo.storage.columns import COLUMNS
 
 NAN = float("nan")
@@ -423,6 +423,27 @@ def test_the_error_over_shared_problems_does_not_average_out():
     assert "more problems are needed" in row["reason"]
 
 
+def test_what_no_run_of_a_task_can_have_is_no_test():
+    part = a_part().above(0.08)
+    tested = (part, Found(mean_interval([0.1, 0.12, 0.09, 0.11]), 4, 4))
+    lacking = Found(not_available(Why(Reason.NO_ORACLE, "no oracle"), 0), 4, 0)
+    alone, beside = (judge(parts, 0.95, 0.8) for parts in ([tested], [(part, lacking), tested]))
+    assert beside[1] == alone[0]  # no harder for it
+    row = beside[0]
+    assert (row["verdict"], row["reason_code"]) == ("not applicable", Reason.NO_ORACLE)
+    assert all(math.isnan(row[name]) for name in ("p", "p_holm", "needed_per_size"))
+    # Whatever is or is not there, and whatever the grid lacks.
+    data = {"kind": "dataset", "datasets": [{"path": "a/b"}]}
+    data |= {"benchmarks": {"aime": {"task": "aime25"}}}
+    grid = {"algorithms": ["vimpo", "grpo"], "sizes": ["q"]}
+    study = load_study({"task": data, "sizes": {"q": {"path": "a/c"}}, "grid": grid})
+    names = ("accuracy", "probes", "measured_cost", "outcomes")
+    empty = Tables(*(pd.DataFrame(columns=COLUMNS[name]) for name in names))
+    rows = pd.DataFrame(claim_rows(study, empty, {})).query("kind == 'test'")
+    assert set(rows.verdict[rows.claim == "C6"]) == {"not applicable"}
+    assert set(rows.verdict[rows.claim != "C6"]) == {"inconclusive"}
+
+
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
@@ -430,6 +451,8 @@ def test_the_error_over_shared_problems_does_not_average_out():
         (["supported", "inconclusive"], "inconclusive"),
         (["supported", "refuted", "inconclusive"], "refuted"),
         ([], "inconclusive"),
+        (["not applicable", "supported"], "supported"),
+        (["not applicable", "not applicable"], "not applicable"),
     ],
 )
 def test_a_claim_is_supported_only_if_all_of_it_is(verdicts, expected):

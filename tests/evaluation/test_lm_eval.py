@@ -14,6 +14,7 @@ from collections import Counter
 import pytest
 import torch
 from lm_eval import simple_evaluate
+from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.tasks import TaskManager
 from transformers import Qwen3ForCausalLM
 from two_benchmarks import make_study, right_answer
@@ -21,6 +22,7 @@ from two_benchmarks import make_study, right_answer
 from vimpo.config import ConfigError, ModelSpec, Runtime
 from vimpo.evaluation import lm_eval as evaluate
 from vimpo.evaluation.benchmarks import benchmark_task
+from vimpo.evaluation.cut_off import marked
 from vimpo.models.networks import build_policy, chain_tokenizer, save_policy
 from vimpo.storage.integrity import beside, fault_of
 from vimpo.tasks.chain import Problem, held_out_problems
@@ -176,6 +178,54 @@ def test_gold_responses_score_all_and_wrong_ones_nothing(run, monkeypatch, offse
     report, _, _ = run()
     assert [r["value"] for r in report["results"]] == [expected] * 4
     assert [r["stderr"] for r in report["results"]] == [0] * 4
+
+
+def test_a_response_that_was_cut_off_is_judged_by_the_rule_of_training_if_asked(
+    run, monkeypatch, checkpoint
+):
+    """Right answers, of which every other one has no end."""
+
+    def generate(self, input_ids, **kwargs):
+        rows = []
+        for i, ids in enumerate(input_ids.tolist()):
+            prompt = "".join(VOCABULARY[token] for token in ids if token != PAD)
+            text = f"#{right_answer(prompt)}".rjust(11, "9")
+            end = [EOS] if i % 2 else [VOCABULARY.index("9")]
+            tokens = [*(VOCABULARY.index(character) for character in text), *end]
+            rows.append([*ids, *(tokens if i % 2 else [end[0], *tokens[:-1]])])
+        return torch.tensor(rows)
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "generate", generate)
+    graded, _, logs = run(make_study(greedy=False, samples=4), benchmarks=["chain_hard"])
+    assert graded["results"][0]["value"] == 1
+    assert not any("cut_off" in log for log in logs)
+    study = make_study(greedy=False, samples=4, truncated="as_training")
+    asked, _, refused = run(study, benchmarks=["chain_hard"])
+    assert asked["results"][0]["value"] == 0.5
+    assert [log["responses"] for log in refused] == [log["responses"] for log in logs]
+    assert sum(sum(log["cut_off"]) for log in refused) == 2 * len(refused)
+    assert all(
+        mark == 1 - cut
+        for log in refused
+        for mark, cut in zip(log["marks"], log["cut_off"], strict=True)
+    )
+    # Nothing that a model writes is taken for the mark, and a stop text is an end.
+    lm = evaluate.load_lm(checkpoint, study)
+    ended, open_ended = (lm.tok_decode([VOCABULARY.index("9"), *end]) for end in ([EOS], []))
+    assert (ended, open_ended) == ("9", marked("9"))
+    assert marked(marked("9")) == marked("9\ufffd")
+    assert postprocess_generated_text(marked("9 stop 8"), [" stop"], None) == "9"
+
+
+def test_the_rule_for_what_was_cut_off_is_part_of_the_digest_where_it_says_something():
+    plain, asked = make_study(), make_study(truncated="as_training")
+    graded = asked.model_copy(
+        update={"train": asked.train.model_copy(update={"truncated": "graded"})}
+    )
+    assert (plain.refuses_truncated, asked.refuses_truncated) == (False, True)
+    assert not graded.refuses_truncated
+    assert len({s.evaluation_digest() for s in (plain, asked, graded)}) == 3
+    assert "truncated" not in plain.model_dump(mode="json")["evaluation"]
 
 
 # --- Scores and logs -----------------------------------------------------------------------------

@@ -392,6 +392,31 @@ def test_responses_of_an_evaluation():
     assert benchmark_responses(load_study()) == 4 * 200 * 3
 
 
+def test_problems_of_a_file_are_counted_once_and_a_limit_is_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "mine.jsonl"
+    row = json.dumps({"problem": "What is 1 plus 1?", "answer": "2"})
+
+    def responses(**changes):
+        benchmarks = {"mine": {"task": "aime25", "path": str(file), "samples": 5} | changes}
+        source = {"path": "somebody/something"}
+        task = {"kind": "dataset", "datasets": [source], "benchmarks": benchmarks}
+        sizes = {"q": {"path": "Qwen/Qwen3-0.6B"}}
+        study = {"task": task, "sizes": sizes, "grid": {"sizes": ["q"]}}
+        return benchmark_responses(load_study(study))
+
+    file.write_text(f"{row}\n" * 70)  # published are 30
+    assert responses() == 70 * (5 + 1)
+    with monkeypatch.context() as patched:
+        patched.setattr("vimpo.tasks.sources.read_rows", lambda *_: pytest.fail("again"))
+        assert responses() == 70 * (5 + 1)
+    assert responses(limit=40) == 40 * (5 + 1)
+    assert responses(path="somebody/else", limit=40) == 40 * (5 + 1)
+    assert responses(path="somebody/else") == 30 * (5 + 1)
+    file.write_text("{")
+    assert responses() == 30 * (5 + 1)
+
+
 def test_the_ladder_to_a_billion_parameters_takes_less_than_a_day():
     planner = Planner(shipped("gpu"))
     assert max(parameter_count(s) for s in planner.shapes.values()) > 1e9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from tokenizers_of_kinds import CHAT, DROPPING_CHAT, byte_pieces, save_model, un
 from vimpo.cli import main
 from vimpo.config import ConfigError, Probes, dump_yaml, load_study
 from vimpo.planning.preflight import check_before_jobs, check_before_running, check_inputs
+from vimpo.planning.sampled import Sampled, sample_bases
 from vimpo.planning.shown import shared_problems, unwritten
 from vimpo.tasks.sources import read_rows
 
@@ -315,6 +317,69 @@ def test_a_tokenizer_that_cannot_write_a_problem_is_warned_of(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: sizes.bytes.path: the tokenizer cannot write all of a problem")
     assert not unwritten(byte_pieces("^"), "²³ Ａ=é?", "²³ Ａ=é?")
+
+
+# --- What `check --sample` says of base models ---------------------------------------------------
+
+
+def test_check_takes_a_file_as_plan_does_and_samples_the_base_model(tmp_path, capsys):
+    file = study_file(tmp_path)
+    assert main(["check", str(file), "--sample", "10"]) == 0
+    out, err = capsys.readouterr()
+    (line,) = [line for line in out.splitlines() if line.startswith("bytes: '")]
+    model = tmp_path / "model"
+    assert re.fullmatch(
+        rf"bytes: '{model}', 10 responses: 0 right \(0%\), 0 with an answer \(0%\), \d+ cut off "
+        r"\(\d+%\); [\d.]+ tokens on average",
+        line,
+    )
+    warned = "warning: sizes.bytes: the base model gets hardly any training problem right (0 of 10)"
+    assert warned in err
+    assert not computed(tmp_path)
+    assert main(["check", str(file), "--sample", "0"]) == 2
+    assert "sample: 0 is not allowed; allowed: 1 or more" in capsys.readouterr().err
+
+
+def test_a_base_policy_is_sampled_once_it_is_there(tiny_study, capsys):
+    study = tiny_study(train={"truncated": "graded"})
+    sample_bases(study, 60, {}, print)
+    found = capsys.readouterr()
+    (line,) = found.out.splitlines()
+    right, answered = map(
+        int, re.search(r"60 responses: (\d+) right .*, (\d+) with", line).groups()
+    )
+    assert line.startswith("tiny: the base policy, 60 responses: ")
+    assert 3 < right < answered <= 60
+    assert not found.err
+    shutil.rmtree(study.base_folder("tiny"))
+    sample_bases(study, 60, {}, print)
+    assert "tiny: no base policy to sample yet; `python -m" in capsys.readouterr().out
+    assert not study.base_folder("tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (
+            (100, 5, 90, 0),
+            "gets hardly any training problem right (5 of 100): at this rate, all 8 ",
+        ),
+        (
+            (100, 1, 20, 0),
+            "in 92% of groups, and teach little; most hold no answer: see task.promp",
+        ),
+        (
+            (100, 0, 80, 80),
+            "in 100% of groups, and teach little; most are cut off: see train.max_r",
+        ),
+        ((100, 99, 100, 0), "gets nearly every training problem right (99 of 100): at this rate, "),
+        ((100, 6, 20, 90), None),
+        ((100, 94, 100, 0), None),
+    ],
+)
+def test_a_base_that_groups_cannot_learn_from_is_warned_of(counts, said):
+    warning = Sampled(*counts, length=3.0).warning(group_size=8)
+    assert said in warning if said else warning is None
 
 
 # --- How often it reads --------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from real_data import byte_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vimpo.cli import main
@@ -154,6 +155,39 @@ def test_pairs_that_share_no_vocabulary_are_one_error(pair, tmp_path, make, mess
         read_pair(a_study(), pair[0], str(tmp_path / "other"), 2)
     assert "\n" not in str(error.value)
     assert "base" not in message or pair[0] in str(error.value)
+
+
+def other_pieces(folder, pair):
+    """The same tokens, read in another way."""
+    shutil.copytree(pair[1], folder)
+    place = folder / "tokenizer.json"
+    tokenizer = json.loads(place.read_text())
+    tokenizer["pre_tokenizer"]["pattern"] = {"Regex": "[0-9]+|."}
+    tokenizer["model"]["unk_token"] = "<eos>"
+    place.write_text(json.dumps(tokenizer))
+
+
+def test_what_tokenizers_can_tell_is_told_before_weights_are_read(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("vimpo.probes.read.load_policy", lambda *_, **__: pytest.fail("read"))
+    other_tokens(tmp_path / "more", pair)
+    with pytest.raises(ConfigError, match="allowed: two checkpoints of one tokenizer"):
+        read_pair(a_study(), pair[0], str(tmp_path / "more"), 2)
+    other_pieces(tmp_path / "pieces", pair)
+    message = (
+        r"policy: its tokenizer reads '12\+34=' as \d tokens, other than the 6 of base; allowed"
+    )
+    file = given(tmp_path, {"prompt": "12+34="})
+    with pytest.raises(ConfigError, match=message):
+        read_pair(a_study(), pair[0], str(tmp_path / "pieces"), 2, file)
+    rows = given(tmp_path, *({"problem": f"{n}+1=", "answer": f"{n + 1}"} for n in range(9)))
+    model = str(byte_model(tmp_path / "plain"))
+    asked = {"kind": "dataset", "datasets": [{"path": rows}], "chat_template": True}
+    asked |= {"benchmarks": {"aime": {"task": "aime25"}}, "verifier": {"workers": 1}}
+    study = a_study(task=asked, sizes={"b": {"path": model}}, grid={"sizes": ["b"]})
+    with pytest.raises(
+        ConfigError, match=r"task\.chat_template: true needs a tokenizer with a chat"
+    ):
+        read_pair(study, model, model, 2)
 
 
 @pytest.mark.parametrize(

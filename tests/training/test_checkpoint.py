@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 
 from vimpo.storage.files import (
+    GrowingTable,
     checksums,
     move_folder,
     remove_leftovers,
@@ -242,6 +245,55 @@ def test_rows_are_written_so_that_equal_numbers_give_equal_bytes(tmp_path):
     assert (tmp_path / "rows.csv").read_bytes() == (b"step,loss\n0,0.30000000000000004\n1,1.0\n")
     write_rows(tmp_path / "none.csv", [], ["step"])
     assert (tmp_path / "none.csv").read_bytes() == b"step\n"
+
+
+def test_a_growing_table_is_readable_at_every_row_and_ends_as_one_written_at_once(tmp_path):
+    path, rows = tmp_path / "rows.csv", []
+    path.write_text("of another run")
+    table = GrowingTable(path, rows)
+    assert not path.exists()
+    table.update()
+    assert not path.exists()
+    rows += [{"step": 0, "loss": 0.1 + 0.2}]
+    table.update()
+    reader = path.open()  # as `tail -f` does
+    assert reader.read() == "step,loss\n0,0.30000000000000004\n"
+    rows += [{"step": 1}, {"step": 2, "loss": 1.0}]
+    table.update()
+    table.finish(["step"])
+    assert reader.read() == "1,\n2,1.0\n"
+    assert path.stat().st_ino == os.fstat(reader.fileno()).st_ino
+    whole = path.read_bytes()
+    again = GrowingTable(path, rows[:1])  # resumed after the first row
+    assert path.read_text() == "step,loss\n0,0.30000000000000004\n"
+    again.rows.extend(rows[1:])
+    again.update()
+    assert path.read_bytes() == whole
+    path.write_bytes(whole[:-3])  # a power cut
+    again.finish(["step"])
+    assert path.read_bytes() == whole
+    GrowingTable(path, []).finish(["step"])
+    assert path.read_bytes() == b"step\n"
+
+
+def test_a_checkpoint_is_written_without_a_copy_in_memory(tmp_path):
+    """Serialised to bytes first, it took two to three times the size of its tensors."""
+    script = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from vimpo.training.checkpoint import save_checkpoint
+from vimpo.training.telemetry import peak_bytes
+modules = {"policy": nn.Linear(8192, 4096, bias=False)}  # 128 MiB
+before = peak_bytes("cpu")
+save_checkpoint(Path(sys.argv[1]), 1, modules, {}, {})
+print(peak_bytes("cpu") - before)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (tmp_path / "step-000001.safetensors").stat().st_size > 128 * 2**20
+    assert grown < 48 * 2**20, f"{grown / 2**20:.0f} MiB"
 
 
 def test_checksums_name_every_file_below_a_folder(tmp_path):

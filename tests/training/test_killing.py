@@ -93,7 +93,7 @@ class Run:
     def finishing(self):
         """Are the outputs being written?"""
         names = self.names()
-        return "SHA256SUMS" not in names and not {".model", "metrics.csv"}.isdisjoint(names)
+        return "SHA256SUMS" not in names and not {".model", "config.yaml"}.isdisjoint(names)
 
 
 def when(process, condition):

@@ -63,7 +63,11 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(tiny_study
     assert kill(Trainer, 5, run) == [0, 1, 2, 3, 4]
     folder = study.run_folder(cell(algorithm))
     assert not is_complete(folder, study.cell_digest(cell(algorithm)))
-    assert not (folder / "metrics.csv").exists()
+    for table in ("metrics.csv", "timing.csv"):  # readable while the run goes on
+        rows = list(csv.DictReader((folder / table).open()))
+        assert [row["step"] for row in rows] == ["0", "1", "2", "3", "4"]
+    with (folder / "metrics.csv").open("a") as table:
+        table.write("5,0.1")  # as a kill within a line leaves it
     assert kill(Trainer, 5, run) == [4]  # the newest checkpoint has four steps
     (newest,) = folder.glob("checkpoint-*/step-000004.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])

@@ -30,14 +30,18 @@ def study(tmp_path_factory):
     return study
 
 
-def snakemake(study, folder, *arguments, **changes):
-    """The workflow of this checkout, at work in another folder on a changed study."""
+def snakemake(study, folder, *arguments, continues=True, **changes):
+    """The workflow of this checkout, at work in another folder on a changed study.
+
+    continues: the published one.
+    """
     config = study.model_dump(mode="json") | {"results": "results"} | changes
     (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--directory", str(folder), "--cores", "1", "--nolock", *arguments]
     command += ["--configfile", str(folder / "study.yaml")]
-    command += ["--config", f"continues={study.results}/published/fake"]
+    if continues:
+        command += ["--config", f"continues={study.results}/published/fake"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -88,6 +92,23 @@ def test_a_run_that_is_here_is_gone_on_with(study, tmp_path):
         "algorithm=ppo, size=s, noise=0.25, seed=1"
     }
     assert not [words for _, words in found if "size=xs" in words or "algorithm=grpo" in words]
+
+
+def test_tables_of_a_run_that_was_cut_off_are_no_run(study, tmp_path):
+    """They grow while a run goes on; a complete one has checksums."""
+    here = study.model_copy(update={"results": str(tmp_path / "results")})
+    cells = [Cell("ppo", "s", "0.25", 1), Cell("grpo", "s", "0.25", 1)]
+    shutil.copytree(study.base_folder("s"), here.base_folder("s"))
+    for cell in cells:
+        shutil.copytree(study.run_folder(cell), here.run_folder(cell))
+    cut_off = here.run_folder(cells[0])
+    for path in cut_off.iterdir():
+        if path.suffix != ".csv":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert {path.name for path in cut_off.iterdir()} == {"metrics.csv", "timing.csv"}
+    found = jobs(snakemake(study, tmp_path, "--dry-run", continues=False))
+    trained = {words for rule, words in found if rule == "train" and "size=s," in words}
+    assert trained == {f"algorithm={a}, size=s, noise=0.25, seed=1" for a in ("vimpo", "ppo")}
 
 
 def test_a_damaged_file_is_one_error_before_anything_runs(study, tmp_path):

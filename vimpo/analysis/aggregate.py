@@ -1,8 +1,8 @@
 """From a folder of runs to tidy tables: one observation per row, nothing averaged silently.
 
-Every cell of the grid either contributes or stands in `missing.csv` with its reason. A run of
-another configuration is refused by name. Figures and report read only these tables. Rows are in
-grid order, so bytes repeat.
+Every cell of the grid either contributes or stands in `missing.csv` with its reason; so does a run
+of another configuration. Figures and report read only these tables. Rows are in grid order, so
+bytes repeat.
 """
 
 from __future__ import annotations
@@ -46,7 +46,13 @@ from vimpo.storage.archive import archived, write_archive
 from vimpo.storage.columns import COLUMNS, SNAPSHOTS, curves_of
 from vimpo.storage.continued import taken_over
 from vimpo.storage.integrity import SUMS, sealing
-from vimpo.storage.manifests import BASE_SURPRISAL, BASE_WEIGHTS, weights, write_manifests
+from vimpo.storage.manifests import (
+    BASE_SURPRISAL,
+    BASE_WEIGHTS,
+    CONVERTED,
+    weights,
+    write_manifests,
+)
 from vimpo.storage.manifests import FILE as MANIFESTS
 from vimpo.storage.registration import registered_items
 from vimpo.storage.surprisal import Surprisal, betas_at, read_surprisal
@@ -93,7 +99,7 @@ class Collection:
         key = labels(BASE, size, "0")
         taken = self.taken.manifests.get(name)
         try:
-            manifest = taken or read_manifest(folder, self.study.base_digest(size), name)
+            manifest = taken or read_manifest(folder, self.study.base_digest(size))
         except IncompleteError as reason:
             self.missing(name, "pretrain", reason)
             return
@@ -105,6 +111,8 @@ class Collection:
         self._capacity(size, manifest)
         self._provenance(manifest)
         self._saw(f"{BASE_WEIGHTS}.{size}", weights(manifest))
+        if made_of := manifest.get(CONVERTED):
+            self._saw(f"{CONVERTED}.{size}", f"{made_of['file']}, sha256 {made_of['sha256']}")
         if taken:
             self._take_over(name)
             return
@@ -127,7 +135,7 @@ class Collection:
         folder = self.study.run_folder(cell)
         taken = self.taken.manifests.get(cell.name)
         try:
-            manifest = taken or read_manifest(folder, self.study.cell_digest(cell), cell.name)
+            manifest = taken or read_manifest(folder, self.study.cell_digest(cell))
             metrics = None if taken else read_series(folder / "metrics.csv")
         except IncompleteError as reason:
             self.missing(cell.name, "train", reason)
@@ -178,10 +186,9 @@ class Collection:
         self.tables["probes"] += [key | row for row in probes]
 
     def _snapshot(self, cell: Cell, key: dict, step: int) -> None:
-        study, name = self.study, f"{cell.name}, step {step}"
-        folder = study.run_folder(cell, step)
+        study, folder = self.study, self.study.run_folder(cell, step)
         try:
-            read_manifest(folder, study.cell_digest(cell), name)
+            read_manifest(folder, study.cell_digest(cell))
             scores, probes = read_scores(folder, study), read_probes(study, cell, step)
         except IncompleteError as reason:
             self.missing(cell.name, "snapshot", f"step {step}: {reason}")
@@ -292,10 +299,7 @@ class Collection:
 
 
 def aggregate(study: Study, output: Path) -> None:
-    """Write every table of `study` into `output`, and the rows of single runs into its cells/.
-
-    Raises ConfigError, and writes nothing, if a run was made by another configuration.
-    """
+    """Write every table of `study` into `output`, and the rows of single runs into its cells/."""
     collection = Collection(study)
     for size in study.used_sizes():
         collection.base(size)

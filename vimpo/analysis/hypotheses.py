@@ -30,6 +30,8 @@ from vimpo.analysis.verdicts import (
 from vimpo.config import Hypothesis, Study
 from vimpo.config.decoders import GREEDY, SAMPLED
 from vimpo.config.hypotheses import OF_COST, Asked, StepsTo
+from vimpo.config.task import grades_steps
+from vimpo.probes import NO_ORACLE
 from vimpo.storage.codes import Reason, Why
 
 Parts = list[tuple[Part, Found]]
@@ -109,6 +111,8 @@ class Comparison:
 
     def _explained(self, found: Found, keys: list[Key]) -> Found:
         """With the measure's own reason where it has no number, or none that says anything."""
+        if self.asked.measure.reads_steps and not grades_steps(self.study.task):
+            return _without(found, NO_ORACLE)
         known = [key for key in keys if all(key in side.scores for side in self.sides)]
         for side in self.sides:
             if side.absent.code and keys and not any(key in side.scores for key in keys):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from vimpo.config import Cell, ConfigError, Study
+from vimpo.config import Cell, Study
 from vimpo.storage.integrity import SUMS, beside, fault_of, make_again, read_sums
 from vimpo.storage.tables import NUMBERS, read_csv
 
@@ -37,18 +37,18 @@ def _check(path: Path, sums: Path, remedy: str) -> None:
         raise IncompleteError(f"{path.name} {fault}{remedy}")
 
 
-def read_manifest(folder: Path, digest: str, name: str) -> dict:
+def read_manifest(folder: Path, digest: str) -> dict:
     """Manifest of a complete run, with the checksums of its other files as `outputs`.
 
-    Raises IncompleteError, or ConfigError for a run of another configuration.
+    Raises IncompleteError, also for a run of another configuration.
     """
     check_run(folder, "manifest.json")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found = manifest["digest"]
     if found != digest:
-        raise ConfigError(
-            f"results: '{name}' was made by another configuration (digest {found} in '{folder}'); "
-            f"allowed: {digest}; remove the folder, or use the configuration beside its results"
+        raise IncompleteError(
+            f"made by another configuration (digest {found} in '{folder}', {digest} here): remove "
+            "the folder, or use the configuration beside its results"
         )
     if (status := manifest["status"]) != "complete":
         raise IncompleteError(f"the run is {status}")

@@ -9,8 +9,10 @@ corrected by Holm over all parts (including those that could not be tested),
     refuted        it is on the other side, p_holm < 1 - confidence
     inconclusive   neither, with the seeds per size that would settle it if effect and spread are
                    the true ones; or the effect is not available, with the reason
+    not applicable the task has no such number: no test, so it is left out of the correction
 
-A claim is supported if all its parts are, refuted if any part is, and inconclusive otherwise. An
+A claim is supported if all its parts are, refuted if any part is, and inconclusive otherwise; parts
+that are not applicable decide nothing, unless there are no others. An
 effect over fewer sizes than the grid has would be another effect, so it is not available; any other
 missing pair lowers n, and `expected` says by how much. NaNs are never dropped. Rows of kind `fact`
 describe without a threshold; they affect neither verdict nor correction. vimpo/analysis/claims.py
@@ -36,6 +38,8 @@ from vimpo.analysis.intervals import (
 from vimpo.storage.codes import Method, Reason, Why
 
 SUPPORTED, REFUTED, INCONCLUSIVE = "supported", "refuted", "inconclusive"
+NOT_APPLICABLE = "not applicable"
+NEVER = (Reason.NO_ORACLE,)  # reasons for which no run of the task can have the number
 ABOVE, BELOW = "above", "below"
 TEST, FACT = "test", "fact"
 DECODER = "decoder"  # a test again, under one of the decoders (vimpo/analysis/decoders.py)
@@ -259,7 +263,7 @@ def judge(parts: list[tuple[Part, Found]], confidence: float, power: float) -> l
     The seeds needed pass Holm's strictest step, p < (1 - confidence)/m, so an inconclusive part
     always needs more than it has.
     """
-    tests = [(part, found) for part, found in parts if part.kind == TEST]
+    tests = [(part, found) for part, found in parts if part.kind == TEST and applies(found)]
     raw = [p_value(found.estimate, part.target) for part, found in tests]
     corrected = iter(holm(raw))
     alpha = 1 - confidence
@@ -267,7 +271,9 @@ def judge(parts: list[tuple[Part, Found]], confidence: float, power: float) -> l
     rows = []
     for part, found in parts:
         row = _described(part, found)
-        if part.kind == TEST:
+        if part.kind == TEST and not applies(found):
+            row["verdict"] = NOT_APPLICABLE
+        elif part.kind == TEST:
             row["p"] = p_value(found.estimate, part.target)
             row["p_holm"] = float(next(corrected))
             row["verdict"] = _verdict(part, found.estimate, row["p_holm"], alpha)
@@ -276,6 +282,11 @@ def judge(parts: list[tuple[Part, Found]], confidence: float, power: float) -> l
                 row |= PROBLEMS_LIMIT.columns()
         rows.append(row)
     return rows
+
+
+def applies(found: Found) -> bool:
+    """Can a run of this task have the number at all?"""
+    return found.estimate.code not in NEVER
 
 
 def _described(part: Part, found: Found) -> dict:
@@ -322,7 +333,10 @@ def _needed(part: Part, found: Found, confidence: float, power: float) -> float:
 
 def overall(verdicts: Iterable[str]) -> str:
     """Verdict of a claim from those of its parts."""
-    verdicts = list(verdicts)
+    found = list(verdicts)
+    verdicts = [verdict for verdict in found if verdict != NOT_APPLICABLE]
+    if found and not verdicts:
+        return NOT_APPLICABLE
     if REFUTED in verdicts:
         return REFUTED
     if verdicts and all(verdict == SUPPORTED for verdict in verdicts):

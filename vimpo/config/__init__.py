@@ -39,11 +39,12 @@ from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config.hypotheses import Hypothesis
 from vimpo.config.judging import Claims, Evaluation, Probes, Statistics
 from vimpo.config.load import dump_yaml, load_study, setting_differences, study_schema
+from vimpo.config.model_paths import check_model_path
 from vimpo.config.models import LADDER, NO_RESULT, Lora, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
 from vimpo.config.study import Study
 from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
 from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train
-from vimpo.config.types import Strict, check_model_path, digest, require
+from vimpo.config.types import Strict, digest, require
 from vimpo.config.watching import Validation
 from vimpo.errors import ConfigError

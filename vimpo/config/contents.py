@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from vimpo.config.cache import remembered
+from vimpo.config.model_paths import gguf_file
 from vimpo.config.types import local_path
 from vimpo.errors import ConfigError
 
@@ -22,12 +23,14 @@ SETTLED = 2.0  # seconds since the last change after which a clock's tick hides 
 def content_digest(path: str | None) -> str | None:
     """sha256 of a local file, or over the files of a model's folder; None for a hub name.
 
+    A GGUF file may be named by its package (model_paths.py).
+
     Also None for what cannot be read: the checks before a run name such faults.
     """
     if path is None:
         return None
     try:
-        local, _ = local_path(path, "path")
+        local = gguf_file(path) or local_path(path, "path")[0]
         if local.is_file():
             return _file_digest(local)
         if not local.is_dir():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, model_validator
 
@@ -25,7 +25,12 @@ from vimpo.errors import ConfigError
 
 
 class Measure(Strict):
-    """What is measured, of every run of an algorithm."""
+    """What is measured, of every run of an algorithm.
+
+    reads_steps: from grades of single steps, which not every task has.
+    """
+
+    reads_steps: ClassVar[bool] = False
 
     def others(self) -> tuple[tuple[str, str], ...]:
         """Further algorithms whose runs it needs: field, name."""
@@ -143,6 +148,7 @@ Signal = Literal["implied_td", "implied_gae", "critic_td", "critic_gae", "group"
 class CreditAUC(OnPrefixes, Measure):
     """How often the first wrong step has a lower signal than another step (as C6)."""
 
+    reads_steps = True
     name: Literal["credit_auc"] = "credit_auc"
     signal: Signal = "implied_td"
 
@@ -150,6 +156,7 @@ class CreditAUC(OnPrefixes, Measure):
 class CreditBeyondPlace(OnPrefixes, Measure):
     """The same, less what the token's place alone scores, rising or falling (as C6)."""
 
+    reads_steps = True
     name: Literal["credit_beyond_place"] = "credit_beyond_place"
     signal: Signal = "implied_td"
 
@@ -163,6 +170,7 @@ class KL(Measure):
 class Flawless(Measure):
     """Share of right rollouts without a wrong step, the mean over the last tenth of training."""
 
+    reads_steps = True
     name: Literal["flawless"] = "flawless"
 
 

@@ -29,6 +29,12 @@ class Evaluation(Strict):
         exclude_if=lambda value: not value,
         description="k of pass@k, of the same samples: at most as many as there are",
     )
+    truncated: Literal["graded", "as_training"] = Field(
+        "graded",
+        exclude_if=lambda value: value == "graded",
+        description="responses that reach the limit: graded as the others, as lm-eval does; or by "
+        "the rule of train.truncated, so that training and evaluation agree",
+    )
     batch_size: Count = Field(
         200,
         description="fixed because lm-eval's scores depend on it; with train.micro_batch set, it "

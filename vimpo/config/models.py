@@ -24,7 +24,11 @@ class Lora(Strict):
 class ModelSpec(Strict):
     """One rung of the size ladder: a Qwen3 made from scratch, or any Hugging Face causal LM."""
 
-    path: str | None = Field(None, description="hub name or local folder; replaces the shape below")
+    path: str | None = Field(
+        None,
+        description="hub name, local folder, GGUF file, or package:NAME of an installed package "
+        "with one; replaces the shape below",
+    )
     sha256: ContentDigest = None
     hidden: Count = 64
     layers: Count = 2

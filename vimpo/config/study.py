@@ -387,9 +387,16 @@ class Study(Strict):
         return cell_digest(self.cell_config(cell))
 
     def evaluation_digest(self) -> str:
-        parts = [self.evaluation, self.task, result_fields(self.runtime)]
+        parts: list[Any] = [self.evaluation, self.task, result_fields(self.runtime)]
         asks = any(d.temperature is None for d in self.evaluation.decoders.values())
-        return digest([*parts, self.train.temperature] if asks else parts)
+        parts += [self.train.temperature] * asks + ["truncated: wrong"] * self.refuses_truncated
+        return digest(parts)
+
+    @property
+    def refuses_truncated(self) -> bool:
+        """Is a response that reaches its limit wrong in evaluation, whatever it holds?"""
+        as_training = self.evaluation.truncated == "as_training"
+        return as_training and self.train.truncated == "wrong"
 
     def probe_digest(self, cell: Cell) -> str:
         """Includes the beta at which values are read out of the policy."""

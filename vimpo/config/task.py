@@ -299,9 +299,14 @@ TaskConfig = Annotated[
 ]
 
 
+def grades_steps(task: ChainTask | DatasetTask) -> bool:
+    """Does an oracle grade each step of a response?"""
+    return task.kind == "chain"
+
+
 def check_step_grades(field: str, task: ChainTask | DatasetTask) -> None:
     """Raise ConfigError unless the task grades the steps of responses, which `field` reads."""
-    if task.kind != "chain":
+    if not grades_steps(task):
         raise ConfigError(
             f"{field}: reads grades of steps, which task.kind = '{task.kind}' does not have; "
             "allowed: kind: chain, or an algorithm that reads only rewards"

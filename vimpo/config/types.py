@@ -90,20 +90,6 @@ def require(name: str, known: Any, field: str) -> None:
         raise ConfigError(f"{field}: '{name}' is unknown; allowed: {', '.join(known)}")
 
 
-def check_model_path(path: str, field: str = "path") -> None:
-    """Raise ConfigError if `path` looks like a local folder and is not a model's.
-
-    A hub name (`owner/name`) cannot be checked without the network; loading it reports faults.
-    """
-    local, there = local_path(path, field)
-    looks_local = there or path.startswith((".", "/", "~"))
-    if looks_local and not (local / "config.json").is_file():
-        raise ConfigError(
-            f"{field}: '{path}' holds no config.json; allowed: a folder written by "
-            "save_pretrained, or a hub name"
-        )
-
-
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """One line per fault: `field: value is not allowed; why; allowed: range`."""
     lines = []

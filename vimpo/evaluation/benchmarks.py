@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vimpo.config import ConfigError, RealBenchmark, Study
 from vimpo.config.task import VerifierLimits
+from vimpo.evaluation import cut_off
 from vimpo.evaluation.estimators import pass_at, pass_name, share_of_right
 from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import Problem, grade_steps, held_out_problems, is_right
@@ -64,6 +65,12 @@ class BenchmarkTask(ABC):
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         """Is each response right?"""
 
+    def judged(self, doc: dict, responses: Sequence[str]) -> list[bool]:
+        """The same, but a response that says that it was cut off is wrong."""
+        marks = self.marks(doc, [cut_off.unmarked(response) for response in responses])
+        ended = [not cut_off.is_cut_off(response) for response in responses]
+        return [mark and done for mark, done in zip(marks, ended, strict=True)]
+
     def stock_marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         """Is each response right by the definition's own metric, if it has one?"""
         raise NotImplementedError
@@ -94,12 +101,14 @@ class BenchmarkTask(ABC):
             (responses,) = results
             if isinstance(responses, str):
                 raise TypeError("score needs all responses to a problem: take_first_k is missing")
-            marks, n = self.marks(doc, responses), len(responses)
+            marks, n = self.judged(doc, responses), len(responses)
+            texts = [cut_off.unmarked(response) for response in responses]
             scores: dict[str, Any] = {"accuracy": _share(marks)}
             if self.stock_metric:
-                scores["stock"] = _share(self.stock_marks(doc, responses))
+                scores["stock"] = _share(self.stock_marks(doc, texts))
             if self.grades_steps:
-                scores["flawless"] = (sum(self.flawless(doc, responses)), sum(marks))
+                right = [text for text, mark in zip(texts, marks, strict=True) if mark]
+                scores["flawless"] = (sum(self.flawless(doc, right)), sum(marks))
             passes = {pass_name(k): pass_at(k, n, sum(marks)) for k in self.pass_at if k <= n}
             return scores | passes
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from vimpo.config import ConfigError, Study, require
 from vimpo.evaluation.benchmarks import BenchmarkTask, benchmark_task, needs_hub
+from vimpo.evaluation.cut_off import is_cut_off, unmarked
 from vimpo.evaluation.estimators import pass_name
 from vimpo.storage.files import remove_leftovers, write_atomic, write_json
 from vimpo.storage.integrity import beside, sealing
@@ -118,12 +119,14 @@ def load_lm(folder: Path, study: Study, *, offline: bool = True) -> LM:
     policy = load_policy(folder, study.runtime, finite=not of_a_run)
     tokenizer = load_tokenizer(folder, trust)
     _replace_generation_config(policy, tokenizer)
-    return PolicyLM(
+    lm = PolicyLM(
         pretrained=policy,
         tokenizer=tokenizer,
         batch_size=study.evaluation.batch_size,
         trust_remote_code=trust,
     )
+    lm.tells_cut_off = study.refuses_truncated
+    return lm
 
 
 def check_length(lm: LM, study: Study, names: list[str]) -> None:
@@ -227,16 +230,21 @@ def _pass_of(scores: dict, k: int) -> dict:
 
 
 def _log(benchmark: BenchmarkTask, metric: str, sample: dict) -> dict:
-    """One problem: its k responses as lm-eval scored them, and a mark for each response."""
+    """One problem: its k responses as lm-eval scored them, and a mark for each response.
+
+    cut_off: 1 for those that are wrong because they were cut off, if there are any.
+    """
     doc, (responses,) = sample["doc"], sample["filtered_resps"]
     prompt, answer = benchmark.describe(doc)
+    cut_off = [int(is_cut_off(response)) for response in responses]
     return {
         "benchmark": benchmark.name,
         "metric": metric,
         "prompt": prompt,
         "answer": answer,
-        "responses": responses,
-        "marks": [int(mark) for mark in benchmark.marks(doc, responses)],
+        "responses": [unmarked(response) for response in responses],
+        "marks": [int(mark) for mark in benchmark.judged(doc, responses)],
+        **({"cut_off": cut_off} if any(cut_off) else {}),
     }
 
 

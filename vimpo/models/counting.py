@@ -13,13 +13,13 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
 
 
-def count_parameters(folder: Path) -> tuple[int, int]:
-    """All parameters of a model in a local folder, and those that one token uses.
+def count_parameters(path: Path | str) -> tuple[int, int]:
+    """All parameters of a model by its local path, and those that one token uses.
 
     They differ for mixtures of experts. Built on torch's meta device, without weights. Raises
     ConfigError, or whatever the model's code raises, if it cannot be built.
     """
-    config = load_model_config(folder)
+    config = load_model_config(path)
     model = skeleton(config, "eager", Runtime())
     total = sum(p.numel() for p in model.parameters())
     routed = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)

@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from vimpo.config.model_paths import gguf_file
+
 
 def declared_ends(
     tokenizer: PreTrainedTokenizerBase,
@@ -34,7 +36,12 @@ def declared_ends(
 
 
 def generation_config(path: str) -> GenerationConfig | None:
-    """The generation settings that a folder or hub name holds; None if there are none."""
+    """The generation settings that a folder or hub name holds; None if there are none.
+
+    A GGUF file has none beside its model's configuration.
+    """
+    if gguf_file(path):
+        return None
     try:
         return GenerationConfig.from_pretrained(str(Path(path).expanduser()))
     except (OSError, ValueError):

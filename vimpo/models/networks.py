@@ -38,7 +38,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from vimpo.config import ConfigError, ModelSpec, Runtime, check_model_path
+from vimpo.config.model_paths import gguf_file
 from vimpo.errors import DamagedError
+from vimpo.models import gguf
 from vimpo.models.ends import declare_ends
 from vimpo.models.kinds import check_attention, check_kind
 from vimpo.models.lora import merged_tensors
@@ -135,7 +137,7 @@ def load_model_config(
 
 
 def load_policy(path: str | Path, runtime: Runtime, *, finite: bool = True) -> PreTrainedModel:
-    """Load a causal LM by folder or hub name, dropout off: what is sampled is what is trained.
+    """Load a causal LM by its path, dropout off: what is sampled is what is trained.
 
     finite: refuse weights that are not; the model of a run that failed may hold some. Raises
     ConfigError if there is no model, if it is of another kind, if its weights are not safetensors
@@ -166,20 +168,26 @@ def load_policy(path: str | Path, runtime: Runtime, *, finite: bool = True) -> P
         raise
     model = model.to(runtime.device)
     check_loaded(model, info, path, finite=finite)
-    return model
+    return gguf.as_plain(model) if gguf_file(str(path)) else model
 
 
 def _load(kind: Any, path: str | Path, field: str = "path", **settings: Any) -> Any:
     """`kind.from_pretrained`. Raises ConfigError if the path holds nothing that it can load."""
     check_model_path(str(path), field)
+    place, more = gguf.arguments(str(path), field)
+    allowed = (
+        "a folder written by save_pretrained, or a hub name that exists, with network or a filled "
+        "cache"
+    )
+    errors: tuple[type[Exception], ...] = LOADING_ERRORS
+    if more:  # its reader checks nothing, and fails in whatever way the bytes make it
+        errors, allowed = (Exception,), "a whole GGUF file of a model that transformers reads"
     try:
-        return kind.from_pretrained(str(Path(path).expanduser()), **settings)
-    except LOADING_ERRORS as error:
+        return kind.from_pretrained(place, **settings, **more)
+    except errors as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"{field}: '{path}' could not be loaded: {reason}; allowed: a "
-            "folder written by save_pretrained, or a hub name that exists, with network or a "
-            "filled cache"
+            f"{field}: '{path}' could not be loaded: {reason}; allowed: {allowed}"
         ) from None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vimpo.config import ConfigError, DatasetTask, ModelSpec, Study, require
 from vimpo.config.cache import remembered
+from vimpo.config.model_paths import gguf_file
 from vimpo.config.task import RealBenchmark
 from vimpo.models import memory
 from vimpo.models.memory import Shape
@@ -64,22 +65,38 @@ def load_device(study: Study) -> Device:
 
 
 def shape_of(name: str, spec: ModelSpec) -> Shape | None:
-    """The shape of a size: a rung's, a local config.json's, or a published one; else None."""
+    """The shape of a size: a rung's, a local model's, or a published one; else None."""
     if spec.path is None:
         return memory.shape_of(name, spec)
+    if spec.sha256 and (file := gguf_file(spec.path)):
+        read = remembered("gguf", spec.sha256, partial(_read_config, spec.path))
+        return _shape_of(name, read, spec.path, str(file)) if read else None
     config = Path(spec.path).expanduser() / "config.json"
     if config.is_file():
-        return _shape_of_folder(name, config)
+        return _shape_of(name, config.read_text(encoding="utf-8"), config.parent, str(config))
     family = spec.path.split("/")[-1].removesuffix("-Base")
     known = {shape.name: shape for shape in memory.PUBLISHED}
     return replace(known[family], name=name) if family in known else None
 
 
-def _shape_of_folder(name: str, path: Path) -> Shape | None:
-    """Read from a Hugging Face config.json; None if it lacks a number that a decoder has."""
-    whole = json.loads(path.read_text(encoding="utf-8"))
+def _read_config(path: str) -> str:
+    """A GGUF file's configuration as a config.json; empty if it cannot be read here."""
+    try:
+        from vimpo.models.networks import load_model_config
+
+        return load_model_config(path).to_json_string()
+    except (ConfigError, ImportError):
+        return ""
+
+
+def _shape_of(name: str, config: str, path: Path | str, source: str) -> Shape | None:
+    """From the text of a Hugging Face config.json; None if it lacks a number that a decoder has.
+
+    path: of the model, which counts its own parameters.
+    """
+    whole = json.loads(config)
     c = whole | whole.get("text_config", {})
-    total, active = _counted(path) or (None, None)
+    total, active = _counted(config, path) or (None, None)
     try:
         heads = c["num_attention_heads"]
         return Shape(
@@ -95,7 +112,7 @@ def _shape_of_folder(name: str, path: Path) -> Shape | None:
             * (c.get("num_experts_per_tok") or 1),
             tied=c.get("tie_word_embeddings", True),
             qk_norm=c.get("model_type") == "qwen3",
-            source=str(path),
+            source=source,
             parameters=total,
             active=active,
         )
@@ -103,18 +120,18 @@ def _shape_of_folder(name: str, path: Path) -> Shape | None:
         return None
 
 
-def _counted(path: Path) -> tuple[int, int] | None:
+def _counted(config: str, path: Path | str) -> tuple[int, int] | None:
     """Parameters of a model by its config.json, counted once; None if it cannot be built here."""
 
     def find() -> str:
         try:
             from vimpo.models.counting import count_parameters
 
-            return json.dumps(count_parameters(path.parent))
+            return json.dumps(count_parameters(path))
         except Exception:  # without torch, or in whatever way the model's own code fails
             return ""
 
-    total_active = remembered("parameters", path.read_text(encoding="utf-8"), find)
+    total_active = remembered("parameters", config, find)
     return tuple(json.loads(total_active)) if total_active else None
 
 
@@ -160,9 +177,28 @@ def benchmark_responses(study: Study) -> int:
     total = 0
     for name, benchmark in study.task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark):
-            available = benchmark.published.problems
-            problems = min(benchmark.limit or available, available)
+            problems = _problems(benchmark, f"task.benchmarks.{name}.path")
         else:
             problems = benchmark.problems
         total += problems * sum(study.samples_of(name, d) for d in study.decoders())
     return total
+
+
+def _problems(benchmark: RealBenchmark, field: str) -> int:
+    """How many problems are scored: the limit, or all rows of a local file, counted once.
+
+    Otherwise as many as were published: on the hub, and of a file that cannot be read.
+    """
+
+    def count() -> str:
+        from vimpo.tasks.sources import read_rows
+
+        try:
+            return str(len(read_rows(str(benchmark.path), field)))
+        except ConfigError:  # `check` says what is wrong with it
+            return ""
+
+    if benchmark.limit:
+        return benchmark.limit
+    found = remembered("rows", benchmark.sha256, count) if benchmark.sha256 else ""
+    return int(found or benchmark.published.problems)

@@ -19,10 +19,11 @@ from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest,
 from vimpo.config.algorithms import read_own_file
 from vimpo.config.contents import check_content
 from vimpo.config.load import setting_differences
+from vimpo.config.model_paths import check_model_path
 from vimpo.config.models import NO_RECIPE, NO_RESULT
 from vimpo.config.task import check_step_grades
 from vimpo.config.training import PLACEMENT
-from vimpo.config.types import check_model_path, local_path
+from vimpo.config.types import local_path
 from vimpo.planning.shown import ends_line, prompt_warnings, show_prompt
 from vimpo.storage.continued import check_continued
 from vimpo.storage.shipped import check_shipped

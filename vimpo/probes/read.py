@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import ChainTask, ConfigError, DatasetTask, Study
 from vimpo.config.algorithms import beta_number
@@ -123,12 +123,16 @@ def _credit(
 def load_pair(
     study: Study, base: str, policy: str, given: Sequence[Given] | None = None
 ) -> tuple[Subject, PreTrainedTokenizerBase]:
-    """The pair as the probes read a run, and the base policy's own tokenizer."""
+    """The pair as the probes read a run, and the base policy's own tokenizer.
+
+    What tokenizers and problems can tell is checked before weights are read.
+    """
     runtime, paths = study.runtime, {"base": base, "policy": policy}
-    for field, path in paths.items():
-        load_model_config(path, runtime.trust_remote_code, field)
+    _, config = (load_model_config(p, runtime.trust_remote_code, f) for f, p in paths.items())
     old, new = (load_tokenizer(p, runtime.trust_remote_code, f) for f, p in paths.items())
     check_same_tokens(paths, old, new)
+    task = _task(study, config, new, given)
+    _encoded(given or task.training_problems(PURPOSE, 0, 1), new, old)
     reference, trained = (
         load_policy(path, runtime).eval().requires_grad_(False) for path in paths.values()
     )
@@ -140,7 +144,7 @@ def load_pair(
         reference=reference,
         critic=None,
         tokenizer=new,
-        task=_task(study, trained, new, given),
+        task=task,
         train=study.train,
         probes=study.probes,
         beta=beta_number(study.readout_beta(OURS)),
@@ -217,7 +221,7 @@ class _Judged:
 
 def _task(
     study: Study,
-    policy: PreTrainedModel,
+    policy: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     given: Sequence[Given] | None,
 ) -> Task:
@@ -225,7 +229,7 @@ def _task(
     task = study.task
     if given is None or all(CHAIN.fullmatch(problem.prompt) for problem in given):
         chains = task if given is None or isinstance(task, ChainTask) else ChainTask()
-        room = prompt_room(policy.config, study.train.max_response)
+        room = prompt_room(policy, study.train.max_response)
         return make_task(chains, tokenizer, room=room)
     if isinstance(task, DatasetTask):
         return cast(Task, _Judged(task.verifier, task.boxed_only))

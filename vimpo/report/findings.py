@@ -92,7 +92,8 @@ def verdict_words(part: View) -> str:
     """`inconclusive`, and what would settle it."""
     if part.open and part.needed:
         return f"{part.verdict} ({part.needed} {part.units} per size would settle it)"
-    return f"{part.verdict} ({part.reason})" if part.open and part.reason_code else part.verdict
+    unsettled = part.open or not part.applies
+    return f"{part.verdict} ({part.reason})" if unsettled and part.reason_code else part.verdict
 
 
 def short_claims(found: Iterable[dict]) -> list[list[str]]:

@@ -17,7 +17,6 @@ import pandas as pd
 
 from vimpo.analysis.hypotheses import accuracy_by
 from vimpo.analysis.scores import CONTROL, NAMES
-from vimpo.analysis.verdicts import TEST
 from vimpo.config import ConfigError, Study
 from vimpo.config.decoders import SAMPLED
 from vimpo.report import scaling as report_scaling
@@ -176,7 +175,7 @@ def _claims(frames: dict[str, pd.DataFrame], looks: dict[str, Style]) -> dict:
         "disagreements": report_claims.disagreements(frames["claims"]),
         "decoders": report_claims.decoders_table(frames["claims"]),
         "facts": report_claims.facts_table(frames["claims"]),
-        "part_count": int((frames["claims"]["kind"] == TEST).sum()),
+        "part_count": report_claims.test_count(frames["claims"]),
     }
 
 

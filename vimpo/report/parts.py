@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import pandas as pd
 
 from vimpo.analysis.names import label
-from vimpo.analysis.verdicts import ABOVE, BELOW, FACT, INCONCLUSIVE, Counted, Role
+from vimpo.analysis.verdicts import ABOVE, BELOW, FACT, INCONCLUSIVE, NOT_APPLICABLE, Counted, Role
 from vimpo.storage.codes import Reason
 
 RELATIONS = {ABOVE: ">", BELOW: "<"}
@@ -166,6 +166,11 @@ class View:
     @property
     def open(self) -> bool:
         return self.verdict == INCONCLUSIVE
+
+    @property
+    def applies(self) -> bool:
+        """Can the task have such a number?"""
+        return self.verdict != NOT_APPLICABLE
 
     @property
     def passes(self) -> bool:

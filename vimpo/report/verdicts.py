@@ -9,6 +9,7 @@ from vimpo.analysis.verdicts import (
     DECODER,
     FACT,
     INCONCLUSIVE,
+    NOT_APPLICABLE,
     REFUTED,
     SUPPORTED,
     TEST,
@@ -20,6 +21,7 @@ from vimpo.report.parts import View, p_text
 from vimpo.report.tables import Entry, Table
 
 MARKS = {SUPPORTED: "#1a7f37", REFUTED: "#b3261e", INCONCLUSIVE: "#8a8f98"}
+MARKS[NOT_APPLICABLE] = MARKS[INCONCLUSIVE]
 
 
 def views(claims: pd.DataFrame) -> list[View]:
@@ -56,8 +58,14 @@ def own_claims(rows: list[View]) -> dict[str, str]:
 
 
 def counts(found: list[dict]) -> dict[str, int]:
-    """How many claims got each verdict."""
-    return {name: sum(c["verdict"] == name for c in found) for name in MARKS}
+    """How many claims got each verdict; those that do not apply are named if there are any."""
+    number = {name: sum(c["verdict"] == name for c in found) for name in MARKS}
+    return {name: n for name, n in number.items() if n or name != NOT_APPLICABLE}
+
+
+def test_count(claims: pd.DataFrame) -> int:
+    """How many tests p values are corrected for."""
+    return int(((claims["kind"] == TEST) & (claims["verdict"] != NOT_APPLICABLE)).sum())
 
 
 def claims_table(found: list[dict]) -> Table:
@@ -99,7 +107,7 @@ def _detail(part: View, *more: str) -> str:
 
 def _seeds_entry(part: View) -> Entry:
     have = f"{part.per_size}" + " rounds" * (part.counted == Counted.ROUNDS)
-    if not part.open:
+    if part.applies and not part.open:
         return Entry(have)
     return Entry(have, f"needs {part.needed}" if part.needed else part.reason)
 

@@ -47,19 +47,25 @@ def room_for(folder: Path | None = None) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
+    """A whole file, by :func:`written_aside`."""
+    data = content.encode() if isinstance(content, str) else content
+    with written_aside(path) as aside:
+        aside.write_bytes(data)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
     """Write aside, sync, rename: a reader sees the old file or the complete new one.
 
-    The folder is synced too, or a power cut could undo the rename. Raises DiskFullError.
+    The body writes the file whose path it is given. The folder is synced too, or a power cut could
+    undo the rename. Raises DiskFullError.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    data = content.encode() if isinstance(content, str) else content
     with room_for(path.parent):
         make_folder(path.parent)
         try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield aside
+            sync(aside)
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
@@ -112,17 +118,58 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
-    """CSV with the first row's columns, or `columns` if there are no rows.
+    """CSV with the first row's columns, or `columns` if there are no rows."""
+    write_atomic(path, _table(rows, columns))
 
-    Floats are written by repr, so that equal numbers give equal bytes.
-    """
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> str:
+    columns = list(rows[0]) if rows else columns
+    return _lines([dict(zip(columns, columns, strict=True)), *rows], columns)
+
+
+def _lines(rows: Iterable[Mapping[str, Any]], columns: list[str]) -> str:
+    """Floats are written by repr, so that equal numbers give equal bytes."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, fieldnames=list(rows[0]) if rows else columns, lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+    csv.DictWriter(text, fieldnames=columns, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+class GrowingTable:
+    """A CSV file beside a list of rows that grows: what :func:`write_rows` would write so far.
+
+    Rows are appended and not synced: what a power cut loses is written again by :meth:`finish`, or
+    from a checkpoint.
+    """
+
+    def __init__(self, path: Path, rows: list[dict]) -> None:
+        """Whatever the file held beside `rows` is dropped; without rows there is no file."""
+        self.path, self.rows, self.written = path, rows, len(rows)
+        if rows:
+            write_rows(path, rows, [])
+        else:
+            path.unlink(missing_ok=True)
+
+    def update(self) -> None:
+        """Append what the list has gained. Raises DiskFullError, and may leave half a line."""
+        new = self.rows[self.written :]
+        if not new:
+            return
+        text = _lines(new, list(self.rows[0])) if self.written else _table(new, [])
+        with room_for(self.path.parent), self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+        self.written = len(self.rows)
+
+    def finish(self, columns: list[str]) -> None:
+        """On the disk, whole, with `columns` if there are no rows.
+
+        The file is written again only if it is not right: a reader may be following it.
+        """
+        text = _table(self.rows, columns)
+        if self.path.is_file() and self.path.read_bytes() == text.encode():
+            sync(self.path)
+            sync(self.path.parent)
+        else:
+            write_atomic(self.path, text)
 
 
 def sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from vimpo.storage.integrity import check
 FILE = "manifests.jsonl"
 BASE_WEIGHTS = "base_weights"  # of a run: the weights that it started from, if known
 BASE_SURPRISAL = "surprisal"  # of a base policy: vimpo/storage/surprisal.py, if it was measured
+CONVERTED = "converted_from"  # of a base policy: the file of another format that held its weights
 ALLOWED = "allowed: the file that `aggregate` wrote with the tables"
 
 

@@ -48,6 +48,12 @@ def take_shipped(study: Study, size: str, folder: Path, shipped: Path = SHIPPED)
     return True
 
 
+def shipped_base(study: Study, size: str, shipped: Path = SHIPPED) -> Path | None:
+    """Folder of the base policy that comes with the suite, if the study asks for it and it does."""
+    source = _of(study, size, shipped)
+    return source if study.pretrain.shipped and (source / SUMS).is_file() else None
+
+
 def ship(study: Study, size: str, shipped: Path = SHIPPED) -> list[Path]:
     """Put the base policy of a size, with its critics, where :func:`take_shipped` finds it.
 

@@ -67,6 +67,9 @@ class Task(Protocol):
     def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
         """1 for each right response, else 0. responses: texts without ends and padding."""
 
+    def answered(self, responses: Sequence[str]) -> list[bool]:
+        """Does each response hold anything that could be its answer, right or wrong?"""
+
     def provenance(self, seed: int) -> dict:
         """What the manifest records of the data; empty if the configuration says it all."""
 

@@ -253,5 +253,8 @@ class ChainProblems:
             for problem, response in zip(problems, responses, strict=True)
         ]
 
+    def answered(self, responses: Sequence[str]) -> list[bool]:
+        return [final_answer(response) is not None for response in responses]
+
     def provenance(self, seed: int) -> dict:
         return {}

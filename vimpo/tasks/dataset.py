@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from vimpo.config.task import DatasetTask, DataSource
 from vimpo.errors import ConfigError
 from vimpo.storage.files import sha256
+from vimpo.tasks.answers import answers
 from vimpo.tasks.chats import Turn, read_chat, read_turn, until_question
 from vimpo.tasks.golds import accepted, as_text, fault_of, no_text
 from vimpo.tasks.noise import uniform
@@ -216,6 +217,9 @@ class DatasetProblems:
     def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
         golds = [problem.answer for problem in problems]
         return [float(m) for m in self.verifier.grade(golds, responses, self.config.boxed_only)]
+
+    def answered(self, responses: Sequence[str]) -> list[bool]:
+        return [bool(answers(response, self.config.boxed_only)) for response in responses]
 
     def provenance(self, seed: int) -> dict:
         """Counts, files with their checksums, and the digest of the first epoch's order."""

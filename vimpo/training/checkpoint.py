@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vimpo.errors import DamagedError
 from vimpo.models.distributed import Alone, full, part_like
-from vimpo.storage.files import write_atomic, write_json
+from vimpo.storage.files import write_json, written_aside
 from vimpo.storage.integrity import beside, check, sealing
 
 KEEP = 2
@@ -85,7 +85,8 @@ def _write(folder: Path, tensors: dict[str, Tensor], content: dict[str, Any]) ->
     path = folder / f"step-{content['step']:06d}.safetensors"
     record = path.with_suffix(".json")
     with sealing(beside(path), [path.name, record.name]):
-        write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}))
+        with written_aside(path) as aside:  # from the tensors' own memory: no copy in bytes
+            save_file({k: v.contiguous() for k, v in tensors.items()}, aside)
         write_json(record, content)
     for old in sorted(folder.glob("step-*.sha256"))[:-KEEP]:
         old.unlink()

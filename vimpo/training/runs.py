@@ -2,8 +2,9 @@
 
 Pretraining and every algorithm share this code. A run's folder holds config.yaml, metrics.csv,
 timing.csv, manifest.json and model/; SHA256SUMS is written last, so a folder that has it is
-complete. A run killed before that resumes from its last checkpoint and ends with the same metrics
-and weights; on SIGTERM and Ctrl-C it saves a checkpoint first.
+complete. The tables grow by a row a step. A run killed before its end resumes from its last
+checkpoint, without the rows beyond it, and ends with the same metrics and weights; on SIGTERM and
+Ctrl-C it saves a checkpoint first.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from vimpo.config import (
 from vimpo.config.watching import snapshot_folder
 from vimpo.errors import StoppedError
 from vimpo.models.distributed import Alone, check_devices, join
+from vimpo.models.gguf import origin
 from vimpo.models.networks import parameter_count, set_up_torch
 from vimpo.models.optimizer import AdamW, optimizer_bytes
 from vimpo.storage import files
@@ -208,6 +210,7 @@ def pretrain_base(
         title=f"base/{size}",
         shown="loss",
         quiet=quiet,
+        notes=lambda: origin(spec.path),
     )
     with StopRequest() as stop:
         _run(lambda: Pretrainer(spec, study.task, study.pretrain, study.runtime, task), job, stop)
@@ -405,12 +408,26 @@ def _run(make_learner: Callable[[], Learner], job: Job, stop: StopRequest) -> No
         progress = Progress(**found[1]) if found else Progress()
         if job.world.main:
             drop_snapshots(job.folder, len(progress.metrics))
-        outcome = _do_steps(learner, job, progress, startup, stop)
-        _finish(learner, job, progress, startup, outcome)
+            (job.folder / SUMS).unlink(missing_ok=True)  # of a run that lost its manifest
+        tables = _tables(job, progress) if job.world.main else {}
+        outcome = _do_steps(learner, job, progress, startup, stop, tables)
+        _finish(learner, job, progress, startup, outcome, tables)
+
+
+def _tables(job: Job, progress: Progress) -> dict[str, files.GrowingTable]:
+    """The tables of a run, by name; from here on its rows are readable while it goes on."""
+    rows = {"metrics.csv": progress.metrics, "timing.csv": progress.timing}
+    rows[VALIDATION] = progress.validation
+    return {name: files.GrowingTable(job.folder / name, of) for name, of in rows.items()}
 
 
 def _do_steps(
-    learner: Learner, job: Job, progress: Progress, startup: float, stop: StopRequest
+    learner: Learner,
+    job: Job,
+    progress: Progress,
+    startup: float,
+    stop: StopRequest,
+    tables: dict[str, files.GrowingTable],
 ) -> Outcome:
     """The remaining steps, up to the first that fails, with a checkpoint at every interval.
 
@@ -440,6 +457,8 @@ def _do_steps(
             row = {f"{phase}_s": round(seconds, 6) for phase, seconds in spent.items()}
             total = {"total_s": round(sum(spent.values()), 6)}
             progress.timing.append({"step": step} | row | total)
+            for table in tables.values():
+                table.update()
             bar.set_postfix({job.shown: f"{progress.metrics[-1][job.shown]:.3f}"}, refresh=False)
             bar.update()
             if end := learner.outcome(progress.metrics):
@@ -473,7 +492,12 @@ def _bar(job: Job, done: int) -> tqdm:
 
 
 def _finish(
-    learner: Learner, job: Job, progress: Progress, startup: float, outcome: Outcome
+    learner: Learner,
+    job: Job,
+    progress: Progress,
+    startup: float,
+    outcome: Outcome,
+    tables: dict[str, files.GrowingTable],
 ) -> None:
     """Outputs and manifest, then their checksums, then no more checkpoints."""
     folder, world = job.folder, job.world
@@ -489,19 +513,18 @@ def _finish(
     if world.main:
         more = [VALIDATION] * bool(progress.validation)
         with sealing(folder / SUMS, [*OUTPUTS, *more]):
-            _write_outputs(aside, job, progress)
+            _write_outputs(aside, job, tables)
             files.write_json(folder / "manifest.json", _manifest(learner, job, progress, outcome))
         shutil.rmtree(job.checkpoints, ignore_errors=True)
     world.wait()
 
 
-def _write_outputs(model: Path, job: Job, progress: Progress) -> None:
+def _write_outputs(model: Path, job: Job, tables: dict[str, files.GrowingTable]) -> None:
     """The tables of a run, and its model, which was saved next to them."""
     files.write_atomic(job.folder / "config.yaml", dump_yaml(job.config))
-    files.write_rows(job.folder / "metrics.csv", progress.metrics, ["step"])
-    files.write_rows(job.folder / "timing.csv", progress.timing, ["step"])
-    if progress.validation:
-        files.write_rows(job.folder / VALIDATION, progress.validation, [])
+    for name, table in tables.items():
+        if table.rows or name != VALIDATION:
+            table.finish(["step"])
     with files.room_for(job.folder):
         files.move_folder(model, job.folder / "model")
 
