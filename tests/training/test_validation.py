@@ -72,6 +72,8 @@ def test_an_interrupted_run_is_looked_at_as_an_undisturbed_one(train, tiny_study
             patch.setattr(Trainer, "step", dying)
             with pytest.raises(KeyError):
                 train("b", **LOOKED_AT)
+        seen = rows_of(tiny_study("b").run_folder(run_of("grpo")) / "validation.csv")
+        assert list(dict.fromkeys(row["step"] for row in seen)) == ["0", "4"]
     study, resumed = train("b", **LOOKED_AT)
     assert contents(resumed) == contents(undisturbed)
     for number in (3, 6):

@@ -431,6 +431,8 @@ def _do_steps(
 ) -> Outcome:
     """The remaining steps, up to the first that fails, with a checkpoint at every interval.
 
+    tables: those of the main process, which grow with every step.
+
     Raises StoppedError, after a checkpoint, if any of the processes was told to stop.
     """
 
@@ -442,6 +444,12 @@ def _do_steps(
             save_checkpoint(*where, *networks, state, job.world, learner.kept())
 
     saved = len(progress.metrics)
+
+    def look(updates: int) -> None:
+        progress.validation += learner.validate(updates)
+        if VALIDATION in tables:
+            tables[VALIDATION].update()
+
     with _bar(job, saved) as bar:
         for step in range(saved, job.steps):
             # All must stop at the same step, though a signal reaches each at its own time.
@@ -450,7 +458,7 @@ def _do_steps(
                     save()
                 job.world.leave()
                 raise StoppedError(number, job.title, step, job.steps)
-            progress.validation += learner.validate(step)
+            look(step)
             before = dict(learner.clock.seconds)
             progress.metrics.append(learner.step(step))
             spent = {p: learner.clock.seconds.get(p, 0) - before.get(p, 0) for p in learner.phases}
@@ -469,7 +477,7 @@ def _do_steps(
             if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.steps:
                 save()
                 saved = step + 1
-    progress.validation += learner.validate(job.steps)
+    look(job.steps)
     return Outcome("finished", job.steps - 1)
 
 
