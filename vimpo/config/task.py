@@ -266,6 +266,12 @@ class DatasetTask(Strict):
     )
     order_seed: Seed = Field(0, description="with the run's seed, decides the order of problems")
     boxed_only: bool = Field(True, description="a response without a box is wrong")
+    evaluated_only: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="an answer must be a number that is worked out: 4 + 3, 14/2 and 10^2 are wrong. "
+        "For problems that are expressions, whose echo would otherwise be right",
+    )
     verifier: VerifierLimits = VerifierLimits()
     benchmarks: dict[Name, RealBenchmark] = Field(
         {

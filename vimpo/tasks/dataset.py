@@ -106,8 +106,14 @@ class DatasetProblems:
         prompts = {row.id: prompter(row.problem, row.turns) for row in distinct.values()}
         short = self._short_enough(list(distinct.values()), prompts, tokenizer)
         golds = [row.answer for row in short]
-        verdicts = zip(self.verifier.readable(golds), accepted(golds, self.verifier), strict=True)
-        readable = self._with_gold(short, [all(pair) for pair in verdicts])
+        worked_out = self.verifier.evaluated(golds) if config.evaluated_only else {}
+        verdicts = [
+            readable and own and worked_out.get(gold, True)
+            for gold, readable, own in zip(
+                golds, self.verifier.readable(golds), accepted(golds, self.verifier), strict=True
+            )
+        ]
+        readable = self._with_gold(short, verdicts)
         self.problems = {
             row.id: DatasetProblem(row.id, prompts[row.id], row.answer, row.solution, row.problem)
             for row in readable
@@ -170,8 +176,9 @@ class DatasetProblems:
         self.counts["unreadable"] += len(faulty)
         if faulty and self.config.unreadable_answers == "refuse":
             row = faulty[0]
+            what = "worked-out numbers" if self.config.evaluated_only else "mathematics"
             raise ConfigError(
-                f"task.datasets: {len(faulty)} gold answers cannot be read as mathematics, such as "
+                f"task.datasets: {len(faulty)} gold answers cannot be read as {what}, such as "
                 f"{row.answer[:SHOWN]!r} in {row.place}{f', which {row.fault}' * bool(row.fault)}; "
                 "allowed: an answer_pattern that finds the answer, another answer column, or "
                 "task.unreadable_answers: drop"
@@ -215,7 +222,8 @@ class DatasetProblems:
 
     def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
         golds = [problem.answer for problem in problems]
-        return [float(m) for m in self.verifier.grade(golds, responses, self.config.boxed_only)]
+        how = (self.config.boxed_only, self.config.evaluated_only)
+        return [float(mark) for mark in self.verifier.grade(golds, responses, *how)]
 
     def provenance(self, seed: int) -> dict:
         """Counts, files with their checksums, and the digest of the first epoch's order."""

@@ -41,10 +41,20 @@ class Verifier:
         self._verdicts: OrderedDict[tuple, bool] = OrderedDict()
 
     def grade(
-        self, golds: Sequence[str], responses: Sequence[str], boxed_only: bool = True
+        self,
+        golds: Sequence[str],
+        responses: Sequence[str],
+        boxed_only: bool = True,
+        evaluated_only: bool = False,
     ) -> list[bool]:
-        """Is each response right? A response is right if one of its :func:`answers` is."""
-        found = [answers(response, boxed_only) for response in responses]
+        """Is each response right? A response is right if one of its :func:`answers` is.
+
+        evaluated_only: and if that one is a number that is worked out, which `4 + 3` is not.
+        """
+        found = [answers(response, boxed_only, evaluated_only) for response in responses]
+        if evaluated_only:
+            worked_out = self.evaluated([answer for given in found for answer in given])
+            found = [[answer for answer in given if worked_out[answer]] for given in found]
         pairs = [(g, a) for g, given in zip(golds, found, strict=True) for a in given]
         right = dict(zip(pairs, self.equivalent(pairs), strict=True))
         return [any(right[g, a] for a in given) for g, given in zip(golds, found, strict=True)]
@@ -60,6 +70,14 @@ class Verifier:
             self._verdicts[key] if (known := jobs[key]) is None else known
             for key in (("is_equivalent", *pair) for pair in pairs)
         ]
+
+    def evaluated(self, given: Sequence[str]) -> dict[str, bool]:
+        """Is each answer a number that is worked out?"""
+        known = {a: bool(INTEGER.fullmatch(a.strip())) for a in given}
+        known |= {a: False for a in given if len(a) > LONGEST_ANSWER}
+        asked = [a for a in known if not known[a] and len(a) <= LONGEST_ANSWER]
+        self._ask([("is_evaluated", a) for a in asked])
+        return known | {a: self._verdicts["is_evaluated", a] for a in asked}
 
     def readable(self, golds: Sequence[str]) -> list[bool]:
         """Can each gold answer be judged? Prose, fragments and empty texts cannot be."""

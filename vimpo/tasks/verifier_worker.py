@@ -26,6 +26,7 @@ def main(descriptor: int, seconds: float, memory_mb: int) -> None:
 
     judges: dict[str, Callable[..., bool]] = {
         "is_equivalent": equality.is_equivalent,
+        "is_evaluated": equality.is_evaluated,
         "is_readable": equality.is_readable,
         "stock_score": stock_score,
     }
