@@ -204,7 +204,9 @@ def test_rewards_are_the_verifiers_verdicts(path):
 
 def test_golds_must_be_worked_out_where_answers_must_be(tmp_path):
     path = tmp_path / "sums.jsonl"
-    path.write_text('{"problem": "6 / 8 =", "answer": "6/8"}\n{"problem": "1 + 1 =", "answer": "2"}\n')
+    path.write_text(
+        '{"problem": "6 / 8 =", "answer": "6/8"}\n{"problem": "1 + 1 =", "answer": "2"}\n'
+    )
     make_task(task_of(str(path)), byte_tokenizer())
     with pytest.raises(ConfigError, match="1 gold answers cannot be read as worked-out numbers"):
         make_task(task_of(str(path), evaluated_only=True), byte_tokenizer())

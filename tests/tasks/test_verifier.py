@@ -94,9 +94,30 @@ def test_gold_answers_that_cannot_be_judged_are_known():
 
 
 def test_numbers_that_are_worked_out():
-    for answer in ("7", "−4", "3/4", r"\frac{1}{2}", "1,000", r"7\text{ cm}", "50%", "x=7", "1 3/4"):
+    for answer in (
+        "7",
+        "−4",
+        "3/4",
+        r"\frac{1}{2}",
+        "1,000",
+        r"7\text{ cm}",
+        "50%",
+        "x=7",
+        "1 3/4",
+    ):
         assert is_evaluated(answer), answer
-    for answer in ("4+3", "14/2", "6/8", "10^2", r"2 \times 3", r"\sqrt{4}", "(4)+(3)", "4!", "", "x"):
+    for answer in (
+        "4+3",
+        "14/2",
+        "6/8",
+        "10^2",
+        r"2 \times 3",
+        r"\sqrt{4}",
+        "(4)+(3)",
+        "4!",
+        "",
+        "x",
+    ):
         assert not is_evaluated(answer), answer
     assert is_evaluated("4 + 3 = 7")
     assert not is_evaluated("4 + 3 =")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks.answers import LONGEST_ANSWER, answers
+from vimpo.tasks.extraction import extracted
 from vimpo.tasks.pool import GuardedPool
 
 CACHED_VERDICTS = 200_000
@@ -58,6 +59,20 @@ class Verifier:
         pairs = [(g, a) for g, given in zip(golds, found, strict=True) for a in given]
         right = dict(zip(pairs, self.equivalent(pairs), strict=True))
         return [any(right[g, a] for a in given) for g, given in zip(golds, found, strict=True)]
+
+    def grade_by(
+        self, rule: str | dict[str, str], golds: Sequence[str], responses: Sequence[str]
+    ) -> list[bool]:
+        """Is what each response answers by a rule of vimpo/tasks/extraction.py the gold answer?"""
+        if rule == "boxed":
+            return self.grade(golds, responses)
+        if isinstance(rule, dict):  # a pattern may take time without limit
+            jobs = [("is_found", g, rule, text) for g, text in zip(golds, responses, strict=True)]
+            return self.pool.run(jobs)
+        found = [extracted(rule, response) for response in responses]
+        pairs = [(g, answer) for g, answer in zip(golds, found, strict=True) if answer is not None]
+        right = dict(zip(pairs, self.equivalent(pairs), strict=True))
+        return [right.get((g, a or ""), False) for g, a in zip(golds, found, strict=True)]
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Does each answer equal its gold? pairs: (gold, answer), the answer as it is boxed."""
