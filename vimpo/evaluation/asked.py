@@ -41,6 +41,10 @@ class BenchmarkTask(ABC):
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         """Is each response right?"""
 
+    def scores(self, doc: dict, responses: Sequence[str], marks: Sequence[bool]) -> Sequence[float]:
+        """What each response counts in the mean: 1 if it is right, unless a metric says more."""
+        return marks
+
     def stock_marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         """Is each response right by the definition's own metric, if it has one?"""
         raise NotImplementedError
@@ -72,7 +76,7 @@ class BenchmarkTask(ABC):
             if isinstance(responses, str):
                 raise TypeError("score needs all responses to a problem: take_first_k is missing")
             marks, n = self.marks(doc, responses), len(responses)
-            scores: dict[str, Any] = {"accuracy": _share(marks)}
+            scores: dict[str, Any] = {"accuracy": _share(self.scores(doc, responses, marks))}
             if self.stock_metric:
                 scores["stock"] = _share(self.stock_marks(doc, responses))
             if self.grades_steps:
@@ -93,5 +97,5 @@ class BenchmarkTask(ABC):
         }
 
 
-def _share(marks: Sequence[bool]) -> float:
+def _share(marks: Sequence[float]) -> float:
     return sum(marks) / len(marks)

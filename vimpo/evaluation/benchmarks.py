@@ -46,7 +46,7 @@ def benchmark_task(
     spec = study.task.benchmarks[name]
     if isinstance(spec, RealBenchmark):
         return RealTask(study, name, spec, tokenizer)
-    if isinstance(spec, OwnBenchmark):
+    if isinstance(spec, OwnBenchmark):  # these modules read definitions by this one
         from vimpo.evaluation.own import OwnTask
 
         return OwnTask(study, name, spec, tokenizer)
