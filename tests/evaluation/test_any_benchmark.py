@@ -294,6 +294,35 @@ def test_own_problems_take_the_columns_of_training_data(tmp_path, kind):
     assert study.task.benchmarks["own"].sha256  # what is replaced is another study
 
 
+@pytest.mark.parametrize(
+    ("rule", "text"), [("boxed", r"\boxed{%s}"), ({"pattern": "= (.*)"}, "= %s")]
+)
+def test_an_echo_of_an_own_problem_can_be_refused(tmp_path, rule, text):
+    path = lines(tmp_path / "own.jsonl", ROWS)
+    fields = {"path": path, "problem": "ask", "answer": "gold", "extract": rule}
+    study = study_of(echo=fields, strict=fields | {"evaluated_only": True})
+
+    def echo(prompt, index):
+        return text % f"{gold_of(prompt) // 2} + {gold_of(prompt) // 2}"
+
+    assert scored(study, "echo", echo)[0]["sampled"]["value"] == 1
+    assert scored(study, "strict", echo)[0]["sampled"]["value"] == 0
+    right = scored(study, "strict", lambda p, i: text % gold_of(p))[0]
+    assert right["sampled"]["value"] == 1
+
+
+def test_definitions_are_part_of_a_study(tmp_path):
+    definition(tmp_path, "sums", output_type="generate_until")
+    fields = {"task": "sums", "include_path": str(tmp_path), "metric": "exact_match"}
+    study = study_of(x=fields)
+    check_before_running(study)
+    lines(tmp_path / "sums.jsonl", ROWS[:2])
+    assert study_of(x=fields).evaluation_digest() != study.evaluation_digest()
+    with pytest.raises(ConfigError, match=r"^task\.benchmarks\.x\.include_path: .* has changed"):
+        check_before_running(study)
+    assert study_of(x={"task": "arc_easy", "metric": "acc"}).task.benchmarks["x"].sha256 is None
+
+
 def test_faults_of_own_problems_are_told_before_anything_runs(tmp_path):
     path = lines(tmp_path / "own.jsonl", ROWS)
     with pytest.raises(

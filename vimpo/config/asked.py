@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from vimpo.config.benchmarks import BENCHMARKS, Published, with_stock_style
-from vimpo.config.contents import ContentDigest
+from vimpo.config.contents import ContentDigest, DefinitionsDigest
 from vimpo.config.sources import GymSettings, ProblemSource
 from vimpo.config.texts import Extraction, GymExtraction, Template
 from vimpo.config.types import Count, Strict
@@ -122,6 +122,7 @@ class RegisteredBenchmark(FreeBenchmark):
     include_path: str | None = Field(
         None, description="folder with definitions (YAML) in lm-eval's format, beside its own"
     )
+    sha256: DefinitionsDigest = None
     metric: str = Field(
         min_length=1, description="the metric that counts: a mean of the task's, such as `acc`"
     )
@@ -147,6 +148,9 @@ class OwnBenchmark(ProblemSource, FreeBenchmark):
     split: str = Field("test", description="split of a hub dataset")
     prompt: Template | None = Field(None, description="default: the task's own")
     extract: Extraction = Field("boxed", description="what in a response is its answer")
+    evaluated_only: bool | None = Field(
+        None, description="an answer must be a worked-out number; default: as in training"
+    )
     limit: Count | None = Field(None, description="only the first problems, to try things out")
 
     @property

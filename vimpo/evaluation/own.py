@@ -34,6 +34,9 @@ class OwnTask(BenchmarkTask):
         self.max_response = spec.max_response or study.train.max_response
         self.prompter = Prompter(study.task, tokenizer, spec.prompt)
         self.verifier = shared_verifier(getattr(study.task, "verifier", VerifierLimits()))
+        of_training = getattr(study.task, "evaluated_only", False)
+        asked = spec.evaluated_only
+        self.evaluated_only = of_training if asked is None else asked
         self._rows: list[dict] | None = None
 
     def definition(self) -> dict:
@@ -49,7 +52,11 @@ class OwnTask(BenchmarkTask):
                     f"of the source; allowed: 1 to {len(found)}"
                 )
             found = found[: self.spec.limit]
-            right = accepted([row.answer for row in found], self.verifier)
+            golds = [row.answer for row in found]
+            right = accepted(golds, self.verifier)
+            if self.evaluated_only:
+                worked_out = self.verifier.evaluated(golds)
+                right = [own and worked_out[g] for own, g in zip(right, golds, strict=True)]
             for row, is_right in zip(found, right, strict=True):
                 if row.fault or not is_right:
                     raise ConfigError(
@@ -74,4 +81,4 @@ class OwnTask(BenchmarkTask):
         golds = [doc["answer"]] * len(responses)
         rule = self.spec.extract
         plain = rule.model_dump() if isinstance(rule, Pattern) else rule
-        return self.verifier.grade_by(plain, golds, responses)
+        return self.verifier.grade_by(plain, golds, responses, self.evaluated_only)

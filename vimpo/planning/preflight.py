@@ -21,13 +21,14 @@ from vimpo.config import (
     DatasetTask,
     OwnBenchmark,
     RealBenchmark,
+    RegisteredBenchmark,
     Study,
     TextTask,
     digest,
     load_study,
 )
 from vimpo.config.algorithms import read_own_file
-from vimpo.config.contents import check_content
+from vimpo.config.contents import check_content, definitions_digest
 from vimpo.config.load import setting_differences
 from vimpo.config.models import NO_RECIPE, NO_RESULT
 from vimpo.config.task import check_step_grades, uses_gym
@@ -176,6 +177,9 @@ def _check_contents(study: Study) -> None:
     for name, benchmark in study.task.benchmarks.items():
         if isinstance(benchmark, RealBenchmark | OwnBenchmark):
             check_content(f"task.benchmarks.{name}.path", benchmark.path, benchmark.sha256)
+        if isinstance(benchmark, RegisteredBenchmark):
+            field, folder = f"task.benchmarks.{name}.include_path", benchmark.include_path
+            check_content(field, folder, benchmark.sha256, definitions_digest)
 
 
 # Changing one of these makes new cells incomparable with those a folder already holds.

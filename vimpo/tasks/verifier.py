@@ -61,15 +61,25 @@ class Verifier:
         return [any(right[g, a] for a in given) for g, given in zip(golds, found, strict=True)]
 
     def grade_by(
-        self, rule: str | dict[str, str], golds: Sequence[str], responses: Sequence[str]
+        self,
+        rule: str | dict[str, str],
+        golds: Sequence[str],
+        responses: Sequence[str],
+        evaluated_only: bool = False,
     ) -> list[bool]:
-        """Is what each response answers by a rule of vimpo/tasks/extraction.py the gold answer?"""
+        """Is what each response answers by a rule of vimpo/tasks/extraction.py the gold answer?
+
+        evaluated_only: as in :meth:`grade`.
+        """
         if rule == "boxed":
-            return self.grade(golds, responses)
+            return self.grade(golds, responses, evaluated_only=evaluated_only)
         if isinstance(rule, dict):  # a pattern may take time without limit
-            jobs = [("is_found", g, rule, text) for g, text in zip(golds, responses, strict=True)]
-            return self.pool.run(jobs)
+            both = zip(golds, responses, strict=True)
+            return self.pool.run([("is_found", g, rule, text, evaluated_only) for g, text in both])
         found = [extracted(rule, response) for response in responses]
+        if evaluated_only:
+            worked_out = self.evaluated([answer for answer in found if answer is not None])
+            found = [answer if worked_out.get(answer or "") else None for answer in found]
         pairs = [(g, answer) for g, answer in zip(golds, found, strict=True) if answer is not None]
         right = dict(zip(pairs, self.equivalent(pairs), strict=True))
         return [right.get((g, a or ""), False) for g, a in zip(golds, found, strict=True)]

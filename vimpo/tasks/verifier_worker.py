@@ -55,9 +55,12 @@ def own_judges() -> dict[str, Callable[..., bool]]:
     from vimpo.tasks.answers import LONGEST_ANSWER
     from vimpo.tasks.extraction import extracted
 
-    def is_found(gold: str, rule: dict[str, str], response: str) -> bool:
+    def is_found(gold: str, rule: dict[str, str], response: str, evaluated_only: bool) -> bool:
         answer = extracted(rule, response)
-        return answer is not None and equality.is_equivalent(gold, answer[:LONGEST_ANSWER])
+        if answer is None or len(answer) > LONGEST_ANSWER:
+            return False
+        worked_out = not evaluated_only or equality.is_evaluated(answer)
+        return worked_out and equality.is_equivalent(gold, answer)
 
     return {
         "is_equivalent": equality.is_equivalent,
