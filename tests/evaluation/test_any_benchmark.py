@@ -169,6 +169,23 @@ def test_the_verifier_can_judge_free_answers_instead(folder):
         assert wrong["sampled"]["value"] == 0
 
 
+def test_a_gold_is_found_in_a_worked_target(folder, tmp_path):
+    worked = {"output_type": "generate_until", "doc_to_target": "twice {{ask}} #### {{gold}}"}
+    definition(tmp_path, "worked", **worked)
+    fields = {"task": "worked", "include_path": str(tmp_path), "metric": "exact_match"}
+    study = study_of(x=fields | {"extract": "boxed", "answer_pattern": "#### (.+)"})
+    results, logs, _ = scored(study, "x", lambda p, i: rf"\boxed{{{gold_of(p)}}}")
+    assert (results["sampled"]["value"], logs[0]["answer"]) == (1, "2")
+    with pytest.raises(
+        ConfigError, match=r"x\.extract: the gold answer 'twice What .* cannot be ju"
+    ):
+        benchmark_task(study_of(x=fields | {"extract": "boxed"}), "x")
+    with pytest.raises(
+        ConfigError, match=r"^task\.benchmarks\.x\.answer_pattern: .* with extract$"
+    ):
+        study_of(x=fields | {"answer_pattern": "#### (.+)"})
+
+
 def test_multiple_choice_has_one_score_under_every_decoder(folder):
     fields = {"task": "chosen_sums", "include_path": str(folder), "metric": "acc"}
     study = study_of(choices=fields | {"limit": 5}, evaluation={"pass_at": [1, 2]})

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from vimpo.config.benchmarks import BENCHMARKS, Published, with_stock_style
 from vimpo.config.contents import ContentDigest, DefinitionsDigest
 from vimpo.config.sources import GymSettings, ProblemSource
-from vimpo.config.texts import Extraction, GymExtraction, Template
+from vimpo.config.texts import Extraction, GymExtraction, Template, one_group
 from vimpo.config.types import Count, Strict
 
 
@@ -134,12 +134,29 @@ class RegisteredBenchmark(FreeBenchmark):
         description="free answers: let the suite's verifier judge what this rule finds instead; "
         "`metric` is then reported beside it",
     )
+    answer_pattern: str | None = Field(
+        None, description="with extract: what in the task's target is the gold (gsm8k: `#### (.+)`)"
+    )
     limit: Count | None = Field(None, description="only the first problems, to try things out")
 
     @property
     def problems(self) -> int | None:
         """How many problems are scored; None for all that the source has."""
         return self.limit
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _pattern_has_a_group(cls, value: str | None) -> str | None:
+        return None if value is None else one_group(value)
+
+    @model_validator(mode="after")
+    def _golds_are_for_the_verifier(self) -> RegisteredBenchmark:
+        if self.answer_pattern and self.extract is None:
+            raise ValueError(
+                f"answer_pattern: {self.answer_pattern!r:.80} finds a gold for the verifier, which "
+                "is not asked; allowed: null, or with extract"
+            )
+        return self
 
 
 class OwnBenchmark(ProblemSource, FreeBenchmark):

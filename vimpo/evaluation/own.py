@@ -53,7 +53,8 @@ class OwnTask(BenchmarkTask):
                 )
             found = found[: self.spec.limit]
             golds = [row.answer for row in found]
-            right = accepted(golds, self.verifier)
+            both = zip(accepted(golds, self.verifier), self.verifier.readable(golds), strict=True)
+            right = [own and readable for own, readable in both]
             if self.evaluated_only:
                 worked_out = self.verifier.evaluated(golds)
                 right = [own and worked_out[g] for own, g in zip(right, golds, strict=True)]
@@ -61,7 +62,7 @@ class OwnTask(BenchmarkTask):
                 if row.fault or not is_right:
                     raise ConfigError(
                         f"{self.field}.answer: the gold answer {row.answer[:80]!r} of {row.place} "
-                        f"{row.fault or 'is not accepted as its own answer'}; allowed: a column "
+                        f"{row.fault or 'cannot be judged by the verifier'}; allowed: a column "
                         "whose answers can be judged, or an answer_pattern that finds them"
                     )
             self._rows = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -98,19 +99,24 @@ class RegisteredTask(BenchmarkTask):
             return
         if self.spec.extract:
             golds = [self.gold(doc) for doc in self.docs]
-            for i, right in enumerate(accepted(golds, self.verifier)):
-                if not right:
+            own = accepted(golds, self.verifier)
+            for i, both in enumerate(zip(own, self.verifier.readable(golds), strict=True)):
+                if not all(both):
                     raise ConfigError(
                         f"{self.field}.extract: the gold answer {golds[i][:80]!r} of problem "
                         f"{i + 1} cannot be judged by the verifier; allowed: null, for the task's "
-                        "own metric"
+                        "own metric, or with an answer_pattern that finds it"
                     )
         self.score(self.docs[0], "")  # a fault of the definition shows here
 
     def gold(self, doc: dict) -> str:
-        """The gold answer; of several, the first."""
+        """The gold answer; of several, the first. Empty if answer_pattern does not find it."""
         target = self.stock.doc_to_target(doc)
-        return str(target[0] if isinstance(target, list) else target).strip()
+        text = str(target[0] if isinstance(target, list) else target).strip()
+        if self.spec.answer_pattern is None:
+            return text
+        match = re.search(self.spec.answer_pattern, text)
+        return (match[1] or "").strip() if match else ""
 
     @functools.cached_property
     def _prompts(self) -> list[str]:
