@@ -9,7 +9,15 @@ from vimpo.config import GymBenchmark, GymTask, Study
 from vimpo.config.task import VerifierLimits
 from vimpo.evaluation.asked import BenchmarkTask
 from vimpo.evaluation.benchmarks import load_definition
-from vimpo.tasks.gym import Draws, GymProblem, check_generator, generator_of, shared_judge
+from vimpo.tasks.gym import (
+    TRIED,
+    Draws,
+    GymProblem,
+    all_of_them,
+    check_generator,
+    generator_of,
+    gym_judge,
+)
 from vimpo.tasks.prompts import Prompter, unmarked
 
 if TYPE_CHECKING:
@@ -31,9 +39,9 @@ class GymBenchmarkTask(BenchmarkTask):
         self.samples, self.pass_at = study.samples_of(name), study.evaluation.pass_at
         self.max_response = spec.max_response or study.train.max_response
         self.prompter = Prompter(task, tokenizer, spec.prompt)
-        self.judge = shared_judge(getattr(task, "verifier", VerifierLimits()))
+        limits = getattr(task, "verifier", VerifierLimits())
         usual = (task.extract, task.right_from) if isinstance(task, GymTask) else ("boxed", 1.0)
-        self.rule, self.right_from = spec.extract or usual[0], usual[1]
+        self.judge = gym_judge(limits, spec.extract or usual[0], usual[1])
         self._problems: list[GymProblem] | None = None
 
     def problems(self) -> list[GymProblem]:
@@ -41,10 +49,11 @@ class GymBenchmarkTask(BenchmarkTask):
         if self._problems is None:
             generator = generator_of(self.spec, f"task.benchmarks.{self.name}")
             check_generator(generator, "dataset")
-            draws = Draws([(generator, 1.0)], self.prompter, lambda prompt: True)
-            found = draws.distinct(self.spec.problems, f"test:{self.name}", held_out=True)
-            self.judge.check(found, "dataset", self.rule, self.right_from)
-            self._problems = found
+            drawn = ([(generator, 1.0)], self.prompter, lambda prompt: True)
+            tried = Draws(*drawn, all_of_them).distinct(TRIED, "check", held_out=True)
+            self.judge.check(tried, "dataset")
+            draws = Draws(*drawn, self.judge.usable)
+            self._problems = draws.distinct(self.spec.problems, f"test:{self.name}", held_out=True)
         return self._problems
 
     def definition(self) -> dict:
@@ -62,4 +71,4 @@ class GymBenchmarkTask(BenchmarkTask):
 
     def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
         problem = self.problems()[doc["number"]]
-        return self.judge.grade([problem] * len(responses), responses, self.rule, self.right_from)
+        return self.judge.grade([problem] * len(responses), responses)

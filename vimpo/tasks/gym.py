@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from vimpo.tasks import Problem
 
 PATIENCE = 200  # draws in a row that may bring no new problem
-TRIED = 4  # problems of each generator whose own answers must score before anything runs
+TRIED = 8  # problems of each generator, half of which must be judged before anything runs
 SURVEYED = 128  # draws that show whether a generator repeats itself
 SHOWN = 6  # names that a message suggests
 # How a response that gives an answer may look, by rule.
 ANSWERED = {
-    "boxed": "\\boxed{{{}}}",
-    "last_number": "The answer is {}",
-    "library": "<answer>{}</answer>",
+    "boxed": "\\boxed{%s}",
+    "last_number": "The answer is %s",
+    "library": "<answer>%s</answer>",
 }
 OWN_FIELDS = {"seed", "size"}  # of a data set's configuration; the suite sets them
 
@@ -154,68 +154,81 @@ def _data_sets(field: str, name: str) -> dict[str, Any]:
 # --- Judging --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class GymJudge:
-    """reasoning-gym's own scores, in guarded processes that draw each entry again."""
+    """reasoning-gym's own scores, in guarded processes that draw each entry again.
 
-    def __init__(self, limits: VerifierLimits) -> None:
-        self.pool = GuardedPool(limits, "vimpo.tasks.gym_judges")
+    rule: what in a response is its answer; right_from: the lowest score that is right.
+    """
 
-    def grade(
-        self,
-        problems: Sequence[GymProblem],
-        responses: Sequence[str],
-        rule: str | Pattern,
-        right_from: float,
-    ) -> list[bool]:
-        """Is what each response answers by the rule right?"""
-        plain = rule.model_dump() if isinstance(rule, Pattern) else rule
-        jobs = [
-            ("is_right", p.generator.name, p.generator.settings, p.seed, plain, right_from, text)
-            for p, text in zip(problems, responses, strict=True)
-        ]
-        return self.pool.run(jobs)
+    pool: GuardedPool
+    rule: str | Pattern
+    right_from: float
 
-    def check(
-        self, problems: Sequence[GymProblem], named: str, rule: str | Pattern, right_from: float
-    ) -> None:
-        """Raise ConfigError for a problem that another process draws differently, or cannot score.
+    @property
+    def _rule(self) -> Any:
+        return self.rule.model_dump() if isinstance(self.rule, Pattern) else self.rule
 
-        named: the field of a generator's name.
+    def grade(self, problems: Sequence[GymProblem], responses: Sequence[str]) -> list[bool]:
+        """Is what each response answers right?"""
+        asked = (self._rule, self.right_from)
+        both = zip(problems, responses, strict=True)
+        return self.pool.run([("is_right", *place(p), *asked, text) for p, text in both])
+
+    def usable(self, problems: Sequence[GymProblem]) -> list[bool]:
+        """Is each problem the same in another process, and its own answer right?"""
+        asked = (self._rule, self.right_from)
+        return self.pool.run(
+            [("is_usable", *place(p), p.drawn, *asked, self._answered(p)) for p in problems]
+        )
+
+    def _answered(self, problem: GymProblem) -> str | None:
+        """A response that gives a problem's own answer; None for patterns."""
+        return None if isinstance(self.rule, Pattern) else ANSWERED[self.rule] % problem.answer
+
+    def check(self, problems: Sequence[GymProblem], named: str) -> None:
+        """Raise ConfigError if a problem is not drawn again, or if most cannot be scored.
+
+        named: the field of the generator's name.
         """
-        places = [(p.generator.name, p.generator.settings, p.seed) for p in problems]
-        drawn = [problem.drawn for problem in problems]
-        same = self.pool.run([("same_entry", *at, d) for at, d in zip(places, drawn, strict=True)])
-        right = self.pool.run([("gold_is_right", *place, right_from) for place in places])
-        found = right
-        if not isinstance(rule, Pattern):  # no response can be made up for a pattern
-            golds = [ANSWERED[rule].format(problem.answer) for problem in problems]
-            found = self.grade(problems, golds, rule, right_from)
-        for problem, is_same, is_right, is_found in zip(problems, same, right, found, strict=True):
-            where = f"{problem.generator.field}.{named}: '{problem.generator.name}'"
-            if not is_same:
-                raise ConfigError(
-                    f"{where} does not draw the same problem from the same seed in every process; "
-                    "allowed: a data set that does, or PYTHONHASHSEED=0 in the environment"
-                )
-            if not is_right:
-                raise ConfigError(
-                    f"{where} cannot be scored: its own answer {problem.answer[:80]!r} scores "
-                    f"below {right_from:g} or takes longer than task.verifier allows; allowed: a "
-                    "data set that accepts its own answers"
-                )
-            if not is_found:
-                text = ANSWERED[str(rule)].format(problem.answer)
-                others = ", ".join(name for name in ANSWERED if name != rule)
-                raise ConfigError(
-                    f"{where} cannot be scored with extract: {rule}, which finds no right answer "
-                    f"in {text!r:.120}; allowed: {others} or a pattern"
-                )
+        first = problems[0]
+        where = f"{first.generator.field}.{named}: '{first.generator.name}'"
+        if not all(self.pool.run([("same_entry", *place(p), p.drawn) for p in problems])):
+            raise ConfigError(
+                f"{where} does not draw the same problem from the same seed in every process; "
+                "allowed: a data set that does, or PYTHONHASHSEED=0 in the environment"
+            )
+        scored = self.pool.run([("gold_is_right", *place(p), self.right_from) for p in problems])
+        if 2 * sum(scored) < len(problems):
+            faulty = problems[scored.index(False)]
+            raise ConfigError(
+                f"{where} cannot be scored: its own answer {faulty.answer[:80]!r} scores below "
+                f"{self.right_from:g} or takes longer than task.verifier allows; allowed: a data "
+                "set that accepts its own answers"
+            )
+        usable = self.usable(problems)
+        if 2 * sum(usable) < len(problems):
+            text = self._answered(problems[usable.index(False)])
+            others = ", ".join(name for name in ANSWERED if name != self.rule)
+            raise ConfigError(
+                f"{where} cannot be scored with extract: {self.rule}, which finds no right answer "
+                f"in {text!r:.120}; allowed: {others} or a pattern"
+            )
+
+
+def place(problem: GymProblem) -> tuple[str, str, int]:
+    """Where a worker finds a problem."""
+    return problem.generator.name, problem.generator.settings, problem.seed
+
+
+def gym_judge(limits: VerifierLimits, rule: str | Pattern, right_from: float) -> GymJudge:
+    """Judges of one set of limits share their processes."""
+    return GymJudge(_shared_pool(limits), rule, right_from)
 
 
 @functools.cache
-def shared_judge(limits: VerifierLimits) -> GymJudge:
-    """One per process and set of limits."""
-    return GymJudge(limits)
+def _shared_pool(limits: VerifierLimits) -> GuardedPool:
+    return GuardedPool(limits, "vimpo.tasks.gym_judges")
 
 
 # --- Drawing --------------------------------------------------------------------------------------
@@ -225,12 +238,13 @@ def shared_judge(limits: VerifierLimits) -> GymJudge:
 class Draws:
     """Problems of some generators, drawn by their weights.
 
-    fits: is a prompt short enough?
+    fits: is a prompt short enough? usable: which of some problems can be judged?
     """
 
     generators: Sequence[tuple[Generator, float]]
     prompter: Prompter
     fits: Callable[[str], bool]
+    usable: Callable[[Sequence[GymProblem]], list[bool]]
 
     def one(self, rng: random.Random, held_out: bool) -> GymProblem | None:
         """One problem; None if it is of the other side of the split, or too long."""
@@ -254,12 +268,16 @@ class Draws:
         found: dict[str, GymProblem] = {}
         in_vain = 0
         while len(found) < count:
-            problem = self.one(rng, held_out)
-            if problem is not None and problem.id not in found:
-                found[problem.id], in_vain = problem, 0
-                continue
-            in_vain += 1
-            if in_vain == PATIENCE:
+            drawn = [self.one(rng, held_out) for _ in range(count - len(found))]
+            new: dict[str, GymProblem] = {}
+            for problem in drawn:
+                if problem is not None and problem.id not in found:
+                    new.setdefault(problem.id, problem)
+            usable = zip(new.items(), self.usable(list(new.values())), strict=True)
+            kept = {identity: problem for (identity, problem), is_usable in usable if is_usable}
+            found |= kept
+            in_vain = 0 if kept else in_vain + len(drawn)
+            if in_vain >= PATIENCE:
                 side = "held-out" if held_out else "training"
                 raise ConfigError(
                     f"{self.generators[0][0].field}: only {len(found)} of {count} distinct {side} "
@@ -279,6 +297,11 @@ class Draws:
         ids = [problem.id for problem in drawn if problem is not None]
         distinct = len(set(ids))
         return len(ids) ** 2 // 8 if distinct == len(ids) else max(1, distinct // 2)
+
+
+def all_of_them(problems: Sequence[GymProblem]) -> list[bool]:
+    """Before it is known whether a generator's problems can be judged at all."""
+    return [True] * len(problems)
 
 
 class GymProblems:
@@ -305,17 +328,17 @@ class GymProblems:
         check_room(config.max_prompt, room)
         self.config = config
         self.benchmarks = tuple(config.benchmarks)
-        self.judge = shared_judge(config.verifier)
+        self.judge = gym_judge(config.verifier, config.extract, config.right_from)
         self.generators = [
             (generator_of(source, f"task.datasets[{i}]"), source.weight)
             for i, source in enumerate(config.datasets)
         ]
         self._tokenizer = tokenizer
-        self._draws = Draws(self.generators, Prompter(config, tokenizer), self._fits)
+        drawn = (Prompter(config, tokenizer), self._fits)
         for pair in self.generators:
-            one = Draws([pair], self._draws.prompter, self._fits)
-            tried = one.distinct(TRIED, "check", held_out=False)
-            self.judge.check(tried, "name", config.extract, config.right_from)
+            tried = Draws([pair], *drawn, all_of_them).distinct(TRIED, "check", held_out=False)
+            self.judge.check(tried, "name")
+        self._draws = Draws(self.generators, *drawn, self.judge.usable)
         self.training_problems(0, 0, batch_size)
         self.held_out(held_out)
 
@@ -347,8 +370,7 @@ class GymProblems:
         ours = [problem for problem in problems if isinstance(problem, GymProblem)]
         if len(ours) < len(problems):
             raise TypeError(f"{len(problems) - len(ours)} problems are not of this task")
-        marks = self.judge.grade(ours, responses, self.config.extract, self.config.right_from)
-        return [float(mark) for mark in marks]
+        return [float(mark) for mark in self.judge.grade(ours, responses)]
 
     def provenance(self, seed: int) -> dict:
         """The library's version, the data sets, and the digest of the first step's problems."""

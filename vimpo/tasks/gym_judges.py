@@ -70,6 +70,20 @@ def same_entry(name: str, settings: str, seed: int, drawn: str) -> bool:
     return fingerprint(_drawn(name, settings, seed)[1]) == drawn
 
 
+def is_usable(
+    name: str, settings: str, seed: int, drawn: str, rule: Any, right_from: float, gold: str | None
+) -> bool:
+    """Is the entry the same here, and is its own answer right?
+
+    gold: a response that gives this answer; None where no rule says how one looks.
+    """
+    if not same_entry(name, settings, seed, drawn):
+        return False
+    if gold is None:
+        return gold_is_right(name, settings, seed, right_from)
+    return is_right(name, settings, seed, rule, right_from, gold)
+
+
 def gold_is_right(name: str, settings: str, seed: int, right_from: float) -> bool:
     """Does an entry's own answer get full marks?"""
     made, entry = _drawn(name, settings, seed)
@@ -87,5 +101,10 @@ def is_right(
     return float(made.score_answer(answer.strip(), entry)) >= right_from
 
 
-JUDGES = {"same_entry": same_entry, "gold_is_right": gold_is_right, "is_right": is_right}
+JUDGES = {
+    "same_entry": same_entry,
+    "gold_is_right": gold_is_right,
+    "is_usable": is_usable,
+    "is_right": is_right,
+}
 guard()
