@@ -17,7 +17,7 @@ from vimpo.config.task import VerifierLimits
 from vimpo.tasks import make_task
 from vimpo.tasks.chain import is_held_out
 from vimpo.tasks.extraction import extracted
-from vimpo.tasks.gym_entries import HELD_OUT_SEEDS, TRAINING_SEEDS
+from vimpo.tasks.gym.entries import HELD_OUT_SEEDS, TRAINING_SEEDS
 
 GYM = pytest.importorskip(
     "reasoning_gym", reason="needs the extra: pip install -e '.[reasoning-gym]'"
@@ -215,7 +215,7 @@ def test_what_a_model_wrote_is_not_evaluated(tokenizer, tmp_path):
 
 
 def test_only_arithmetic_is_harmless():
-    from vimpo.tasks.gym_judges import guarded_eval, harmless
+    from vimpo.tasks.gym.judges import guarded_eval, harmless
 
     for text in ("1 + 2", "[['Q', '_'], [0, 1]]", "Integer (2 )*Symbol ('x' )", "-3**2", "(1, 2)"):
         assert harmless(text), text
@@ -253,7 +253,7 @@ def test_only_arithmetic_is_harmless():
     ],
 )  # fmt: skip
 def test_names_and_settings_are_checked(fields, message):
-    from vimpo.tasks.gym import check_gym
+    from vimpo.tasks.gym.generators import check_gym
 
     task = {"datasets": [SUMS], "benchmarks": None} | fields
     study = study_of(*task["datasets"], benchmarks=task["benchmarks"])
@@ -299,7 +299,7 @@ def test_the_few_problems_that_cannot_be_scored_are_drawn_again(tokenizer):
 
 
 def test_a_missing_library_is_one_clear_error(monkeypatch):
-    from vimpo.tasks.gym import check_gym
+    from vimpo.tasks.gym.generators import check_gym
 
     real = builtins.__import__
 
@@ -321,7 +321,7 @@ def test_the_configuration_needs_no_library():
     """A study is read in moments, whether or not the library is there."""
     script = (
         "import sys; from vimpo.config import load_study\n"
-        "from vimpo.tasks import gym\n"
+        "from vimpo.tasks.gym import problems\n"
         "assert 'reasoning_gym' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

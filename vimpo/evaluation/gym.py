@@ -9,15 +9,9 @@ from vimpo.config import GymBenchmark, GymTask, Study
 from vimpo.config.task import VerifierLimits
 from vimpo.evaluation.asked import BenchmarkTask
 from vimpo.evaluation.benchmarks import load_definition
-from vimpo.tasks.gym import (
-    TRIED,
-    Draws,
-    GymProblem,
-    all_of_them,
-    check_generator,
-    generator_of,
-    gym_judge,
-)
+from vimpo.tasks.gym.draws import checked_draws
+from vimpo.tasks.gym.generators import GymProblem, check_generator, generator_of
+from vimpo.tasks.gym.judging import gym_judge
 from vimpo.tasks.prompts import Prompter, unmarked
 
 if TYPE_CHECKING:
@@ -49,10 +43,9 @@ class GymBenchmarkTask(BenchmarkTask):
         if self._problems is None:
             generator = generator_of(self.spec, f"task.benchmarks.{self.name}")
             check_generator(generator, "dataset")
-            drawn = ([(generator, 1.0)], self.prompter, lambda prompt: True)
-            tried = Draws(*drawn, all_of_them).distinct(TRIED, "check", held_out=True)
-            self.judge.check(tried, "dataset")
-            draws = Draws(*drawn, self.judge.usable)
+            draws = checked_draws(
+                [(generator, 1.0)], self.judge, self.prompter, named="dataset", held_out=True
+            )
             self._problems = draws.distinct(self.spec.problems, f"test:{self.name}", held_out=True)
         return self._problems
 

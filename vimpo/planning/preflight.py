@@ -42,7 +42,7 @@ from vimpo.tasks.sources import check_sources
 if TYPE_CHECKING:
     from vimpo.tasks import Task
     from vimpo.tasks.dataset import DatasetProblems
-    from vimpo.tasks.gym import GymProblems
+    from vimpo.tasks.gym.problems import GymProblems
 
 WARNING = "warning: "
 
@@ -153,7 +153,7 @@ def check_before_running(study: Study) -> None:
         read_own_file(objective.objective, objective.sha256)
     check_sources(study.task)
     if uses_gym(study.task):
-        from vimpo.tasks.gym import check_gym
+        from vimpo.tasks.gym.generators import check_gym
 
         check_gym(study.task)
     _check_contents(study)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from vimpo.tasks.dataset import DatasetProblems
-    from vimpo.tasks.gym import GymProblems
+    from vimpo.tasks.gym.problems import GymProblems
 
 
 def ends_line(size: str, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int]) -> str:

@@ -91,7 +91,7 @@ def make_task(
             config, tokenizer, batch_size=batch_size, room=room, held_out=held_out
         )
     if isinstance(config, GymTask):
-        from vimpo.tasks.gym import GymProblems
+        from vimpo.tasks.gym.problems import GymProblems
 
         return GymProblems(config, tokenizer, batch_size=batch_size, room=room, held_out=held_out)
     from vimpo.tasks.chain import ChainProblems

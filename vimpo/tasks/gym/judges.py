@@ -17,7 +17,7 @@ import sympy.parsing.sympy_parser
 from reasoning_gym.utils import extract_answer
 
 from vimpo.tasks.extraction import extracted
-from vimpo.tasks.gym_entries import data_set, fingerprint
+from vimpo.tasks.gym.entries import data_set, fingerprint
 
 HARMLESS = (
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Constant, ast.Load),
