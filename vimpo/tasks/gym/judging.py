@@ -62,8 +62,9 @@ class GymJudge:
         where = f"{first.generator.field}.{named}: '{first.generator.name}'"
         if not all(self.pool.run([("same_entry", *place(p), p.drawn) for p in problems])):
             raise ConfigError(
-                f"{where} does not draw the same problem from the same seed in every process; "
-                "allowed: a data set that does, or PYTHONHASHSEED=0 in the environment"
+                f"{where} does not draw the same problem from the same seed in every process, or "
+                "not within the limits of task.verifier; allowed: a data set that does, or "
+                "PYTHONHASHSEED=0 in the environment"
             )
         scored = self.pool.run([("gold_is_right", *place(p), self.right_from) for p in problems])
         if 2 * sum(scored) < len(problems):
