@@ -135,8 +135,9 @@ def test_nothing_in_the_source_unpickles_or_evaluates():
         r"\btorch\.load\(|\bimport pickle\b|\bjoblib\b|\byaml\.(load|full_load|unsafe_load)\("
         r"|\beval\(|\bexec\(|\bos\.system\(|shell=True|weights_only=False|allow_pickle"
     )
-    # The one thing that is run is an algorithm's file that the configuration names.
-    allowed = {"vimpo/algorithms/own.py": 1}
+    # An algorithm's file that the configuration names is run, and what reasoning-gym would evaluate
+    # of an answer is, once it is known to be harmless (tests/tasks/test_gym.py).
+    allowed = {"vimpo/algorithms/own.py": 1, "vimpo/tasks/gym/judges.py": 1}
     for path in SOURCES:
         found = re.findall(banned, re.sub(r"\.eval\(\)", "", path.read_text()))
         count = allowed.get(path.relative_to(ROOT).as_posix(), 0)

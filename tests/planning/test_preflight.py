@@ -287,13 +287,16 @@ def test_training_problems_of_a_benchmark_are_counted_in_a_warning(tmp_path, cap
     same = {"problem": "what is  5 times 5?\n", "answer": "25"}
     file = chat_study(tmp_path, CHAT, same, {"eos_token_id": [1, 4]})
     warning = "warning: task.benchmarks.aime: 1 of its 1 problems are also training problems"
+    warning += ", such as 'What is 5 times 5?'"
     assert main(["check", "--config", str(file)]) == 0
     assert capsys.readouterr().err.splitlines() == [warning]
     done = subprocess.CompletedProcess([], 0, stdout="", stderr=f"noise\n{warning}\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     check_before_jobs(load_study(file), file)  # Snakemake passes it on
     assert capsys.readouterr().err.splitlines() == [warning]
-    assert shared_problems(["a b", "c"], {"x": ["A  B", "d", "c"], "y": ["d"]}) == {"x": (2, 3)}
+    assert shared_problems(["a b", "c"], {"x": ["A  B", "d", "c"], "y": ["d"]}) == {
+        "x": ["A  B", "c"]
+    }
 
 
 @pytest.mark.parametrize("ends", [None, {"eos_token_id": [1, 4]}])

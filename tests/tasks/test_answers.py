@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vimpo.tasks.answers import answers, last_boxed
+from vimpo.tasks.answers import answers, last_boxed, last_number
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,56 @@ def test_without_a_box_there_is_no_answer_unless_asked_for():
 
 
 @pytest.mark.parametrize(
+    "response",
+    [
+        "The answer is −4.",  # U+2212
+        "so we get −4",
+        "7 − 11 = −4",
+        "The answer is - 4.",
+        "hence 3 - 7 = - 4",
+        "#### －4",
+    ],
+)
+def test_a_minus_sign_belongs_to_its_number(response):
+    assert {answer.replace(" ", "") for answer in answers(response, boxed_only=False)} == {"-4"}
+
+
+def test_a_bullet_is_no_sign():
+    assert answers("We need:\n- 4", boxed_only=False) == ["4"]
+    assert last_number("We need:\n- 4") == last_number("We need:\n* 4") == "4"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    ["0 + 3", "answer is 0 + 3", "7 -4", "1 × 3", "2**3", r"$1 \times 3$", "0 + (3)", "1 + 2 ="],
+)
+def test_an_operand_is_no_answer_where_answers_must_be_worked_out(echo):
+    assert answers(echo, boxed_only=False)
+    found = answers(echo, boxed_only=False, evaluated=True)
+    assert not {"3", "-4"} & set(found)
+    assert last_number(echo) is None
+
+
+@pytest.mark.parametrize(
+    ("response", "number"),
+    [
+        ("7 − 11 = −4", "-4"),
+        ("it is -4.", "-4"),
+        ("a total of 1,234.50 dollars", "1234.50"),
+        ("10/2 = 5, so **5**", "5"),
+        ("half of it, 50%", "50"),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_the_last_number_of_a_text(response, number):
+    assert last_number(response) == number
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "3 - " * 200_000,
         "\\boxed{" * 150_000,
         "\\boxed{1" + "{" * 1_000_000,
         "}" * 1_000_000,
@@ -56,4 +104,6 @@ def test_without_a_box_there_is_no_answer_unless_asked_for():
 def test_extraction_takes_linear_time(text):
     start = time.perf_counter()
     answers(text, boxed_only=False)
+    answers(text, boxed_only=False, evaluated=True)
+    last_number(text)
     assert time.perf_counter() - start < 1

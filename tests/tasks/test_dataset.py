@@ -198,6 +198,18 @@ def test_rewards_are_the_verifiers_verdicts(path):
     assert task.rewards(problems, responses) == [1.0, 1.0, 0.0, 0.0]
     lenient = make_task(task_of(path, boxed_only=False), byte_tokenizer())
     assert lenient.rewards(problems, responses) == [1.0, 1.0, 0.0, 1.0]
+    strict = make_task(task_of(path, evaluated_only=True), byte_tokenizer())
+    assert strict.rewards(problems, responses) == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_golds_must_be_worked_out_where_answers_must_be(tmp_path):
+    path = tmp_path / "sums.jsonl"
+    path.write_text(
+        '{"problem": "6 / 8 =", "answer": "6/8"}\n{"problem": "1 + 1 =", "answer": "2"}\n'
+    )
+    make_task(task_of(str(path)), byte_tokenizer())
+    with pytest.raises(ConfigError, match="1 gold answers cannot be read as worked-out numbers"):
+        make_task(task_of(str(path), evaluated_only=True), byte_tokenizer())
 
 
 # --- Runs ----------------------------------------------------------------------------------------

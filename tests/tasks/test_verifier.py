@@ -14,7 +14,7 @@ from real_data import real_file
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks import pool as pool_module
 from vimpo.tasks import verifier as module
-from vimpo.tasks.equality import is_equivalent, is_readable
+from vimpo.tasks.equality import is_equivalent, is_evaluated, is_readable
 from vimpo.tasks.pool import GuardedPool
 from vimpo.tasks.verifier import Verifier, obvious
 
@@ -91,6 +91,58 @@ def test_gold_answers_that_cannot_be_judged_are_known():
         assert is_readable(gold), gold
     for gold in ("", "   ", "\\", "The triangle can be cut along the midline.", "\\frac{1}{"):
         assert not is_readable(gold), gold
+
+
+def test_numbers_that_are_worked_out():
+    for answer in (
+        "7",
+        "−4",
+        "3/4",
+        r"\frac{1}{2}",
+        "1,000",
+        r"7\text{ cm}",
+        "50%",
+        "x=7",
+        "1 3/4",
+    ):
+        assert is_evaluated(answer), answer
+    for answer in (
+        "4+3",
+        "14/2",
+        "6/8",
+        "10^2",
+        r"2 \times 3",
+        r"\sqrt{4}",
+        "(4)+(3)",
+        "4!",
+        "",
+        "x",
+    ):
+        assert not is_evaluated(answer), answer
+    assert is_evaluated("4 + 3 = 7")
+    assert not is_evaluated("4 + 3 =")
+
+
+@pytest.mark.parametrize("boxed_only", [True, False])
+def test_an_echo_of_the_problem_is_wrong_where_answers_must_be_worked_out(verifier, boxed_only):
+    def right(gold, text, **how):
+        return verifier.grade([gold], [text], boxed_only=boxed_only, **how) == [True]
+
+    echoes = [("7", "4 + 3"), ("3", "0 + 3"), ("7", "14/2"), ("-4", "0 - 4"), ("6", "2 * 3")]
+    for gold, echo in echoes:
+        for text in (f"\\boxed{{{echo}}}", f"The answer is {echo}.", echo, f"{echo} ="):
+            assert not right(gold, text, evaluated_only=True), text
+    assert right("7", r"\boxed{4 + 3}")
+    for text in (r"\boxed{7}", r"4 + 3 = \boxed{7.0}", r"\boxed{x = 7}"):
+        assert right("7", text, evaluated_only=True)
+    if not boxed_only:
+        assert right("7", "The answer is 4 + 3 = 7.", evaluated_only=True)
+        assert right("-4", "So 3 − 7 = −4", evaluated_only=True)
+
+
+def test_a_minus_sign_of_typography_is_read(verifier):
+    for text in ("The answer is −4.", "so we get −4", "3 − 7 = −4"):
+        assert verifier.grade(["-4", "4"], [text, text], boxed_only=False) == [True, False]
 
 
 def test_nothing_is_evaluated(tmp_path):

@@ -34,6 +34,14 @@ from vimpo.config.algorithms import (
     VinePPOConfig,
     beta_number,
 )
+from vimpo.config.asked import (
+    Benchmark,
+    GymBenchmark,
+    OwnBenchmark,
+    RealBenchmark,
+    RegisteredBenchmark,
+    TextBenchmark,
+)
 from vimpo.config.decoders import Decoder
 from vimpo.config.grid import Cell, CellConfig, GridBlock, cell_digest
 from vimpo.config.hypotheses import Hypothesis
@@ -42,8 +50,9 @@ from vimpo.config.load import dump_yaml, load_study, setting_differences, study_
 from vimpo.config.model_paths import check_model_path
 from vimpo.config.models import LADDER, NO_RESULT, Lora, ModelSpec, Pretrain
 from vimpo.config.noise import Noise
+from vimpo.config.sources import DataSource, GymSource, ProblemSource
 from vimpo.config.study import Study
-from vimpo.config.task import ChainTask, DatasetTask, RealBenchmark, TaskConfig
+from vimpo.config.task import ChainTask, DatasetTask, GymTask, TaskConfig, TextTask
 from vimpo.config.training import PLACEMENT, Collapse, Runtime, Train
 from vimpo.config.types import Strict, digest, require
 from vimpo.config.watching import Validation

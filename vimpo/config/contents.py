@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,8 @@ from vimpo.errors import ConfigError
 
 # What transformers reads from a model's folder.
 MODEL_FILES = {".json", ".safetensors", ".model", ".txt", ".tiktoken", ".jinja", ".py"}
+# What definitions in lm-eval's format consist of, and what problems may lie beside them.
+DEFINITION_FILES = {".yaml", ".yml", ".py", ".json", ".jsonl", ".parquet", ".csv", ".tsv"}
 CACHED_FROM = 2**20  # bytes; smaller files are read again
 SETTLED = 2.0  # seconds since the last change after which a clock's tick hides no other
 
@@ -44,9 +47,31 @@ def content_digest(path: str | None) -> str | None:
         return None
 
 
-def check_content(field: str, path: str | None, sha256: str | None) -> None:
+def definitions_digest(path: str | None) -> str | None:
+    """sha256 over lm-eval's definitions in a folder and what lies with them; None if none is there.
+
+    Problems elsewhere are not part of it.
+    """
+    if path is None:
+        return None
+    try:
+        folder, _ = local_path(path, "include_path")
+        files = [f for f in folder.rglob("*") if f.suffix in DEFINITION_FILES and f.is_file()]
+        names = {f.relative_to(folder).as_posix(): _file_digest(f) for f in files}
+    except (ConfigError, OSError):
+        return None
+    lines = "".join(f"{value}  {name}\n" for name, value in sorted(names.items()))
+    return hashlib.sha256(lines.encode()).hexdigest() if names else None
+
+
+def check_content(
+    field: str,
+    path: str | None,
+    sha256: str | None,
+    find: Callable[[str | None], str | None] = content_digest,
+) -> None:
     """Raise ConfigError if a path holds other content than when the study was resolved."""
-    if sha256 and content_digest(path) != sha256:
+    if sha256 and find(path) != sha256:
         raise ConfigError(
             f"{field}: '{path}' has changed since this study was resolved (sha256 is not "
             f"{sha256[:12]}...); allowed: the same content, or a study without `sha256`"
@@ -76,13 +101,16 @@ def _filled_in(value: str | None, info: ValidationInfo) -> str | None:
     return value or content_digest(info.data.get("path"))
 
 
+def _definitions_filled_in(value: str | None, info: ValidationInfo) -> str | None:
+    return value or definitions_digest(info.data.get("include_path"))
+
+
+_DIGEST = Field(
+    pattern="^[0-9a-f]{64}$",
+    exclude_if=lambda value: value is None,
+    description="of the local content; filled in, so that what is replaced is run again",
+)
 # Declared after `path`. Left out of digests and files where there is none, as for hub names.
-ContentDigest = Annotated[
-    str | None,
-    Field(
-        pattern="^[0-9a-f]{64}$",
-        exclude_if=lambda value: value is None,
-        description="of the local content; filled in, so that what is replaced is run again",
-    ),
-    AfterValidator(_filled_in),
-]
+ContentDigest = Annotated[str | None, _DIGEST, AfterValidator(_filled_in)]
+# Declared after `include_path`.
+DefinitionsDigest = Annotated[str | None, _DIGEST, AfterValidator(_definitions_filled_in)]

@@ -16,6 +16,7 @@ from vimpo.config.algorithms import (
     PPOConfig,
     VimpoConfig,
 )
+from vimpo.config.asked import Benchmark
 from vimpo.config.decoders import GREEDY, SAMPLED, Decoder
 from vimpo.config.grid import (
     Cell,
@@ -34,8 +35,9 @@ from vimpo.config.planning import Planning
 from vimpo.config.task import (
     ChainTask,
     DatasetTask,
-    RealBenchmark,
+    GymTask,
     TaskConfig,
+    TextTask,
     check_splitting,
     check_step_grades,
 )
@@ -194,7 +196,7 @@ class Study(Strict):
             for name, benchmark in self.task.benchmarks.items():
                 if k <= (most := self.samples_of(name)):
                     continue
-                real = isinstance(benchmark, RealBenchmark)
+                real = not isinstance(benchmark, Benchmark) and benchmark.k
                 field = f"task.benchmarks.{name}.samples" if real else "evaluation.samples"
                 raise ValueError(
                     f"evaluation.pass_at[{i}]: {k} is more than the {most} samples of {name}; "
@@ -204,18 +206,25 @@ class Study(Strict):
     def _task_suits_the_sizes(self) -> None:
         """Real text needs a model with its own tokenizer; pretraining needs demonstrations."""
         pretrained = [size for size in self.used_sizes() if self.sizes[size].pretrain_steps]
-        real = [n for n, b in self.task.benchmarks.items() if isinstance(b, RealBenchmark)]
+        real = [n for n, b in self.task.benchmarks.items() if not isinstance(b, Benchmark)]
         scratch = [size for size in self.used_sizes() if self.sizes[size].path is None]
-        if scratch and (real or isinstance(self.task, DatasetTask)):
+        if scratch and (real or isinstance(self.task, TextTask)):
             raise ValueError(
                 f"sizes.{scratch[0]}.path: a model made from scratch reads only chains, and the "
-                f"task has {real[0] if real else 'a dataset'}; allowed: a hub name or local folder"
+                f"task has {real[0] if real else 'texts'}; allowed: a hub name or local folder"
             )
         if isinstance(self.task, DatasetTask):
             if pretrained and any(source.solution is None for source in self.task.datasets):
                 raise ValueError(
                     f"sizes.{pretrained[0]}.pretrain_steps: needs worked solutions; allowed: 0, or "
                     "a column name in task.datasets[].solution"
+                )
+            return
+        if isinstance(self.task, GymTask):
+            if pretrained:
+                raise ValueError(
+                    f"sizes.{pretrained[0]}.pretrain_steps: needs worked solutions, which "
+                    "task.kind = 'reasoning_gym' does not have; allowed: 0"
                 )
             return
         self._check_supply(
@@ -324,7 +333,8 @@ class Study(Strict):
         if self.decoding(decoder).is_greedy:
             return 1
         spec = self.task.benchmarks[benchmark]
-        return spec.k if isinstance(spec, RealBenchmark) else self.evaluation.samples
+        own = None if isinstance(spec, Benchmark) else spec.k
+        return own or self.evaluation.samples
 
     def decoders(self) -> list[str]:
         """How benchmarks are answered: metrics of the table of accuracy."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vimpo.errors import ConfigError
 
+BENCHMARK_TAGS = [["chain"], ["real"], ["registered"], ["own"], ["gym"]]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 LONGEST_NAME = 100  # a file system takes 255 bytes, suffixes included
 LARGEST = 2**53  # whole numbers up to this are exact as floats
@@ -96,9 +97,12 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     for fault in error.errors():
         place = [str(part) for part in fault["loc"]]
         if place[:1] == ["task"]:  # tags of unions, which the user did not write
-            place = ["task", *place[2:]] if place[1:2] in (["chain"], ["dataset"]) else place
-            if place[1:2] == ["benchmarks"] and place[3:4] in (["chain"], ["real"]):
+            if place[1:2] in (["chain"], ["dataset"], ["reasoning_gym"]):
+                del place[1]
+            if place[1:2] == ["benchmarks"] and place[3:4] in BENCHMARK_TAGS:
                 del place[3]
+            if "extract" in place[:-1]:
+                del place[place.index("extract") + 1]
         if place[:1] == ["hypotheses"] and place[2:3] == ["measure"]:
             del place[3:4]  # the tag of the union
         message = fault["msg"].removeprefix("Value error, ")

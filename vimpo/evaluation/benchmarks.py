@@ -11,15 +11,20 @@ stock style also reports the definition's own metric (minerva_math500: `math_ver
 from __future__ import annotations
 
 import importlib.util
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vimpo.config import ConfigError, RealBenchmark, Study
+from vimpo.config import (
+    ConfigError,
+    GymBenchmark,
+    OwnBenchmark,
+    RealBenchmark,
+    RegisteredBenchmark,
+    Study,
+)
 from vimpo.config.task import VerifierLimits
-from vimpo.evaluation import cut_off
-from vimpo.evaluation.estimators import pass_at, pass_name, share_of_right
+from vimpo.evaluation.asked import BenchmarkTask
 from vimpo.tasks.answers import last_boxed
 from vimpo.tasks.chain import Problem, grade_steps, held_out_problems, is_right
 from vimpo.tasks.golds import accepted, as_text, fault_of, no_text
@@ -32,97 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OURS = Path(__file__).parent / "definitions"
-MEAN = {"aggregation": "mean", "higher_is_better": True}
-
-
-class BenchmarkTask(ABC):
-    """One benchmark of a study as lm-eval is to see it."""
-
-    name: str
-    samples: int  # per problem
-    max_response: int  # tokens
-    stock_metric: str | None = None
-    pass_at: Sequence[int] = ()  # k of pass@k
-    grades_steps = False
-
-    @abstractmethod
-    def definition(self) -> dict:
-        """lm-eval's task, without what the study's evaluation settings decide."""
-
-    @abstractmethod
-    def rows(self) -> list[dict]:
-        """The problems, with the columns that the definition reads. Raises ConfigError."""
-
-    def asked(self) -> list[dict]:
-        """The same as lm-eval is to see them."""
-        return self.rows()
-
-    @abstractmethod
-    def describe(self, doc: dict) -> tuple[str, str]:
-        """A problem's text and its gold answer, for the log."""
-
-    @abstractmethod
-    def marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
-        """Is each response right?"""
-
-    def judged(self, doc: dict, responses: Sequence[str]) -> list[bool]:
-        """The same, but a response that says that it was cut off is wrong."""
-        marks = self.marks(doc, [cut_off.unmarked(response) for response in responses])
-        ended = [not cut_off.is_cut_off(response) for response in responses]
-        return [mark and done for mark, done in zip(marks, ended, strict=True)]
-
-    def stock_marks(self, doc: dict, responses: Sequence[str]) -> list[bool]:
-        """Is each response right by the definition's own metric, if it has one?"""
-        raise NotImplementedError
-
-    def flawless(self, doc: dict, responses: Sequence[str]) -> list[bool]:
-        """Is each response right, and none of its steps wrong? If the task grades steps."""
-        raise NotImplementedError
-
-    def prompts(self) -> list[str]:
-        """All prompts as lm-eval builds them, shots included."""
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager(include_defaults=False)
-        (task,) = manager.load([self.definition() | {"task": self.name}])["tasks"].values()
-        shots = task.config.num_fewshot or 0
-        return [task.fewshot_context(doc, num_fewshot=shots) for doc in task.test_docs()]
-
-    def _with_rows_and_marks(self, template: dict) -> dict:
-        """A definition whose problems and scores are those of this benchmark."""
-
-        def load(**_metadata) -> dict:
-            from datasets import Dataset
-
-            return {template["test_split"]: Dataset.from_list(self.asked())}
-
-        def score(doc: dict, results: list[list[str]]) -> dict[str, Any]:
-            """avg@k of one problem, whose k responses arrive as one list, and what else is asked"""
-            (responses,) = results
-            if isinstance(responses, str):
-                raise TypeError("score needs all responses to a problem: take_first_k is missing")
-            marks, n = self.judged(doc, responses), len(responses)
-            texts = [cut_off.unmarked(response) for response in responses]
-            scores: dict[str, Any] = {"accuracy": _share(marks)}
-            if self.stock_metric:
-                scores["stock"] = _share(self.stock_marks(doc, texts))
-            if self.grades_steps:
-                right = [text for text, mark in zip(texts, marks, strict=True) if mark]
-                scores["flawless"] = (sum(self.flawless(doc, right)), sum(marks))
-            passes = {pass_name(k): pass_at(k, n, sum(marks)) for k in self.pass_at if k <= n}
-            return scores | passes
-
-        means = ["accuracy", *["stock"] * bool(self.stock_metric), *map(pass_name, self.pass_at)]
-        metrics: list[dict] = [{"metric": metric, **MEAN} for metric in means]
-        if self.grades_steps:
-            metrics.append(
-                {"metric": "flawless", "aggregation": share_of_right, "higher_is_better": True}
-            )
-        return template | {
-            "custom_dataset": load,
-            "process_results": score,
-            "metric_list": metrics,
-        }
 
 
 def benchmark_task(
@@ -132,14 +46,29 @@ def benchmark_task(
     spec = study.task.benchmarks[name]
     if isinstance(spec, RealBenchmark):
         return RealTask(study, name, spec, tokenizer)
+    if isinstance(spec, OwnBenchmark):  # these modules read definitions by this one
+        from vimpo.evaluation.own import OwnTask
+
+        return OwnTask(study, name, spec, tokenizer)
+    if isinstance(spec, GymBenchmark):
+        from vimpo.evaluation.gym import GymBenchmarkTask
+
+        return GymBenchmarkTask(study, name, spec, tokenizer)
+    if isinstance(spec, RegisteredBenchmark):
+        from vimpo.evaluation.registered import RegisteredTask
+
+        return RegisteredTask(study, name, spec)
     return ChainBenchmarkTask(study, name)
 
 
 def needs_hub(study: Study, names: Sequence[str]) -> bool:
     """Does one of the benchmarks come from the hub, and not from a file or a generator?"""
     specs = [study.task.benchmarks[name] for name in names]
-    return any(
-        isinstance(s, RealBenchmark) and not (s.path and local_file(s.path, "path")) for s in specs
+    # Where the problems of lm-eval's own tasks are, only their definitions say.
+    return any(isinstance(spec, RegisteredBenchmark) for spec in specs) or any(
+        isinstance(spec, RealBenchmark | OwnBenchmark)
+        and not (spec.path and local_file(spec.path, "path"))
+        for spec in specs
     )
 
 
@@ -154,7 +83,7 @@ class ChainBenchmarkTask(BenchmarkTask):
         self.max_response = study.train.max_response
 
     def definition(self) -> dict:
-        return self._with_rows_and_marks(_load("chain.yaml"))
+        return self._with_rows_and_marks(load_definition("chain.yaml"))
 
     def rows(self) -> list[dict]:
         problems = held_out_problems(self.task, self.name)
@@ -187,7 +116,7 @@ class RealTask(BenchmarkTask):
     ) -> None:
         self.name, self.spec = name, spec
         self.field = f"task.benchmarks.{name}"
-        self.samples, self.pass_at = self.spec.k, study.evaluation.pass_at
+        self.samples, self.pass_at = study.samples_of(name), study.evaluation.pass_at
         self.max_response = self.spec.max_response or study.train.max_response
         self.prompter = Prompter(study.task, tokenizer, self.spec.prompt)
         self.verifier = shared_verifier(getattr(study.task, "verifier", VerifierLimits()))
@@ -197,7 +126,7 @@ class RealTask(BenchmarkTask):
         self._rows: list[dict] | None = None
 
     def definition(self) -> dict:
-        shared = self._with_rows_and_marks(_load(self.published.definition))
+        shared = self._with_rows_and_marks(load_definition(self.published.definition))
         for key in ("tag", "filter_list", "dataset_kwargs"):
             shared.pop(key, None)
         if self.stock_metric:
@@ -213,7 +142,7 @@ class RealTask(BenchmarkTask):
 
     def rows(self) -> list[dict]:
         if self._rows is None:
-            stock = _load(self.published.definition)
+            stock = load_definition(self.published.definition)
             source, field = self.spec.path or stock["dataset_path"], f"{self.field}.path"
             raw = read_rows(
                 source,
@@ -286,10 +215,6 @@ class RealTask(BenchmarkTask):
         return self.verifier.stock(str(utilities), self.stock_metric, doc, responses)
 
 
-def _share(marks: Sequence[bool]) -> float:
-    return sum(marks) / len(marks)
-
-
 def _definition_file(name: str) -> Path:
     """A definition of ours (or one given by its whole path); else one that lm-eval ships."""
     if (ours := OURS / name).is_file():
@@ -301,7 +226,8 @@ def _definition_file(name: str) -> Path:
     return Path(folder) / "tasks" / name
 
 
-def _load(name: str) -> dict:
+def load_definition(name: str) -> dict:
+    """A definition of ours (or one given by its whole path), or one that lm-eval ships."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     return load_yaml(_definition_file(name))

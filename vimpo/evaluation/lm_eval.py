@@ -28,6 +28,7 @@ from vimpo.config import ConfigError, Study, require
 from vimpo.evaluation.benchmarks import BenchmarkTask, benchmark_task, needs_hub
 from vimpo.evaluation.cut_off import is_cut_off, unmarked
 from vimpo.evaluation.estimators import pass_name
+from vimpo.evaluation.registered import RegisteredTask
 from vimpo.storage.files import remove_leftovers, write_atomic, write_json
 from vimpo.storage.integrity import beside, sealing
 from vimpo.tasks.prompts import encode
@@ -160,6 +161,9 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
     def calls() -> Iterator[tuple[BenchmarkTask, list[dict]]]:
         for name in names:
             benchmark = benchmark_task(study, name, getattr(lm, "tokenizer", None))
+            if isinstance(benchmark, RegisteredTask) and benchmark.chooses:
+                yield benchmark, []
+                continue
             defined = task_definitions(study, benchmark)
             usual = [task for task in defined if task["task"] not in study.evaluation.decoders]
             yield benchmark, usual
@@ -167,6 +171,11 @@ def run_benchmarks(lm: LM, study: Study, names: list[str]) -> tuple[list[dict], 
 
     results, logs = [], []
     for benchmark, definitions in calls():
+        if isinstance(benchmark, RegisteredTask) and benchmark.chooses:
+            chosen = benchmark.chosen(lm)
+            results += _chosen_results(study, benchmark, chosen)
+            logs += _chosen_logs(study, benchmark, chosen)
+            continue
         tasks = TaskManager(include_defaults=False).load(definitions)
         torch.manual_seed(study.evaluation.seed)
         # The standard error of a mean is analytic: any number above 0 switches it on.
@@ -220,6 +229,40 @@ def task_definitions(study: Study, benchmark: BenchmarkTask) -> list[dict]:
         return define(name, benchmark.samples, do_sample=True, **how)
 
     return [task(name) for name in study.decoders()]
+
+
+def _chosen_results(study: Study, benchmark: RegisteredTask, chosen: dict) -> list[dict]:
+    """Nothing is drawn, so every decoder has the same score, and so does pass@k."""
+    score = {"value": chosen["value"], "stderr": chosen["stderr"]}
+    results = []
+    for decoder in study.decoders():
+        row = {"benchmark": benchmark.name, "metric": decoder, **score}
+        row |= {"problems": len(benchmark.docs)}
+        row |= {"samples": study.samples_of(benchmark.name, decoder)}
+        if ks := study.passes_of(decoder):
+            row["pass_at"] = {str(k): score for k in ks}
+        results.append(row)
+    return results
+
+
+def _chosen_logs(study: Study, benchmark: RegisteredTask, chosen: dict) -> list[dict]:
+    """One line per problem and decoder; a response is the log-likelihoods of the choices."""
+    logs = []
+    for decoder in study.decoders():
+        k = study.samples_of(benchmark.name, decoder)
+        for row, sample in zip(benchmark.rows(), chosen["samples"], strict=True):
+            prompt, answer = benchmark.describe(row)
+            logs.append(
+                {
+                    "benchmark": benchmark.name,
+                    "metric": decoder,
+                    "prompt": prompt,
+                    "answer": answer,
+                    "responses": [json.dumps(sample["filtered_resps"])] * k,
+                    "marks": [int(sample[benchmark.spec.metric] == 1)] * k,
+                }
+            )
+    return logs
 
 
 def _pass_of(scores: dict, k: int) -> dict:

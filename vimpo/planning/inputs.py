@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from vimpo.config import ConfigError, DatasetTask, ModelSpec, Study, require
+from vimpo.config.asked import Benchmark, RealBenchmark, TextBenchmark
 from vimpo.config.cache import remembered
 from vimpo.config.model_paths import gguf_file
-from vimpo.config.task import RealBenchmark
+from vimpo.config.types import local_path
 from vimpo.models import memory
 from vimpo.models.memory import Shape
 
@@ -135,6 +136,7 @@ def _counted(config: str, path: Path | str) -> tuple[int, int] | None:
     return tuple(json.loads(total_active)) if total_active else None
 
 
+ASSUMED_PROBLEMS = 1000  # of a benchmark that is not read for a plan
 PROMPTS_READ = 1000  # of each source
 
 
@@ -165,11 +167,24 @@ def _read_prompts(task: DatasetTask, spec: ModelSpec) -> str:
 
     tokenizer = load_tokenizer(str(spec.path))
     prompter = Prompter(task, tokenizer)
-    rows = [r for i, d in enumerate(task.datasets) for r in source_rows(d, i)[:PROMPTS_READ]]
+    rows = [
+        r
+        for i, d in enumerate(task.datasets)
+        for r in source_rows(d, f"task.datasets[{i}]")[:PROMPTS_READ]
+    ]
     ids = encode(tokenizer, [prompter(row.problem, row.turns) for row in rows])
     cut = task.long_prompts == "cut"
     lengths = [min(n, task.max_prompt) for n in map(len, ids) if n <= task.max_prompt or cut] or [0]
     return json.dumps([math.ceil(sum(lengths) / len(lengths)), max(lengths)])
+
+
+def _rows(benchmark: Benchmark | TextBenchmark) -> int:
+    """Lines of a local JSONL file; where they cannot be counted so, what is assumed."""
+    local, there = local_path(getattr(benchmark, "path", ""), "path")
+    if not there or local.suffix != ".jsonl":
+        return ASSUMED_PROBLEMS
+    with local.open(encoding="utf-8", errors="replace") as lines:
+        return sum(bool(line.strip()) for line in lines)
 
 
 def benchmark_responses(study: Study) -> int:
@@ -179,7 +194,7 @@ def benchmark_responses(study: Study) -> int:
         if isinstance(benchmark, RealBenchmark):
             problems = _problems(benchmark, f"task.benchmarks.{name}.path")
         else:
-            problems = benchmark.problems
+            problems = benchmark.problems or _rows(benchmark)
         total += problems * sum(study.samples_of(name, d) for d in study.decoders())
     return total
 

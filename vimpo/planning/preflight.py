@@ -13,15 +13,26 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from vimpo.config import ConfigError, DatasetTask, RealBenchmark, Study, digest, load_study
+from vimpo.config import (
+    Benchmark,
+    ConfigError,
+    DatasetTask,
+    OwnBenchmark,
+    RealBenchmark,
+    RegisteredBenchmark,
+    Study,
+    TextTask,
+    digest,
+    load_study,
+)
 from vimpo.config.algorithms import read_own_file
-from vimpo.config.contents import check_content
+from vimpo.config.contents import check_content, definitions_digest
 from vimpo.config.load import setting_differences
 from vimpo.config.model_paths import check_model_path
 from vimpo.config.models import NO_RECIPE, NO_RESULT
-from vimpo.config.task import check_step_grades
+from vimpo.config.task import check_step_grades, uses_gym
 from vimpo.config.training import PLACEMENT
 from vimpo.config.types import local_path
 from vimpo.planning.shown import ends_line, prompt_warnings, show_prompt
@@ -31,6 +42,8 @@ from vimpo.tasks.sources import check_sources
 
 if TYPE_CHECKING:
     from vimpo.tasks import Task
+    from vimpo.tasks.dataset import DatasetProblems
+    from vimpo.tasks.gym.problems import GymProblems
 
 WARNING = "warning: "
 
@@ -95,8 +108,7 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
     from vimpo.models.ends import declared_ends, generation_config
     from vimpo.models.fitness import check_tokens, check_trainable
     from vimpo.models.networks import load_model_config, load_tokenizer
-    from vimpo.tasks import prompt_room, set_aside
-    from vimpo.tasks.dataset import DatasetProblems
+    from vimpo.tasks import make_task, prompt_room, set_aside
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.models.utils import resolve_max_length
@@ -106,22 +118,23 @@ def _read_size(study: Study, size: str, path: str, say: Callable[[str], None]) -
     tokenizer = load_tokenizer(path, trust, field)
     rows = check_trainable(spec, config, tokenizer, study.runtime, field)
     task = None
-    if isinstance(study.task, DatasetTask):
+    if isinstance(study.task, TextTask):
         demonstrations = study.pretrain.batch_size if spec.pretrain_steps else 0
-        task = DatasetProblems(
+        made = make_task(
             study.task,
             tokenizer,
             batch_size=max(study.train.prompts_per_step, demonstrations),
             room=prompt_room(config, study.train.max_response),
             held_out=set_aside(study.train),
         )
+        task = cast("DatasetProblems | GymProblems", made)
         (first,) = task.training_problems(0, 0, 1)  # shows the tokens of a chat template
         check_tokens(tokenizer(first.prompt).input_ids, rows, tokenizer, field)
     # The parts of lm-eval's model that check_length needs, with lm-eval's own default.
     lm = SimpleNamespace(
         tokenizer=tokenizer, max_length=resolve_max_length(config, tokenizer, default=2048)
     )
-    real = [n for n, b in study.task.benchmarks.items() if isinstance(b, RealBenchmark)]
+    real = [n for n, b in study.task.benchmarks.items() if not isinstance(b, Benchmark)]
     check_length(lm, study, real)
     ends = declared_ends(tokenizer, config, generation_config(path))
     say(ends_line(size, tokenizer, ends))
@@ -140,6 +153,10 @@ def check_before_running(study: Study) -> None:
     for objective in study.own_algorithms().values():
         read_own_file(objective.objective, objective.sha256)
     check_sources(study.task)
+    if uses_gym(study.task):
+        from vimpo.tasks.gym.generators import check_gym
+
+        check_gym(study.task)
     _check_contents(study)
     check_shipped(study)
     for path in study.sweeps:
@@ -159,8 +176,11 @@ def _check_contents(study: Study) -> None:
         for i, source in enumerate(study.task.datasets):
             check_content(f"task.datasets[{i}].path", source.path, source.sha256)
     for name, benchmark in study.task.benchmarks.items():
-        if isinstance(benchmark, RealBenchmark):
+        if isinstance(benchmark, RealBenchmark | OwnBenchmark):
             check_content(f"task.benchmarks.{name}.path", benchmark.path, benchmark.sha256)
+        if isinstance(benchmark, RegisteredBenchmark):
+            field, folder = f"task.benchmarks.{name}.include_path", benchmark.include_path
+            check_content(field, folder, benchmark.sha256, definitions_digest)
 
 
 # Changing one of these makes new cells incomparable with those a folder already holds.

@@ -6,13 +6,14 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vimpo.config import DatasetTask, Study
+from vimpo.config import Study, TextTask
 from vimpo.tasks.prompts import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from vimpo.tasks.dataset import DatasetProblems
+    from vimpo.tasks.gym.problems import GymProblems
 
 
 def ends_line(size: str, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int]) -> str:
@@ -23,7 +24,7 @@ def ends_line(size: str, tokenizer: PreTrainedTokenizerBase, ends: Iterable[int]
 
 def show_prompt(
     size: str,
-    task: DatasetProblems,
+    task: DatasetProblems | GymProblems,
     tokenizer: PreTrainedTokenizerBase,
     say: Callable[[str], None],
 ) -> None:
@@ -38,7 +39,7 @@ def show_prompt(
 def prompt_warnings(
     study: Study,
     size: str,
-    task: DatasetProblems,
+    task: DatasetProblems | GymProblems,
     tokenizer: PreTrainedTokenizerBase,
     ends: Collection[int],
 ) -> Iterator[str]:
@@ -49,7 +50,7 @@ def prompt_warnings(
     if unwritten(tokenizer, problem.prompt, problem.text):
         lost = f"the tokenizer cannot write all of a problem ({problem.text!r:.80})"
         yield f"sizes.{size}.path: {lost}"
-    is_chat = isinstance(study.task, DatasetTask) and study.task.chat_template
+    is_chat = isinstance(study.task, TextTask) and study.task.chat_template
     if is_chat and (end := turn_end(tokenizer)) is not None and end not in ends:
         token = f"{tokenizer.convert_ids_to_tokens(end)} ({end})"
         yield (
@@ -60,9 +61,11 @@ def prompt_warnings(
     for name in study.task.benchmarks:
         benchmark = benchmark_task(study, name, tokenizer)
         asked[name] = [benchmark.describe(row)[0] for row in benchmark.rows()]
-    trained = (problem.text for problem in task.problems.values())
-    for name, (found, of) in shared_problems(trained, asked).items():
-        yield f"task.benchmarks.{name}: {found} of its {of} problems are also training problems"
+    for name, shared in shared_problems(task.texts(), asked).items():
+        yield (
+            f"task.benchmarks.{name}: {len(shared)} of its {len(asked[name])} problems are also "
+            f"training problems, such as {shared[0]!r:.100}"
+        )
 
 
 def unwritten(tokenizer: PreTrainedTokenizerBase, prompt: str, problem: str) -> bool:
@@ -91,15 +94,14 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def shared_problems(
     training: Iterable[str], benchmarks: Mapping[str, Iterable[str]]
-) -> dict[str, tuple[int, int]]:
-    """Benchmarks that share problems with training: how many of how many, spaces and case aside."""
+) -> dict[str, list[str]]:
+    """Benchmarks that share problems with training, and these problems; spaces and case aside."""
     trained = set(map(_plain, training))
-    counts = {}
-    for name, problems in benchmarks.items():
-        asked = [_plain(problem) for problem in problems]
-        if found := sum(problem in trained for problem in asked):
-            counts[name] = found, len(asked)
-    return counts
+    found = {
+        name: [problem for problem in problems if _plain(problem) in trained]
+        for name, problems in benchmarks.items()
+    }
+    return {name: shared for name, shared in found.items() if shared}
 
 
 def _plain(text: str) -> str:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from vimpo.config.task import Benchmark
+from vimpo.config.asked import Benchmark
 from vimpo.models.networks import parameter_count, positions
 from vimpo.models.scoring import Reader, Reading
 from vimpo.probes import IS_THE_TRUTH

@@ -211,12 +211,14 @@ class _Judged:
 
     grade_steps = fork = None
 
-    def __init__(self, limits: VerifierLimits, boxed_only: bool) -> None:
-        self.verifier, self.boxed_only = shared_verifier(limits), boxed_only
+    def __init__(
+        self, limits: VerifierLimits, boxed_only: bool, evaluated_only: bool = False
+    ) -> None:
+        self.verifier, self.how = shared_verifier(limits), (boxed_only, evaluated_only)
 
     def rewards(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[float]:
         golds = [problem.answer for problem in problems]
-        return [float(mark) for mark in self.verifier.grade(golds, texts, self.boxed_only)]
+        return [float(mark) for mark in self.verifier.grade(golds, texts, *self.how)]
 
 
 def _task(
@@ -232,7 +234,7 @@ def _task(
         room = prompt_room(policy, study.train.max_response)
         return make_task(chains, tokenizer, room=room)
     if isinstance(task, DatasetTask):
-        return cast(Task, _Judged(task.verifier, task.boxed_only))
+        return cast(Task, _Judged(task.verifier, task.boxed_only, task.evaluated_only))
     return cast(Task, _Judged(VerifierLimits(), boxed_only=False))
 
 

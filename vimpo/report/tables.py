@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vimpo.analysis.scores import NAMES
-from vimpo.config import LADDER, DatasetTask, Noise, Study
+from vimpo.config import LADDER, DatasetTask, GymTask, Noise, Study, TextTask
 from vimpo.report.labels import Style, noise_name, ordered_noise, styles
 from vimpo.storage.codes import Reason
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, read_csv
@@ -320,16 +320,19 @@ def paper_setup(path: Path, study: Study, looks: dict[str, Style]) -> Table:
 def _training_problems(study: Study) -> list[str]:
     if isinstance(study.task, DatasetTask):
         return [source.path for source in study.task.datasets]
+    if isinstance(study.task, GymTask):
+        return [f"reasoning-gym {source.name}" for source in study.task.datasets]
     return [f"generated {study.task.kind} problems, new at every step"]
 
 
 def _prompts(study: Study) -> dict[str, str]:
     """How prompts are written, and what happens to long ones."""
-    if not isinstance(study.task, DatasetTask):
+    if not isinstance(study.task, TextTask):
         return {"prompts": "plain text", "long_prompts": "none is too long"}
     chat = "chat template of the tokenizer" if study.task.chat_template else "plain text"
     long = {"drop": "left out", "refuse": "refused", "cut": "cut on the left"}
-    return {"prompts": chat, "long_prompts": long[study.task.long_prompts]}
+    kept = study.task.long_prompts if isinstance(study.task, DatasetTask) else "drop"
+    return {"prompts": chat, "long_prompts": long[kept]}
 
 
 def _ours(study: Study, key: str, looks: dict[str, Style]) -> Entry:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from vimpo.config.task import DatasetTask, TaskConfig
+from vimpo.config.task import DatasetTask, GymTask, TaskConfig
 from vimpo.config.training import Train
 
 if TYPE_CHECKING:
@@ -93,6 +93,10 @@ def make_task(
         return DatasetProblems(
             config, tokenizer, batch_size=batch_size, room=room, held_out=held_out
         )
+    if isinstance(config, GymTask):
+        from vimpo.tasks.gym.problems import GymProblems
+
+        return GymProblems(config, tokenizer, batch_size=batch_size, room=room, held_out=held_out)
     from vimpo.tasks.chain import ChainProblems
 
     return ChainProblems(config)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vimpo.config.task import Benchmark, ChainTask, TaskConfig
+from vimpo.config.asked import Benchmark
+from vimpo.config.task import ChainTask, TaskConfig
 
 if TYPE_CHECKING:
     from vimpo import tasks

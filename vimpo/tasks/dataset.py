@@ -20,14 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vimpo.config.task import DatasetTask, DataSource
+from vimpo.config.sources import DataSource, ProblemSource
+from vimpo.config.task import DatasetTask
 from vimpo.errors import ConfigError
 from vimpo.storage.files import sha256
 from vimpo.tasks.answers import answers
 from vimpo.tasks.chats import Turn, read_chat, read_turn, until_question
 from vimpo.tasks.golds import accepted, as_text, fault_of, no_text
 from vimpo.tasks.noise import uniform
-from vimpo.tasks.prompts import Prompter, encode
+from vimpo.tasks.prompts import Prompter, check_room, encode
 from vimpo.tasks.sources import column, local_file, read_rows
 from vimpo.tasks.verifier import shared_verifier
 
@@ -93,12 +94,12 @@ class DatasetProblems:
         self.verifier = shared_verifier(config.verifier)
         self._orders: dict[tuple, tuple[str, ...]] = {}
         prompter = Prompter(config, tokenizer)
-        if room is not None and config.max_prompt > room:
-            raise ConfigError(
-                f"task.max_prompt: {config.max_prompt} leaves no room for train.max_response in "
-                f"the model's positions; allowed: 1 to {room}"
-            )
-        rows = [row for i, source in enumerate(config.datasets) for row in source_rows(source, i)]
+        check_room(config.max_prompt, room)
+        rows = [
+            row
+            for i, source in enumerate(config.datasets)
+            for row in source_rows(source, f"task.datasets[{i}]")
+        ]
         self.counts = {"rows": len(rows), "unreadable": 0}
         given = self._with_gold(rows, [row.fault is None for row in rows])
         distinct = {row.id: row for row in reversed(given)}
@@ -107,8 +108,14 @@ class DatasetProblems:
         prompts = {row.id: prompter(row.problem, row.turns) for row in distinct.values()}
         short = self._short_enough(list(distinct.values()), prompts, tokenizer)
         golds = [row.answer for row in short]
-        verdicts = zip(self.verifier.readable(golds), accepted(golds, self.verifier), strict=True)
-        readable = self._with_gold(short, [all(pair) for pair in verdicts])
+        worked_out = self.verifier.evaluated(golds) if config.evaluated_only else {}
+        verdicts = [
+            readable and own and worked_out.get(gold, True)
+            for gold, readable, own in zip(
+                golds, self.verifier.readable(golds), accepted(golds, self.verifier), strict=True
+            )
+        ]
+        readable = self._with_gold(short, verdicts)
         self.problems = {
             row.id: DatasetProblem(row.id, prompts[row.id], row.answer, row.solution, row.problem)
             for row in readable
@@ -171,8 +178,9 @@ class DatasetProblems:
         self.counts["unreadable"] += len(faulty)
         if faulty and self.config.unreadable_answers == "refuse":
             row = faulty[0]
+            what = "worked-out numbers" if self.config.evaluated_only else "mathematics"
             raise ConfigError(
-                f"task.datasets: {len(faulty)} gold answers cannot be read as mathematics, such as "
+                f"task.datasets: {len(faulty)} gold answers cannot be read as {what}, such as "
                 f"{row.answer[:SHOWN]!r} in {row.place}{f', which {row.fault}' * bool(row.fault)}; "
                 "allowed: an answer_pattern that finds the answer, another answer column, or "
                 "task.unreadable_answers: drop"
@@ -210,13 +218,18 @@ class DatasetProblems:
     def supply(self) -> int:
         return len(self._drawn)
 
+    def texts(self) -> list[str]:
+        """Texts of all problems."""
+        return [problem.text for problem in self.problems.values()]
+
     def demonstrations(self, seed: int, step: int, count: int) -> list[tuple[str, str]]:
         problems = self._of_step(seed, step, count, whole=True)
         return [(problem.prompt, problem.solution or "") for problem in problems]
 
     def rewards(self, problems: Sequence[Problem], responses: Sequence[str]) -> list[float]:
         golds = [problem.answer for problem in problems]
-        return [float(m) for m in self.verifier.grade(golds, responses, self.config.boxed_only)]
+        how = (self.config.boxed_only, self.config.evaluated_only)
+        return [float(mark) for mark in self.verifier.grade(golds, responses, *how)]
 
     def answered(self, responses: Sequence[str]) -> list[bool]:
         return [bool(answers(response, self.config.boxed_only)) for response in responses]
@@ -231,9 +244,11 @@ class DatasetProblems:
         }
 
 
-def source_rows(source: DataSource, index: int) -> list[Row]:
-    """The rows of one source as text. Raises ConfigError for one without problem or answer."""
-    field = f"task.datasets[{index}]"
+def source_rows(source: ProblemSource, field: str) -> list[Row]:
+    """The rows of one source as text. Raises ConfigError for one without problem or answer.
+
+    field: the source's place in the configuration, for messages.
+    """
     raw = read_rows(
         source.path,
         f"{field}.path",
@@ -251,8 +266,8 @@ def source_rows(source: DataSource, index: int) -> list[Row]:
         given = _answer(column(row, source.answer, f"{field}.answer", source.path))
         answer, fault = as_text(given), fault_of(given)
         solution = None
-        if source.solution:
-            worked = column(row, source.solution, f"{field}.solution", source.path)
+        if worked_out := getattr(source, "solution", None):
+            worked = column(row, worked_out, f"{field}.solution", source.path)
             solution = as_text(_answer(worked))
         if source.answer_pattern and fault is None:
             match = re.search(source.answer_pattern, answer)

@@ -25,12 +25,12 @@ WALL_FACTOR = 4.0  # a stuck worker is ended after this many times its CPU limit
 class _Worker:
     """One process, and our end of the pipe to it."""
 
-    def __init__(self, limits: VerifierLimits) -> None:
+    def __init__(self, limits: VerifierLimits, judges: str | None) -> None:
         self.connection, theirs = Pipe()
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         descriptor = theirs.fileno()
-        budget = [str(limits.seconds), str(limits.memory_mb)]
+        budget = [str(limits.seconds), str(limits.memory_mb), *([judges] if judges else [])]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vimpo.tasks.verifier_worker", str(descriptor), *budget],
             pass_fds=[descriptor],
@@ -57,11 +57,12 @@ class _Worker:
 class GuardedPool:
     """Runs judgements in worker processes; one that exceeds its limits is False.
 
+    judges: a module whose JUDGES, functions by name, the workers know; None: the verifier's own.
     Raises RuntimeError if workers cannot be started at all.
     """
 
-    def __init__(self, limits: VerifierLimits) -> None:
-        self.limits = limits
+    def __init__(self, limits: VerifierLimits, judges: str | None = None) -> None:
+        self.limits, self.judges = limits, judges
         self.restarts = 0
         self._workers: list[_Worker] = []
         self._failed_starts = 0
@@ -73,7 +74,7 @@ class GuardedPool:
         pending = deque(range(len(jobs)))
         while pending or any(worker.job is not None for worker in self._workers):
             missing = min(self.limits.workers, len(jobs)) - len(self._workers)
-            self._workers += [_Worker(self.limits) for _ in range(missing)]
+            self._workers += [_Worker(self.limits, self.judges) for _ in range(missing)]
             for worker in self._workers:
                 if worker.ready and worker.job is None and pending:
                     index = pending.popleft()

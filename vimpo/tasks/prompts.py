@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vimpo.config.task import BOXED_PROMPT, PROBLEM, DatasetTask, TaskConfig
+from vimpo.config.task import TaskConfig, TextTask
+from vimpo.config.texts import BOXED_PROMPT, PROBLEM
 from vimpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,15 @@ def encode(
             found[i] = _encode_marked(tokenizer, prompt)
     whole = [list(ids) if ids[: len(start)] == start else [*start, *ids] for ids in found]
     return whole if keep is None else [ids[-keep:] for ids in whole]
+
+
+def check_room(max_prompt: int, room: int | None) -> None:
+    """Raise ConfigError if prompts may be longer than the `room` that a model has for them."""
+    if room is not None and max_prompt > room:
+        raise ConfigError(
+            f"task.max_prompt: {max_prompt} leaves no room for train.max_response in the model's "
+            f"positions; allowed: 1 to {room}"
+        )
 
 
 def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -160,7 +170,7 @@ class Prompter:
         self._control: re.Pattern | None = None
         if tokenizer is not None:
             self._control = control_tokens(tokenizer, str(tokenizer.chat_template or ""))
-        if not isinstance(task, DatasetTask):
+        if not isinstance(task, TextTask):
             return
         self.template, self.system = template or task.prompt, task.system
         if task.chat_template:

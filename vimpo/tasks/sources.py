@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vimpo.config.task import DatasetTask, DataSource, RealBenchmark, TaskConfig
+from vimpo.config.asked import OwnBenchmark, RealBenchmark
+from vimpo.config.sources import ProblemSource
+from vimpo.config.task import DatasetTask, TaskConfig
 from vimpo.config.types import local_path, once_each
 from vimpo.errors import ConfigError
 
@@ -155,6 +157,10 @@ def check_sources(task: TaskConfig) -> None:
     all rows and hub names. Raises ConfigError.
     """
     for name, benchmark in task.benchmarks.items():
+        if isinstance(benchmark, OwnBenchmark):
+            field = f"task.benchmarks.{name}"
+            if row := _first_row(benchmark.path, f"{field}.path"):
+                check_columns(benchmark, row, field)
         if isinstance(benchmark, RealBenchmark) and benchmark.path:
             field = f"task.benchmarks.{name}.path"
             if row := _first_row(benchmark.path, field):
@@ -167,10 +173,10 @@ def check_sources(task: TaskConfig) -> None:
                 check_columns(source, row, field)
 
 
-def check_columns(source: DataSource, row: dict, field: str) -> None:
+def check_columns(source: ProblemSource, row: dict, field: str) -> None:
     """Raise ConfigError if the row lacks a column that the source names."""
     for role in ("problem", "answer", "solution"):
-        if name := getattr(source, role):
+        if name := getattr(source, role, None):
             column(row, name, f"{field}.{role}", source.path)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from vimpo.config.task import VerifierLimits
 from vimpo.tasks.answers import LONGEST_ANSWER, answers
+from vimpo.tasks.extraction import extracted
 from vimpo.tasks.pool import GuardedPool
 
 CACHED_VERDICTS = 200_000
@@ -41,13 +42,47 @@ class Verifier:
         self._verdicts: OrderedDict[tuple, bool] = OrderedDict()
 
     def grade(
-        self, golds: Sequence[str], responses: Sequence[str], boxed_only: bool = True
+        self,
+        golds: Sequence[str],
+        responses: Sequence[str],
+        boxed_only: bool = True,
+        evaluated_only: bool = False,
     ) -> list[bool]:
-        """Is each response right? A response is right if one of its :func:`answers` is."""
-        found = [answers(response, boxed_only) for response in responses]
+        """Is each response right? A response is right if one of its :func:`answers` is.
+
+        evaluated_only: and if that one is a number that is worked out, which `4 + 3` is not.
+        """
+        found = [answers(response, boxed_only, evaluated_only) for response in responses]
+        if evaluated_only:
+            worked_out = self.evaluated([answer for given in found for answer in given])
+            found = [[answer for answer in given if worked_out[answer]] for given in found]
         pairs = [(g, a) for g, given in zip(golds, found, strict=True) for a in given]
         right = dict(zip(pairs, self.equivalent(pairs), strict=True))
         return [any(right[g, a] for a in given) for g, given in zip(golds, found, strict=True)]
+
+    def grade_by(
+        self,
+        rule: str | dict[str, str],
+        golds: Sequence[str],
+        responses: Sequence[str],
+        evaluated_only: bool = False,
+    ) -> list[bool]:
+        """Is what each response answers by a rule of vimpo/tasks/extraction.py the gold answer?
+
+        evaluated_only: as in :meth:`grade`.
+        """
+        if rule == "boxed":
+            return self.grade(golds, responses, evaluated_only=evaluated_only)
+        if isinstance(rule, dict):  # a pattern may take time without limit
+            both = zip(golds, responses, strict=True)
+            return self.pool.run([("is_found", g, rule, text, evaluated_only) for g, text in both])
+        found = [extracted(rule, response) for response in responses]
+        if evaluated_only:
+            worked_out = self.evaluated([answer for answer in found if answer is not None])
+            found = [answer if worked_out.get(answer or "") else None for answer in found]
+        pairs = [(g, answer) for g, answer in zip(golds, found, strict=True) if answer is not None]
+        right = dict(zip(pairs, self.equivalent(pairs), strict=True))
+        return [right.get((g, a or ""), False) for g, a in zip(golds, found, strict=True)]
 
     def equivalent(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Does each answer equal its gold? pairs: (gold, answer), the answer as it is boxed."""
@@ -60,6 +95,14 @@ class Verifier:
             self._verdicts[key] if (known := jobs[key]) is None else known
             for key in (("is_equivalent", *pair) for pair in pairs)
         ]
+
+    def evaluated(self, given: Sequence[str]) -> dict[str, bool]:
+        """Is each answer a number that is worked out?"""
+        known = {a: bool(INTEGER.fullmatch(a.strip())) for a in given}
+        known |= {a: False for a in given if len(a) > LONGEST_ANSWER}
+        asked = [a for a in known if not known[a] and len(a) <= LONGEST_ANSWER]
+        self._ask([("is_evaluated", a) for a in asked])
+        return known | {a: self._verdicts["is_evaluated", a] for a in asked}
 
     def readable(self, golds: Sequence[str]) -> list[bool]:
         """Can each gold answer be judged? Prose, fragments and empty texts cannot be."""

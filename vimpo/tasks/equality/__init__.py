@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 
 from vimpo.tasks.equality import comparison, symbolic
-from vimpo.tasks.equality.exact import number
+from vimpo.tasks.equality.exact import is_worked_out, number
 from vimpo.tasks.equality.parts import group, items, split, unwrapped
 from vimpo.tasks.equality.quantities import quantity
 from vimpo.tasks.equality.relations import BUILDER, NAME, REALS, RELATIONS, UNION
@@ -31,6 +31,15 @@ MOST_WORDS = 3  # of a gold answer that is not prose: `2 stuffed goats`
 def is_equivalent(gold: str, answer: str) -> bool:
     """Does `answer`, the content of a box, say the same as `gold`?"""
     return comparison.same(unwrapped(spelled(gold)), unwrapped(spelled(answer)))
+
+
+def is_evaluated(answer: str) -> bool:
+    """Is an answer a number that is worked out, maybe with a unit or after `4 + 3 =`?"""
+    value = unwrapped(spelled(answer)).rpartition("=")[2].strip()
+    if is_worked_out(value):
+        return True
+    measured = quantity(value)
+    return measured is not None and is_worked_out(measured.core)
 
 
 def is_readable(gold: str) -> bool:

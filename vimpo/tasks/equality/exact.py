@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Context, Decimal
 from fractions import Fraction
@@ -50,6 +51,23 @@ def _positive(text: str) -> Fraction | None:
         top, bottom = number(match[1] or match[3] or ""), number(match[2] or match[4] or "")
         return top / bottom if top is not None and bottom else None
     return None
+
+
+def is_worked_out(text: str) -> bool:
+    """Is a text a number on which nothing is left to compute?
+
+    So is 3/4; 14/2, 6/8 and 10^2 are not.
+    """
+    if number(text) is None or "^" in text:
+        return False
+    bare = text.strip().lstrip("+-").strip()
+    match = OVER.fullmatch(bare)
+    if match is None or MIXED.fullmatch(bare):
+        return True
+    top, bottom = (match[1] or match[3] or "").strip(), (match[2] or match[4] or "").strip()
+    if not (re.fullmatch(INTEGER, top) and re.fullmatch(INTEGER, bottom)):
+        return False
+    return int(bottom) > 1 and math.gcd(int(top), int(bottom)) == 1
 
 
 def _scaled(value: Fraction, exponent: str) -> Fraction | None:
