@@ -149,7 +149,7 @@ def test_rewards_are_the_librarys_own_scores(tokenizer):
         "",
     ]
     assert task.rewards([problem] * 6, responses) == [1, 1, 0, 0, 0, 0]
-    assert task.answered(responses) == [True, True, True, True, False, False]
+    assert task.answered(responses) == [True, True, True, False, False, False]
 
 
 @pytest.mark.parametrize(
