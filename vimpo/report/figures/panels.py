@@ -155,7 +155,13 @@ def _against_capacity(axes: list[Axes], seen: Glance) -> None:
         one.set_title(f"Implied value:\n{title}", weight="bold")
         one.set_xlabel("capacity" + ", on the base's prefixes" * seen.common)
     if len(sizes) > 1:
-        axes[0].legend(handles=line_handles(looks, looks), fontsize=SMALL)
+        # Low capacities explain little, but never less than nothing.
+        axes[-1].legend(
+            handles=line_handles(looks, looks),
+            fontsize=SMALL - 1,
+            loc="lower left",
+            labelspacing=0.2,
+        )
 
 
 def _shades(count: int) -> list[str]:

@@ -85,13 +85,13 @@ FIGURES: dict[str, FigureEntry] = {
         """,
         alt="""
             {% if seen.standing == "captured" %}Dots of the share of the headroom that each
-            algorithm captures; {% elif seen.standing %}Dots of the area under each algorithm's
-            learning curve; {% endif %}{% if seen.moved == "distance" %}lines of training accuracy
-            against KL to the base policy; {% elif seen.moved %}lines of accuracy against reward
-            noise; {% endif %}{% if seen.value == "capacity" %}lines of the implied value's rank
-            correlation and explained variance against capacity; {% elif seen.value %}lines of the
+            algorithm captures. {% elif seen.standing %}Dots of the area under each algorithm's
+            learning curve. {% endif %}{% if seen.moved == "distance" %}Lines of training accuracy
+            against KL to the base policy. {% elif seen.moved %}Lines of accuracy against reward
+            noise. {% endif %}{% if seen.value == "capacity" %}Lines of the implied value's rank
+            correlation and explained variance against capacity. {% elif seen.value %}Lines of the
             explained variance of the implied value and of the critic against parameters at sizes
-            {{ sizes | join(", ") }}; {% endif %}{% if seen.cost %}bars of step time and memory.
+            {{ sizes | join(", ") }}. {% endif %}{% if seen.cost %}Bars of step time and memory.
             {% endif %}The numbers are in the tables of the report.
         """,
     ),

@@ -65,7 +65,8 @@ def draw_standing(
 ) -> None:
     """A row for each name: its share of the headroom or, without headroom, its area.
 
-    regime: rows of headroom.csv of one size and noise level. Lines stand at floor and ceiling.
+    regime: rows of headroom.csv of one size and noise level. Lines stand at floor and ceiling; a
+    triangle at the edge is for what lies beyond it.
     """
     kind = standing_of(regime)
     rows = regime[regime["metric"] == kind].set_index("algorithm")
@@ -91,7 +92,12 @@ def draw_standing(
             _dot(axes, row["mean"], place, style)
             axes.hlines(place, row["low"], row["high"], color=style.colour, linewidth=1.1, zorder=2)
     name_rows(axes, names, looks)
-    axes.set_xlim(*_reach(rows["mean"].dropna(), kind))
+    left, right = _reach(rows["mean"].dropna(), kind)
+    axes.set_xlim(left, right)
+    for place, name in enumerate(names):
+        if name in rows.index and rows.loc[name, "mean"] < left:
+            edge = {"transform": axes.get_yaxis_transform(), "clip_on": False, "zorder": 3}
+            axes.plot(0, place, color=looks[name].colour, marker="<", markersize=6, **edge)
 
 
 def _dot(axes: Axes, at: float, place: int, style: Style) -> None:
