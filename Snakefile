@@ -8,7 +8,7 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-if not config:
+if not workflow.configfiles:
 
     # Only where no other study is named: Snakemake would merge the two. Found beside this file, wherever
     # Snakemake is started.

@@ -358,7 +358,9 @@ def _read(
     ] = None,
     count: Annotated[int, Option(metavar="N", parser=_whole, help="at most so many")] = 16,
     output: Annotated[Path, _file("every token, as .csv or .parquet")] = Path("read.csv"),
-    config: Config = QUICK,
+    config: Annotated[
+        Path | None, _file("a study with the beta and the task (default: 0.02, and short chains)")
+    ] = None,
 ) -> None:
     """Read implied value and credit out of any pair of checkpoints."""
     from vimpo.probes.read import check_output, described, read_pair, write_tokens

@@ -217,7 +217,7 @@ def test_studies_share_a_base_policy_only_if_it_is_the_same(tmp_path):
     [
         (["nowhere"], "has no config.yaml"),
         ([YARDSTICK, YARDSTICK], "comes twice"),
-        ([YARDSTICK.parent / "quick"], "no run with a capacity"),
+        ([YARDSTICK.parent / "first_study"], "no run with a capacity"),
     ],
 )
 def test_what_is_no_study_with_a_capacity_is_refused(folders, message):

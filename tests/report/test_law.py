@@ -102,7 +102,7 @@ def test_drawing_published_studies_makes_the_law_and_its_section(tmp_path, monke
     monkeypatch.setattr(published, "write_report", lambda *a, **k: None)
     folder = tmp_path / "results/published"
     shutil.copytree(YARDSTICK, folder / "yardstick")
-    shutil.copytree(YARDSTICK.parent / "quick", folder / "quick")
+    shutil.copytree(YARDSTICK.parent / "first_study", folder / "first_study")
     page = tmp_path / "README.md"
     page.write_text(f"{START.format('law')}\n{END.format('law')}\n")
     assert folder / "capacity_law/capacity_law.csv" in published.draw_published(folder)

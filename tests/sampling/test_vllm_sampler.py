@@ -283,7 +283,7 @@ def test_training_gives_the_engine_its_weights_before_every_step(
     runtime = config.runtime.model_copy(update={"sampler": "vllm"})  # not refused for its CPU
     config = config.model_copy(update={"runtime": runtime})
     trainer = Trainer(config, study.base_folder("tiny") / "model")
-    engine = trainer.sampler._engine
+    engine = trainer.collector.sampler._engine
     for step in range(3):
         before = [p.detach().clone() for p in trainer.policy.parameters()]
         row = trainer.step(step)

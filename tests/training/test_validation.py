@@ -14,6 +14,7 @@ from vimpo.storage.integrity import check_model
 from vimpo.tasks.chain import Problem, is_held_out, is_right, validation_problems
 from vimpo.tasks.prompts import encode
 from vimpo.tasks.steps import flawless_among
+from vimpo.training.collecting import Collector
 from vimpo.training.runs import train_cell
 from vimpo.training.trainer import Trainer
 
@@ -178,13 +179,13 @@ def test_flawless_is_right_without_a_wrong_step():
 def test_the_share_of_flawless_responses_is_among_the_right_ones(make_trainer, monkeypatch):
     trainer = make_trainer("grpo")
     drawn = []
-    share = Trainer._flawless_share
+    share = Collector._flawless_share
 
-    def noted(self, problems, texts, right):
+    def noted(self, grade, problems, texts, right):
         drawn.append((problems, texts, right))
-        return share(self, problems, texts, right)
+        return share(self, grade, problems, texts, right)
 
-    monkeypatch.setattr(Trainer, "_flawless_share", noted)
+    monkeypatch.setattr(Collector, "_flawless_share", noted)
     found = trainer.step(0)["flawless"]
     ((problems, texts, right),) = drawn
     written = [f"{p.prompt}{p.answer}#{p.answer}" for p in problems]  # the only flawless text

@@ -77,10 +77,10 @@ def copy(tiny_workflow, tmp_path):
     return folder
 
 
-def test_the_quick_study_is_the_default_and_has_24_cells(tmp_path):
+def test_the_quick_study_is_the_default_and_has_42_cells(tmp_path):
     counts, _ = planned(run(ROOT, "-n", "--nolock", "--config", f"results={tmp_path}"))
-    assert counts["pretrain"] == counts["evaluate_base"] == 2
-    assert counts["train"] == counts["evaluate"] == 24
+    assert counts["pretrain"] == counts["evaluate_base"] == 1
+    assert counts["train"] == counts["evaluate"] == 42
     assert not list(tmp_path.iterdir())
 
 
@@ -89,7 +89,7 @@ def test_the_default_study_is_found_from_elsewhere_and_runs_in_this_interpreter(
     path = {"PATH": f"{tmp_path / 'empty'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     result = run(tmp_path, "-n", "-p", "--nolock", cwd=tmp_path, env=os.environ | path)
     counts, _ = planned(result)
-    assert counts["train"] == 24
+    assert counts["train"] == 42
     assert "results/quick/report.html" in result.stdout + result.stderr
     commands = [
         line.strip()
