@@ -96,8 +96,16 @@ def draw_standing(
     axes.set_xlim(left, right)
     for place, name in enumerate(names):
         if name in rows.index and rows.loc[name, "mean"] < left:
-            edge = {"transform": axes.get_yaxis_transform(), "clip_on": False, "zorder": 3}
-            axes.plot(0, place, color=looks[name].colour, marker="<", markersize=6, **edge)
+            axes.plot(
+                0,
+                place,
+                color=looks[name].colour,
+                marker="<",
+                markersize=6,
+                transform=axes.get_yaxis_transform(),
+                clip_on=False,
+                zorder=3,
+            )
 
 
 def _dot(axes: Axes, at: float, place: int, style: Style) -> None:
