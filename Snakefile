@@ -1,7 +1,7 @@
 # Contents page of a study: base policies -> training -> evaluation -> tables -> figures -> report.
 #
 #   snakemake --cores all                                                the quick study
-#   snakemake --cores all --configfile workflow/config/first_study.yaml   another one
+#   snakemake --cores all --configfile workflow/config/study.yaml       another one
 
 from snakemake.utils import min_version
 

@@ -38,7 +38,18 @@ PublishedName = Annotated[
 ]
 
 
-class RealBenchmark(Strict):
+class Limited(Strict):
+    """Benchmarks whose source has a number of problems."""
+
+    limit: Count | None = Field(None, description="only the first problems, to try things out")
+
+    @property
+    def problems(self) -> int | None:
+        """How many problems are scored; None for all that the source has."""
+        return self.limit
+
+
+class RealBenchmark(Limited):
     """A published benchmark by its name, from the hub or from a local copy."""
 
     task: PublishedName
@@ -57,16 +68,10 @@ class RealBenchmark(Strict):
         description="k of avg@k; default: "
         + ", ".join(f"{row.samples} for {name}" for name, row in BENCHMARKS.items()),
     )
-    limit: Count | None = Field(None, description="only the first problems, to try things out")
     max_response: int | None = Field(
         None, ge=2, le=65536, description="response tokens; default: train.max_response"
     )
     prompt: Template | None = Field(None, description="boxed style; default: the task's own")
-
-    @property
-    def problems(self) -> int | None:
-        """How many problems are scored; None for all that the source has."""
-        return self.limit
 
     @property
     def published(self) -> Published:
@@ -114,7 +119,7 @@ class FreeBenchmark(Strict):
         return self.samples
 
 
-class RegisteredBenchmark(FreeBenchmark):
+class RegisteredBenchmark(Limited, FreeBenchmark):
     """Any task of lm-eval by its name, or one that a YAML file of the user's defines.
 
     Prompt, shots, stop texts and problems are those of its definition.
@@ -139,12 +144,6 @@ class RegisteredBenchmark(FreeBenchmark):
     answer_pattern: str | None = Field(
         None, description="with extract: what in the task's target is the gold (gsm8k: `#### (.+)`)"
     )
-    limit: Count | None = Field(None, description="only the first problems, to try things out")
-
-    @property
-    def problems(self) -> int | None:
-        """How many problems are scored; None for all that the source has."""
-        return self.limit
 
     @field_validator("answer_pattern")
     @classmethod
@@ -161,7 +160,7 @@ class RegisteredBenchmark(FreeBenchmark):
         return self
 
 
-class OwnBenchmark(ProblemSource, FreeBenchmark):
+class OwnBenchmark(Limited, ProblemSource, FreeBenchmark):
     """A user's own problems; columns are named as for training data."""
 
     split: str = Field("test", description="split of a hub dataset")
@@ -170,12 +169,6 @@ class OwnBenchmark(ProblemSource, FreeBenchmark):
     evaluated_only: bool | None = Field(
         None, description="an answer must be a worked-out number; default: as in training"
     )
-    limit: Count | None = Field(None, description="only the first problems, to try things out")
-
-    @property
-    def problems(self) -> int | None:
-        """How many problems are scored; None for all that the source has."""
-        return self.limit
 
 
 class GymBenchmark(FreeBenchmark):

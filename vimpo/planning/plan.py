@@ -35,7 +35,7 @@ from vimpo.planning.jobs import cell_request, job_request
 from vimpo.probes import sampled_together
 from vimpo.probes.cost import STEPS, WARM_UP
 from vimpo.storage.continued import taken_over
-from vimpo.storage.shipped import is_shipped
+from vimpo.storage.shipped import shipped_source
 from vimpo.storage.surprisal import Surprisal
 
 GIB = 2**30
@@ -319,7 +319,7 @@ class Planner:
         """Every job that computes, except for models of unknown shape."""
         found = []
         for size, shape in self.left.items():
-            taken = is_shipped(self.study, size, self.study.base_folder(size))
+            taken = shipped_source(self.study, size, self.study.base_folder(size))
             seconds = self._started(0.0) if taken else self.pretrain_s(size, shape)
             found.append(self._job("pretrain", size, "", 1, seconds))
             found.append(self._job("evaluate", size, "base", 1, self.evaluate_s(shape)))
@@ -328,7 +328,7 @@ class Planner:
                 objective = self.study.algorithms[cell.algorithm]
                 assert isinstance(objective, PPOConfig)
                 folder = self.study.critic_folder(cell)
-                taken = folder is not None and is_shipped(self.study, size, folder)
+                taken = folder and shipped_source(self.study, size, folder)
                 seconds = self._started(0.0) if taken else self.critic_s(shape, objective)
                 found.append(self._job("critic", size, "", 1, seconds))
             counts = Counter(cell.algorithm for cell in self.cells if cell.size == size)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vimpo.config import Study
 from vimpo.storage.integrity import check_model
-from vimpo.storage.shipped import shipped_base
+from vimpo.storage.shipped import shipped_source
 
 if TYPE_CHECKING:
     from vimpo.tasks import Task
@@ -92,7 +92,7 @@ def base_model(study: Study, size: str) -> tuple[Path | None, str]:
     if is_complete(folder, study.base_digest(size)):
         check_model(folder)
         return folder / "model", "the base policy"
-    if shipped := shipped_base(study, size):
+    if shipped := shipped_source(study, size, study.base_folder(size)):
         check_model(shipped)
         return shipped / "model", "the base policy"
     if spec.path is None:

@@ -31,9 +31,13 @@ def check_shipped(study: Study, folder: Path = SHIPPED) -> None:
             )
 
 
-def is_shipped(study: Study, size: str, folder: Path, shipped: Path = SHIPPED) -> bool:
-    """Will a base policy, or a critic of it, be taken instead of made? folder: its place."""
-    return study.pretrain.shipped and (_source(study, size, folder, shipped) / SUMS).is_file()
+def shipped_source(study: Study, size: str, folder: Path, shipped: Path = SHIPPED) -> Path | None:
+    """What a study takes instead of making a base policy, or a critic of it; None: it makes it.
+
+    folder: its place in the results.
+    """
+    source = _of(study, size, shipped) / folder.relative_to(study.base_folder(size))
+    return source if study.pretrain.shipped and (source / SUMS).is_file() else None
 
 
 def take_shipped(study: Study, size: str, folder: Path, shipped: Path = SHIPPED) -> bool:
@@ -42,16 +46,10 @@ def take_shipped(study: Study, size: str, folder: Path, shipped: Path = SHIPPED)
     folder: of the base policy, or of a critic in it. Returns whether it is there now. Its sums are
     written last, so that a folder that has them is complete.
     """
-    if not is_shipped(study, size, folder, shipped):
-        return False
-    _copy(_source(study, size, folder, shipped), folder)
-    return True
-
-
-def shipped_base(study: Study, size: str, shipped: Path = SHIPPED) -> Path | None:
-    """Folder of the base policy that comes with the suite, if the study asks for it and it does."""
-    source = _of(study, size, shipped)
-    return source if study.pretrain.shipped and (source / SUMS).is_file() else None
+    source = shipped_source(study, size, folder, shipped)
+    if source is not None:
+        _copy(source, folder)
+    return source is not None
 
 
 def ship(study: Study, size: str, shipped: Path = SHIPPED) -> list[Path]:
@@ -75,10 +73,6 @@ def ship(study: Study, size: str, shipped: Path = SHIPPED) -> list[Path]:
 
 def _of(study: Study, size: str, shipped: Path) -> Path:
     return shipped / study.base_digest(size)
-
-
-def _source(study: Study, size: str, folder: Path, shipped: Path) -> Path:
-    return _of(study, size, shipped) / folder.relative_to(study.base_folder(size))
 
 
 def _copy(source: Path, target: Path) -> None:
