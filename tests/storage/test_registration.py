@@ -15,6 +15,7 @@ from fake_results import small_study, write_figures, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
 from vimpo.config import Cell, ConfigError, load_study
+from vimpo.config.training import Runtime
 from vimpo.report.page import write_report
 from vimpo.storage.integrity import SUMS, seal
 from vimpo.storage.registration import (
@@ -191,6 +192,15 @@ def test_several_files_and_options_that_change_a_study_are_refused(checkout):
     )
     with pytest.raises(ConfigError, match=message):
         register(other, [file])
+
+
+def test_a_registered_study_may_lie_elsewhere_and_continue_a_published_part(checkout, tmp_path):
+    file = checkout[0] / "study.yaml"
+    places = {"results": str(tmp_path / "there"), "continues": str(tmp_path)}
+    moved = read(file).model_copy(update=places)
+    assert register(moved, [file]) == register(read(file), [file])
+    with pytest.raises(ConfigError, match=r"study\.runtime\.threads: 1 there, 2"):
+        register(moved.model_copy(update={"runtime": Runtime(threads=2)}), [file])
 
 
 def test_jobs_read_what_was_found_beside_their_copy_of_the_study(checkout, tmp_path):

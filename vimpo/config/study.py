@@ -48,6 +48,8 @@ from vimpo.errors import ConfigError
 
 # What tables call the base policies, the mean over sizes and the mean over benchmarks.
 RESERVED = {"algorithms": "base", "sizes": "all", "task.benchmarks": "mean"}
+# Fields that decide no result: where results lie, and what is taken over instead of run.
+PLACES = {"results", "continues"}
 
 
 class Study(Strict):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from vimpo.config import ConfigError, Study, digest, load_study, setting_differences
 from vimpo.config.load import read_file
+from vimpo.config.study import PLACES
 from vimpo.storage.files import write_json
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ def register(study: Study, files: Sequence[Path]) -> Registration | None:
         )
     file = Path(files[0])
     written = load_study(file)
-    if digest(written) != digest(study):
-        there, here = (s.model_dump(mode="json") for s in (written, study))
+    there, here = (s.model_dump(mode="json", exclude=PLACES) for s in (written, study))
+    if there != here:
         others = "; ".join(setting_differences(there, here, "study")[:3])
         raise ConfigError(
             f"registered: '{file}' is not all of this study ({others}); allowed: one committed "
-            f"file without options that change it, {OTHERWISE}"
+            f"file, with no options but {' and '.join(sorted(PLACES))}, {OTHERWISE}"
         )
     commit, path = _committed(file)
     return Registration(commit, path, registered_sections(study.model_dump(mode="json")))

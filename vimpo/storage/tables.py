@@ -16,7 +16,7 @@ import pandas as pd
 
 from vimpo.config import ConfigError, Study, digest
 from vimpo.config.load import read_file
-from vimpo.config.study import RESERVED
+from vimpo.config.study import PLACES, RESERVED
 from vimpo.errors import DamagedError
 from vimpo.storage.columns import ACROSS_STUDIES, COLUMNS, OPTIONAL_TABLES, OUTCOMES
 from vimpo.storage.files import write_atomic
@@ -41,9 +41,7 @@ NUMBERS = {
 }
 AGAIN = "`python -m vimpo aggregate` makes the tables again"
 SECTION = "study."  # provenance: digest of a section of the study
-# Where results lie, what is taken over instead of run, and when a study was written decide none of
-# them.
-NO_SETTING = ("results", "continues", "registered")
+NO_SETTING = PLACES | {"registered"}  # when a study was written decides nothing either
 
 
 def _columns(name: str) -> list[str]:
