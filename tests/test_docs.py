@@ -118,7 +118,7 @@ def test_the_studies_that_are_shown_are_valid(monkeypatch):
         for block in re.findall(r"```yaml\n(study:.*?)```", page.read_text(), re.DOTALL)
     ]
     names = {load_study(yaml.safe_load(block)).study for block in blocks}
-    assert names == {"mine", "rloo", "rloo-asked", "real", "sums"}
+    assert names == {"mine", "rloo", "rloo-asked", "real", "sums", "afternoon"}
 
 
 def test_the_jobs_that_are_shown_are_valid():

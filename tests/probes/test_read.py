@@ -157,6 +157,13 @@ def test_pairs_that_share_no_vocabulary_are_one_error(pair, tmp_path, make, mess
     assert "base" not in message or pair[0] in str(error.value)
 
 
+def test_a_capacity_needs_a_base_policy_of_the_study(pair):
+    study = a_study(algorithms={"vimpo": {"beta": {"capacity": 0.1}}})
+    message = "^beta: capacity 0.1 is a number for base policies of the study 'quick' alone, and '"
+    with pytest.raises(ConfigError, match=message):
+        read_pair(study, *pair, 2)
+
+
 def other_pieces(folder, pair):
     """The same tokens, read in another way."""
     shutil.copytree(pair[1], folder)

@@ -18,8 +18,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from vimpo.config import ChainTask, ConfigError, DatasetTask, Study
-from vimpo.config.algorithms import beta_number
+from vimpo.config import Capacity, ChainTask, ConfigError, DatasetTask, Study
 from vimpo.config.task import VerifierLimits
 from vimpo.models.ends import ends_of
 from vimpo.models.networks import (
@@ -35,6 +34,7 @@ from vimpo.probes.measures import cluster_mean, pearson, ranks, row
 from vimpo.probes.subject import Reading, Subject, responses
 from vimpo.storage.codes import Reason, Why
 from vimpo.storage.files import write_atomic
+from vimpo.storage.surprisal import known_beta
 from vimpo.tasks import Problem, Task, make_task, prompt_room
 from vimpo.tasks.prompts import encode, encode_text
 from vimpo.tasks.sources import column, read_rows
@@ -127,6 +127,7 @@ def load_pair(
 
     What tokenizers and problems can tell is checked before weights are read.
     """
+    beta = _readout_beta(study, base)
     runtime, paths = study.runtime, {"base": base, "policy": policy}
     _, config = (load_model_config(p, runtime.trust_remote_code, f) for f, p in paths.items())
     old, new = (load_tokenizer(p, runtime.trust_remote_code, f) for f, p in paths.items())
@@ -147,13 +148,31 @@ def load_pair(
         task=task,
         train=study.train,
         probes=study.probes,
-        beta=beta_number(study.readout_beta(OURS)),
+        beta=beta,
         lam=1.0,
         sample_rows=sampled_together(study),
         read_rows=read_together(study),
         chunk=runtime.logit_chunk,
     )
     return subject, old
+
+
+def _readout_beta(study: Study, base: str) -> float:
+    """beta of the study; a capacity becomes the number that it is for one of its base policies.
+
+    Raises ConfigError for a capacity with another base policy, or one that was not measured.
+    """
+    beta = study.readout_beta(OURS)
+    if not isinstance(beta, Capacity):
+        return beta
+    for size in study.used_sizes():
+        own = study.base_folder(size) / "model"
+        if own.resolve() == Path(base).resolve():
+            return known_beta(study, size, beta)
+    raise ConfigError(
+        f"beta: {beta} is a number for base policies of the study '{study.study}' alone, and "
+        f"'{base}' is none; allowed: such as '{own}', or a number (`algorithms.vimpo.beta`)"
+    )
 
 
 def check_same_tokens(
