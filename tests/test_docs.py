@@ -206,6 +206,19 @@ def verifier():
     )
 
 
+def test_the_memory_of_a_real_model_is_what_the_script_measured():
+    found = {
+        (r["algorithm"], r["setting"]): r["memory"] / 2**30 for r in written("real_model")["rows"]
+    }
+    section = (ROOT / "docs/real-models.md").read_text().partition("## On a laptop")[2]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| ")][1:]
+    settings = ("as it is", "lora", "lora, micro_batch: 4, logit_chunk: 256", "all of them")
+    for setting, row in zip(settings, rows[1:5], strict=True):
+        for algorithm, cell in zip(("grpo", "vimpo", "ppo"), row[1:], strict=True):
+            measured = found.get((algorithm, setting))
+            assert cell.strip() == (f"{measured:.2f} GiB" if measured else "")
+
+
 @pytest.mark.parametrize("sentences", [speed, verifier])
 def test_benchmarks_says_what_the_scripts_wrote(sentences):
     text = " ".join((ROOT / "docs/benchmarks.md").read_text().split())

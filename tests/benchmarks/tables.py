@@ -163,7 +163,7 @@ def real_model(found: dict) -> str:
         [
             one["algorithm"],
             one["setting"],
-            *(f"{one['seconds'][phase]:.1f}" if phase in one["seconds"] else "" for phase in phases),
+            *(f"{one['seconds'][phase]:.1f}" for phase in phases),
             f"{one['memory'] / 2**30:.2f}",
         ]
         for one in found["rows"]
@@ -171,9 +171,10 @@ def real_model(found: dict) -> str:
     head = ("algorithm", "setting", *(f"{phase}, s" for phase in phases), "memory, GiB")
     return f"""## A real model on one core
 
-SmolLM2-135M in steps of [`smollm.yaml`](../../workflow/config/smollm.yaml), 4 prompts x 4 rollouts of at
-most 24 tokens; medians of {found["steps"]} steps in each of {len(found["rows"][0]["rounds"])} processes.
-Memory is the peak above what the libraries hold.
+SmolLM2-135M in steps of [`smollm.yaml`](../../workflow/config/smollm.yaml), 4 prompts x 4 rollouts
+of at most 24 tokens, each in a process of its own. Memory is the peak above what the libraries
+hold. Seconds are medians of {found["steps"]} steps on a machine that did other work besides: they
+tell large differences only.
 
 {table(head, rows)}"""
 
