@@ -190,14 +190,20 @@ def test_the_law_of_a_published_study(tmp_path):
     assert set(remainder.query("term == 'length'")["reason_code"]) == {"one_length"}
 
 
+def changed_copy(folder, section, **changes):
+    """The published study under the folder's name, with some settings changed."""
+    shutil.copytree(YARDSTICK, folder)
+    file = folder / "config.yaml"
+    content = yaml.safe_load(file.read_text()) | {"study": folder.name}
+    (content[section]["xs"] if section == "sizes" else content[section]).update(changes)
+    file.write_text(yaml.safe_dump(content))
+    return folder
+
+
 def test_studies_share_a_base_policy_only_if_it_is_the_same(tmp_path):
     """One more study of the same base policy, and one of another task."""
     for name, change in {"again": {}, "longer": {"step_error": 0.3}}.items():
-        shutil.copytree(YARDSTICK, tmp_path / name)
-        file = tmp_path / name / "config.yaml"
-        content = yaml.safe_load(file.read_text()) | {"study": name}
-        content["task"] |= change
-        file.write_text(yaml.safe_dump(content))
+        changed_copy(tmp_path / name, "task", **change)
     points = pd.DataFrame(gather([YARDSTICK, tmp_path / "again", tmp_path / "longer"]))
     bases = dict(zip(points["study"], points["base"], strict=True))
     assert bases == {
@@ -210,6 +216,17 @@ def test_studies_share_a_base_policy_only_if_it_is_the_same(tmp_path):
     assert units["longer/xs", "vimpo; own prefixes", 0.5] == 5
     row = terms(points)[SIZE]
     assert (row["n"], row["units"], row["curve"]) == (2, 10, "levels")
+
+
+def test_a_pretrained_model_is_drawn_and_enters_no_fit(tmp_path):
+    scratch = [YARDSTICK, changed_copy(tmp_path / "longer", "task", step_error=0.3)]
+    real = changed_copy(tmp_path / "real", "sizes", path="some/model")
+    points = pd.DataFrame(gather([*scratch, real]))
+    own = points[points["study"] == "real"]
+    assert set(own["family"]) == {
+        *("vimpo, a pretrained model", "vimpo, actor_coef 0, a pretrained model")
+    }
+    assert fit(points, ORDER) == fit(points.drop(own.index), ORDER)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ A point is one run on clean rewards: how well its implied value follows the true
 were fixed before any study of several lengths was there:
 
 - the unit is one base policy at one capacity: the mean over the seeds of one group, which is an
-  algorithm's settings but beta and learning rate, and the kind of prefixes;
+  algorithm's settings but beta and learning rate, the kind of prefixes, and whether the model was
+  made from scratch (added when the first pretrained model came: it answers another task);
 - y = curve of capacity + a log10(params) + b log10(tokens), by least squares; the curve has an
   intercept per group and capacity where capacities repeat, else a quadratic in log10 capacity with
   an intercept per group;
@@ -49,6 +50,7 @@ POINTS, REMAINDER = "capacity_law", "capacity_remainder"
 ACCURACY, RESCALED, ORDER, SCALE = "explained_variance", "rescaled", "rank_correlation", "scale"
 MEASURES = (ACCURACY, RESCALED, ORDER, SCALE)
 PREFIXES = {"common": "common", "value": "own"}  # probe -> whose prefixes, preferred first
+PRETRAINED = ", a pretrained model"
 FLOOR = -1.0  # of explained variance, in means and fits
 BOUNDS = {ACCURACY: (FLOOR, 1.0), RESCALED: AT_MOST_ONE, ORDER: (-1.0, 1.0)}
 SAME = 1.25  # sizes or lengths closer than this factor are one
@@ -158,7 +160,7 @@ def points_of(
         shared = {
             "study": study.study,
             "algorithm": at.algorithm,
-            "family": family(objective),
+            "family": family(objective) + (PRETRAINED if study.sizes[str(at.size)].path else ""),
             "base": bases.setdefault(study.base_digest(str(at.size)), base),
             "size": at.size,
             "params": at.params,
