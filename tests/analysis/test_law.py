@@ -2,6 +2,8 @@
 
 import math
 import shutil
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
@@ -190,12 +192,12 @@ def test_the_law_of_a_published_study(tmp_path):
     assert set(remainder.query("term == 'length'")["reason_code"]) == {"one_length"}
 
 
-def changed_copy(folder, section, **changes):
-    """The published study under the folder's name, with some settings changed."""
+def changed_copy(folder, *section, **changes):
+    """The published study under the folder's name, with some settings of a section changed."""
     shutil.copytree(YARDSTICK, folder)
     file = folder / "config.yaml"
     content = yaml.safe_load(file.read_text()) | {"study": folder.name}
-    (content[section]["xs"] if section == "sizes" else content[section]).update(changes)
+    reduce(getitem, section, content).update(changes)
     file.write_text(yaml.safe_dump(content))
     return folder
 
@@ -220,7 +222,7 @@ def test_studies_share_a_base_policy_only_if_it_is_the_same(tmp_path):
 
 def test_a_pretrained_model_is_drawn_and_enters_no_fit(tmp_path):
     scratch = [YARDSTICK, changed_copy(tmp_path / "longer", "task", step_error=0.3)]
-    real = changed_copy(tmp_path / "real", "sizes", path="some/model")
+    real = changed_copy(tmp_path / "real", "sizes", "xs", path="some/model")
     points = pd.DataFrame(gather([*scratch, real]))
     own = points[points["study"] == "real"]
     assert set(own["family"]) == {

@@ -17,10 +17,10 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from fresh import in_fresh_process
 
 STUDY = {
     "study": "against_trl",
@@ -204,16 +204,6 @@ def floor(results: str, threads: int, response: float) -> dict[str, float]:
     }
 
 
-def in_fresh_process(side: str, results: str, threads: int, steps: int) -> list[dict]:
-    order = json.dumps({"side": side, "results": results, "threads": threads, "steps": steps})
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", order], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])["steps"]
-
-
 def summary(rows: list[dict]) -> dict[str, float]:
     return {k: statistics.median(r[k] for r in rows) for k in rows[0]}
 
@@ -225,18 +215,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        side = {"ours": ours, "trl": trl}[args.one.pop("side")]
-        print(json.dumps(side(**args.one)))
+    if args.case:
+        side = {"ours": ours, "trl": trl}[args.case.pop("side")]
+        print(json.dumps(side(**args.case)))
         return
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    in_fresh_process("ours", args.results, args.threads, 1)  # makes the base policy
+    how = {"results": args.results, "threads": args.threads}
+    in_fresh_process(__file__, side="ours", steps=1, **how)  # makes the base policy
     rounds: dict[str, list[dict]] = {"ours": [], "trl": []}
     for _ in range(args.rounds):
         for side, found in rounds.items():
-            rows = in_fresh_process(side, args.results, args.threads, args.steps)
+            rows = in_fresh_process(__file__, side=side, steps=args.steps, **how)["steps"]
             found.append(summary(rows))
     best = floor(args.results, args.threads, summary(rounds["ours"])["response_length"])
     found = {side: summary(rows) for side, rows in rounds.items()}

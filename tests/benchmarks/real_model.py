@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
+
+from fresh import in_fresh_process
 
 ROOT = Path(__file__).parents[2]
 LORA = {"rank": 16}
@@ -70,14 +70,6 @@ def case(algorithm: str, setting: str, results: str, steps: int) -> dict:
     return {"seconds": found["seconds"], "memory": found["bytes"]["above_floor"]}
 
 
-def in_fresh_process(**order: object) -> dict:
-    words = [sys.executable, __file__, "--case", json.dumps(order)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{order}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
@@ -94,7 +86,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for (algorithm, setting), found in rounds.items():
             asked = {"algorithm": algorithm, "setting": setting, **how}
-            found.append(in_fresh_process(**asked) or in_fresh_process(**asked))
+            found.append(in_fresh_process(__file__, **asked) or in_fresh_process(__file__, **asked))
     rows = [
         {
             "algorithm": algorithm,

@@ -14,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
+
+from fresh import in_fresh_process
 
 SHORT = {"pretrain_steps": 60}
 SIZES = {"xs": SHORT, "s": SHORT, "m": SHORT, "l": SHORT, "xl": SHORT}
@@ -72,14 +73,6 @@ def case(algorithm: str, size: str, results: str, threads: int, steps: int) -> d
     return found
 
 
-def in_fresh_process(**order: object) -> dict:
-    words = [sys.executable, __file__, "--case", json.dumps(order)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{order}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def summary(rounds: dict[str, list[dict]], rate: float) -> dict:
     """Ratios of each round, then their median and range, and the utilisation of the update."""
 
@@ -120,14 +113,13 @@ def main() -> None:
         report["sizes"] = json.loads(options.output.read_text())["sizes"]
     print(f"{'size':5}{'time/GRPO':>20}{'time/PPO':>20}{'memory/PPO':>12}{'utilisation':>13}")
     for size in options.sizes:
-        in_fresh_process(algorithm="grpo", size=size, steps=1, **how)  # makes the base policy
+        measured = partial(in_fresh_process, __file__, size=size, **how)
+        measured(algorithm="grpo", steps=1)  # makes the base policy
         rounds: dict[str, list[dict]] = {a: [] for a in ALGORITHMS}
         rate = matmul_rate(options.threads)
         for _ in range(options.rounds):
             for algorithm, found in rounds.items():
-                found.append(
-                    in_fresh_process(algorithm=algorithm, size=size, steps=options.steps, **how)
-                )
+                found.append(measured(algorithm=algorithm, steps=options.steps))
         one = summary(rounds, rate)
         report["sizes"][size] = one | {"gflops_per_second": rate / 1e9, "rounds": rounds}
         times = [
