@@ -58,6 +58,16 @@ def test_tables_and_figure_are_written(written):
     assert (found["bases"], found["runs"]) == (9, 108)
 
 
+def test_what_is_drawn_and_in_no_fit_is_not_counted(tmp_path):
+    points = made_points(b=-0.6, noise=0.05)
+    own = points[points["base"] == points["base"].iloc[0]]
+    alone = own.assign(study="other", base="other/model", family="vimpo, a pretrained model")
+    write_law(pd.concat([points, alone]).to_dict("records"), tmp_path)
+    found = law_content(tmp_path)
+    assert (found["bases"], found["runs"]) == (9, 108)
+    assert "other" not in found["studies"]
+
+
 def test_the_figure_shows_every_unit_and_says_what_remains(written):
     points, remainder = (read_table(written, name) for name in (law.POINTS, law.REMAINDER))
     figure = capacity_law(points, remainder)

@@ -204,9 +204,7 @@ def units_of(points: pd.DataFrame, measure: str) -> pd.DataFrame:
     Columns: UNIT, where level is the capacity to three digits, n counts seeds, and cut those below
     FLOOR.
     """
-    own = points[(points["measure"] == measure) & points["value"].notna()].copy()
-    own["level"] = [float(f"{x:.3g}") for x in own["capacity"]]
-    own["group"] = own["family"] + "; " + own["prefixes"] + " prefixes"
+    own = _grouped(points, measure)
     rows = []
     for (base, group, level), runs in own.groupby(["base", "group", "level"], sort=False):
         values = runs["value"].to_numpy(float)
@@ -218,6 +216,20 @@ def units_of(points: pd.DataFrame, measure: str) -> pd.DataFrame:
         spread = {"mean": found.value, "low": found.low, "high": found.high, "n": found.n}
         rows.append(shared | spread | {"cut": int((kept > values).sum())})
     return pd.DataFrame(rows, columns=UNIT)
+
+
+def _grouped(points: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The points of a measure, with the group and level of their unit."""
+    own = points[(points["measure"] == measure) & points["value"].notna()].copy()
+    own["level"] = [float(f"{x:.3g}") for x in own["capacity"]]
+    own["group"] = own["family"] + "; " + own["prefixes"] + " prefixes"
+    return own
+
+
+def fitted(points: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """The points behind :func:`fit`: those of units that are alone at their capacity are left out."""
+    used = Curve(units_of(points, measure)).units[["base", "group", "level"]]
+    return _grouped(points, measure).merge(used, on=["base", "group", "level"])
 
 
 def main_group(units: pd.DataFrame) -> str:

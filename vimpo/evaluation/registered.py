@@ -25,6 +25,7 @@ from vimpo.config.texts import Pattern
 from vimpo.evaluation.asked import BenchmarkTask
 from vimpo.evaluation.benchmarks import load_definition
 from vimpo.tasks.golds import accepted
+from vimpo.tasks.sources import quiet_datasets
 from vimpo.tasks.verifier import shared_verifier
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ def load_task(name: str, include_path: str | None, field: str) -> Task:
     """The task with its problems. Raises ConfigError if there is none, or it cannot be loaded."""
     from lm_eval.tasks import TaskManager
 
+    quiet_datasets()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if include_path is not None and not Path(include_path).expanduser().is_dir():
         raise ConfigError(

@@ -60,7 +60,10 @@ def scale_table(remainder: pd.DataFrame) -> Table:
 
 
 def law_content(folder: Path) -> dict:
-    """What a page says of the law in `folder`; `studies` is empty where there is none."""
+    """What a page says of the law in `folder`; `studies` is empty where there is none.
+
+    Studies, base policies and runs are those of the fits, which may be fewer than are drawn.
+    """
     if not (folder / f"{law.REMAINDER}.csv").is_file():
         return {"studies": []}
     points, remainder = (read_table(folder, name) for name in (law.POINTS, law.REMAINDER))
@@ -69,11 +72,12 @@ def law_content(folder: Path) -> dict:
         NAMES[measure]: str(law.Finding.of(*(verdicts[measure, term].iloc[0] for term in law.AXES)))
         for measure in SAID
     }
+    fitted = pd.concat([law.fitted(points, measure) for measure in SAID])
     return {
-        "studies": list(dict.fromkeys(points["study"])),
-        "bases": points["base"].nunique(),
-        "runs": len(points.drop_duplicates(["study", "algorithm", "size", "seed"])),
-        "common": set(points["prefixes"]) == {"common"},
+        "studies": list(dict.fromkeys(fitted["study"])),
+        "bases": fitted["base"].nunique(),
+        "runs": len(fitted.drop_duplicates(["study", "algorithm", "size", "seed"])),
+        "common": set(fitted["prefixes"]) == {"common"},
         "found": found,
         "remainder": remainder_table(remainder),
         "scale": scale_table(remainder),

@@ -114,13 +114,19 @@ def _shortest_floats(batch: RecordBatch) -> RecordBatch:
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
+def quiet_datasets() -> None:
+    """No bars of the datasets library: what is on stderr is for the user to read."""
+    from datasets.utils import disable_progress_bars
+
+    disable_progress_bars()
+
+
 def _hub_rows(
     path: str, field: str, subset: str | None, split: str, file: str | None
 ) -> list[dict]:
     from datasets import load_dataset
-    from datasets.utils import disable_progress_bars
 
-    disable_progress_bars()
+    quiet_datasets()
     try:
         return load_dataset(path, subset, split=split, data_files=file).to_list()
     except Exception as error:  # its errors have no common type: network, name, split, format
