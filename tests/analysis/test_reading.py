@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from vimpo.config import ChainTask, ModelSpec, Probes, Train
-from vimpo.models.networks import Critic, build_policy, chain_tokenizer, positions
+from vimpo.models.networks import Critic, build_policy, chain_tokenizer
+from vimpo.models.passes import positions
 from vimpo.objectives import chunked
 from vimpo.probes import IS_THE_TRUTH, precision
 from vimpo.probes.credit import credit_probe

@@ -16,14 +16,12 @@ from vimpo.models.networks import (
     build_policy,
     chain_tokenizer,
     check_plain_head,
-    decoder_layers,
-    enable_checkpointing,
     load_policy,
     load_tokenizer,
-    recomputing,
     save_policy,
 )
 from vimpo.models.optimizer import AdamW, MasterAdamW, make_optimizer
+from vimpo.models.passes import decoder_layers, enable_checkpointing, recomputing
 from vimpo.probes.subject import Subject
 from vimpo.training.checkpoint import load_checkpoint, save_checkpoint
 from vimpo.training.runs import pretrain_base, train_cell

@@ -22,7 +22,8 @@ from vimpo.config import (
 )
 from vimpo.models import memory
 from vimpo.models.memory import FLOAT32, MIXED, PUBLISHED, Workload
-from vimpo.models.networks import Critic, build_policy, chain_tokenizer, parameter_count, positions
+from vimpo.models.networks import Critic, build_policy, chain_tokenizer, parameter_count
+from vimpo.models.passes import positions
 from vimpo.sampling.rollouts import Rollouts
 from vimpo.training.replay import Replay
 from vimpo.training.trainer import Trainer

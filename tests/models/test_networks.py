@@ -25,14 +25,13 @@ from vimpo.models.networks import (
     chain_tokenizer,
     check_model_path,
     frozen_copy,
-    last_logits,
     load_policy,
     load_tokenizer,
     parameter_count,
-    positions,
     save_policy,
     set_up_torch,
 )
+from vimpo.models.passes import last_logits, positions
 from vimpo.training.runs import pretrain_base, train_cell
 
 TINY = ModelSpec(hidden=16, layers=1, pretrain_steps=1)

@@ -12,7 +12,8 @@ from scipy import stats
 from vimpo.config import ModelSpec, Runtime
 from vimpo.config.models import Lora
 from vimpo.models.lora import add_adapters
-from vimpo.models.networks import build_policy, chain_tokenizer, last_logits, load_policy
+from vimpo.models.networks import build_policy, chain_tokenizer, load_policy
+from vimpo.models.passes import last_logits
 from vimpo.sampling import decoding
 from vimpo.sampling import rollouts as rollout
 from vimpo.sampling.rollouts import Rollouts, draw_tokens, left_pad, sample

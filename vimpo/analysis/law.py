@@ -227,7 +227,7 @@ def _grouped(points: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def fitted(points: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """The points behind :func:`fit`: those of units that are alone at their capacity are left out."""
+    """The points behind :func:`fit`: without units that are alone at their capacity."""
     used = Curve(units_of(points, measure)).units[["base", "group", "level"]]
     return _grouped(points, measure).merge(used, on=["base", "group", "level"])
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vimpo.config import ConfigError, Runtime
-from vimpo.models.networks import decoder_layers
+from vimpo.models.passes import decoder_layers
 from vimpo.models.weights import saved_buffers
 
 SAME = 0.02  # largest relative difference between a split network and the whole one, in bfloat16

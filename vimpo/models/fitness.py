@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from vimpo.config import ConfigError, ModelSpec, Runtime
 from vimpo.models.kinds import check_attention, embedding_rows
 from vimpo.models.lora import add_adapters, merged_tensors
-from vimpo.models.networks import enable_checkpointing
+from vimpo.models.passes import enable_checkpointing
 from vimpo.models.weights import check_files, listed
 
 

@@ -88,7 +88,7 @@ FLOAT32 = Numbers(4, 4, 4, 0, 4)
 MIXED = Numbers(2, 2, 4, 4, 2)  # bfloat16 with float32 master weights
 # As in optimizer.py: the gradients of a backward pass plus their sum in float32.
 BFLOAT16 = replace(MIXED, gradient=2 + 4)
-LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.networks.last_logits)
+LOGIT_BYTES = 4  # log-softmax is float32 everywhere (vimpo.models.passes.last_logits)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from vimpo.config import Runtime
 from vimpo.errors import DamagedError
 from vimpo.models.distributed import named_weights
 from vimpo.models.kinds import embedding_rows
-from vimpo.models.networks import last_logits, load_policy
+from vimpo.models.networks import load_policy
+from vimpo.models.passes import last_logits
 from vimpo.models.weights import listed
 
 READ = 8  # tokens

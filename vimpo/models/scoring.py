@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from vimpo.config import AlgorithmConfig, VimpoConfig
-from vimpo.models.networks import last_logits, last_states, recomputing
+from vimpo.models.passes import last_logits, last_states, recomputing
 from vimpo.objectives.chunked import Head, chunked_scores
 from vimpo.objectives.common import exact_kl, k2_kl, k3_kl, top_k_kl
 

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from vimpo.config.judging import Baselines
-from vimpo.models.networks import Critic, last_states
+from vimpo.models.networks import Critic
 from vimpo.models.optimizer import make_optimizer
+from vimpo.models.passes import last_states
 from vimpo.probes.measures import ratio, row
 from vimpo.probes.subject import Reading, Subject, responses
 from vimpo.sampling.rollouts import Rollouts, micro_batches, seed_of

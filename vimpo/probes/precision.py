@@ -39,7 +39,8 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from vimpo.config.asked import Benchmark
-from vimpo.models.networks import parameter_count, positions
+from vimpo.models.networks import parameter_count
+from vimpo.models.passes import positions
 from vimpo.models.scoring import Reader, Reading
 from vimpo.probes import IS_THE_TRUTH
 from vimpo.probes.measures import cluster_mean, root_mean, row

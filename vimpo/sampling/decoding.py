@@ -15,7 +15,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from transformers import DynamicCache, PreTrainedModel, Qwen3ForCausalLM
 
 from vimpo.models.kinds import ATTENDS, cache_argument
-from vimpo.models.networks import positions
+from vimpo.models.passes import positions
 
 
 class Decoder(Protocol):

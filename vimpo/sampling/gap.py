@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vimpo.config import ConfigError
 from vimpo.models.ends import ends_of
-from vimpo.models.networks import last_logits
+from vimpo.models.passes import last_logits
 from vimpo.sampling.rollouts import sample
 
 PROMPTS = (5, 9, 12)  # tokens of each: padding is part of the comparison

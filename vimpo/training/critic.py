@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from vimpo.config import CellConfig, ConfigError, CriticPretraining
 from vimpo.models.distributed import named_weights
 from vimpo.models.memory import HELD_OUT_GROUP, PRETRAINING_ROWS, SAMPLED_UPDATES
-from vimpo.models.networks import Critic, enable_checkpointing, load_policy, load_tokenizer
+from vimpo.models.networks import Critic, load_policy, load_tokenizer
 from vimpo.models.optimizer import make_optimizer
+from vimpo.models.passes import enable_checkpointing
 from vimpo.objectives.ppo import critic_loss
 from vimpo.objectives.value import end_explained, outcome_explained
 from vimpo.sampling import make_sampler

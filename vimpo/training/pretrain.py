@@ -16,12 +16,12 @@ from vimpo.config import ConfigError, ModelSpec, Pretrain, Runtime, TaskConfig
 from vimpo.models.networks import (
     build_policy,
     chain_tokenizer,
-    last_logits,
     load_policy,
     load_tokenizer,
     save_policy,
 )
 from vimpo.models.optimizer import make_optimizer
+from vimpo.models.passes import last_logits
 from vimpo.models.saved import check_saved
 from vimpo.sampling.gap import check_sampling
 from vimpo.sampling.rollouts import left_pad

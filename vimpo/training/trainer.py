@@ -27,13 +27,13 @@ from vimpo.models.lora import add_adapters, merged_tensors, without_adapters
 from vimpo.models.networks import (
     Critic,
     check_plain_head,
-    enable_checkpointing,
     frozen_copy,
     load_policy,
     load_tokenizer,
     save_policy,
 )
 from vimpo.models.optimizer import make_optimizer, norm_limit
+from vimpo.models.passes import enable_checkpointing
 from vimpo.models.saved import check_saved
 from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import masked_mean, response_kl
