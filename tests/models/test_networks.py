@@ -31,7 +31,6 @@ from vimpo.models.networks import (
     save_policy,
     set_up_torch,
 )
-from vimpo.models.passes import last_logits, positions
 from vimpo.training.runs import pretrain_base, train_cell
 
 TINY = ModelSpec(hidden=16, layers=1, pretrain_steps=1)
@@ -132,19 +131,6 @@ def test_reference_does_not_follow_the_policy(policy):
     with torch.no_grad():
         policy.lm_head.weight.add_(1.0)
     assert torch.equal(reference.lm_head.weight, before)
-
-
-def test_last_logits_are_those_of_a_text_without_padding(policy):
-    with torch.no_grad():
-        found = last_logits(policy, IDS, MASK, 3)
-        alone = policy(IDS[:1, 2:]).logits[:, -3:]
-    assert found.shape == (2, 3, 18)
-    assert float((found[:1] - alone).abs().max()) < 1e-6
-
-
-def test_positions_count_from_the_first_real_token():
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
-    assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "./nothing", "~/no-such-model-here"])

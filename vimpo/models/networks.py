@@ -41,7 +41,13 @@ from vimpo.models import gguf
 from vimpo.models.ends import declare_ends
 from vimpo.models.kinds import check_attention, check_kind
 from vimpo.models.lora import merged_tensors
-from vimpo.models.passes import last_logits, last_states, recomputing
+from vimpo.models.passes import (
+    Prompts,
+    last_logits,
+    last_states,
+    read_prompts,
+    recomputing,
+)
 from vimpo.models.weights import check_files, check_loaded
 from vimpo.tasks.chain import ALPHABET
 
@@ -227,10 +233,16 @@ class Critic(nn.Module):
         width = policy.get_output_embeddings().weight.shape[1]
         return cls(copy.deepcopy(cast(PreTrainedModel, policy.base_model)), int(width))
 
-    def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
+    def read_prompts(self, ids: Tensor, mask: Tensor, tokens: int) -> Prompts | None:
+        """What :meth:`forward` need not read again (vimpo/models/passes.py)."""
+        return read_prompts(self.backbone, ids, mask, tokens, logits=False)
+
+    def forward(
+        self, ids: Tensor, attention_mask: Tensor, last: int, prompts: Prompts | None = None
+    ) -> Tensor:
         """V(s) at the last positions. ids, attention_mask [B, L] -> [B, last], float32."""
         with recomputing(self.backbone):
-            states = last_states(self.backbone, ids, attention_mask, last)
+            states = last_states(self.backbone, ids, attention_mask, last, prompts)
         return self.head(states).squeeze(-1).float()
 
     def save(self, folder: Path, tensors: dict[str, Tensor] | None = None) -> None:

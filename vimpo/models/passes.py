@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from vimpo.config import ConfigError
+from vimpo.models.kinds import ATTENDS, cache_argument
+
+PADDING = -1  # no token's number
 
 
 def positions(attention_mask: Tensor) -> Tensor:
@@ -51,23 +58,133 @@ def recomputing(module: nn.Module) -> Iterator[None]:
             layer.training = False
 
 
-def last_states(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
-    """Input of the output layer at the last positions. ids, mask [B, L] -> [B, last, H]."""
-    states = model.base_model(
-        input_ids=ids,
-        attention_mask=attention_mask,
-        position_ids=positions(attention_mask),
-        use_cache=False,
-    ).last_hidden_state
-    return states[:, -last:]
+# --- Outputs at the last positions ----------------------------------------------------------------
 
 
-def last_logits(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor, last: int) -> Tensor:
-    """Logits at the last positions. ids, attention_mask [B, L] -> [B, last, V], float32."""
-    return model(
-        input_ids=ids,
-        attention_mask=attention_mask,
-        position_ids=positions(attention_mask),
-        use_cache=False,
-        logits_to_keep=last,
-    ).logits.float()
+def last_states(
+    model: PreTrainedModel,
+    ids: Tensor,
+    attention_mask: Tensor,
+    last: int,
+    prompts: Prompts | None = None,
+) -> Tensor:
+    """Input of the output layer at the last positions. ids, mask [B, L] -> [B, last, H].
+
+    prompts: as in :func:`last_logits`.
+    """
+    return _last(_states, model, ids, attention_mask, last, prompts)
+
+
+def last_logits(
+    model: PreTrainedModel,
+    ids: Tensor,
+    attention_mask: Tensor,
+    last: int,
+    prompts: Prompts | None = None,
+) -> Tensor:
+    """Logits at the last positions. ids, attention_mask [B, L] -> [B, last, V], float32.
+
+    prompts: what :func:`read_prompts` made of the first L - last + 1 tokens, which are not read
+    again.
+    """
+    return _last(_logits, model, ids, attention_mask, last, prompts)
+
+
+Output = Callable[..., Tensor]
+
+
+def _states(model: PreTrainedModel, last: int, **inputs: Any) -> Tensor:
+    return model.base_model(**inputs).last_hidden_state[:, -last:]
+
+
+def _logits(model: PreTrainedModel, last: int, **inputs: Any) -> Tensor:
+    return model(**inputs, logits_to_keep=last).logits.float()
+
+
+def _last(
+    output: Output,
+    model: PreTrainedModel,
+    ids: Tensor,
+    attention_mask: Tensor,
+    last: int,
+    prompts: Prompts | None,
+) -> Tensor:
+    if prompts is None:
+        inputs = {"input_ids": ids, "attention_mask": attention_mask, "use_cache": False}
+        return output(model, last, **inputs, position_ids=positions(attention_mask))
+    first, new = prompts.last[prompts.which], last - 1  # the prompt predicts the first token
+    if not new:
+        return first
+    mask = torch.cat([prompts.mask[prompts.which], attention_mask[:, -new:]], 1)
+    rest = output(
+        model,
+        new,
+        input_ids=ids[:, -new:],
+        attention_mask=mask,
+        position_ids=positions(mask)[:, -new:],
+        past_key_values=prompts.cache(model.config),
+        use_cache=True,
+    )
+    return torch.cat([first, rest], 1)
+
+
+# --- Prompts that rows share ----------------------------------------------------------------------
+
+# A pass of their own is worth it where it saves this share of a batch's tokens.
+WORTH = 0.1
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts, each read once for all B rows that continue it (arXiv 2506.05433).
+
+    layers: keys and values [N, heads, P, D] of each layer, and last [N, 1, V or H]: the output at
+    the last token, all with their graph; mask [N, P]; which [B]: the prompt of each row.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    last: Tensor
+    mask: Tensor
+    which: Tensor
+
+    def rows(self, index: slice | Tensor) -> Prompts:
+        return replace(self, which=self.which[index])
+
+    def cache(self, config: PreTrainedConfig) -> DynamicCache:
+        """The keys and values of the rows, for the tokens that come next."""
+        cache = DynamicCache(config=config)
+        for i, (keys, values) in enumerate(self.layers):
+            cache.update(keys[self.which], values[self.which], i)
+        return cache
+
+
+def read_prompts(
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, tokens: int, logits: bool = True
+) -> Prompts | None:
+    """Read the distinct ones of B prompts, left-padded, ids and mask [B, P].
+
+    None where that is not possible, or saves little of the `tokens` of the batch, padding aside: if
+    no two rows are equal, if layers are recomputed, or if they keep more than keys and values of
+    all tokens. logits: for :func:`last_logits`; else for :func:`last_states`.
+    """
+    cache = DynamicCache(config=model.config)
+    whole = all(type(layer) is DynamicLayer for layer in cache.layers)
+    recomputed = any(layer.gradient_checkpointing for layer in decoder_layers(model))
+    if not whole or recomputed or cache_argument(model) != ATTENDS:
+        return None
+    texts, which = torch.where(mask.bool(), ids, PADDING).unique(dim=0, return_inverse=True)
+    shown = texts != PADDING
+    if mask.sum() - shown.sum() < WORTH * tokens:
+        return None
+    last = (_logits if logits else _states)(
+        model,
+        1,
+        input_ids=texts.where(shown, ids.new_zeros(())),
+        attention_mask=shown.long(),
+        position_ids=positions(shown),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    layers = cast(list[DynamicLayer], cache.layers)
+    pairs = [(cast(Tensor, x.keys), cast(Tensor, x.values)) for x in layers]
+    return Prompts(pairs, last, shown.long(), which)

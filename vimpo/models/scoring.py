@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from vimpo.config import AlgorithmConfig, VimpoConfig
-from vimpo.models.passes import last_logits, last_states, recomputing
+from vimpo.models.passes import Prompts, last_logits, last_states, read_prompts, recomputing
 from vimpo.objectives.chunked import Head, chunked_scores
 from vimpo.objectives.common import exact_kl, k2_kl, k3_kl, top_k_kl
 
@@ -69,18 +69,27 @@ class Reader(nn.Module):
         super().__init__()
         self.model, self.temperature, self.chunk = model, temperature, chunk
 
-    def read(self, ids: Tensor, attention_mask: Tensor, last: int) -> Reading:
+    def read_prompts(self, ids: Tensor, mask: Tensor, tokens: int) -> Prompts | None:
+        """What :meth:`read` need not read again (vimpo/models/passes.py)."""
+        return read_prompts(self.model, ids, mask, tokens, logits=self.chunk is None)
+
+    def read(
+        self, ids: Tensor, attention_mask: Tensor, last: int, prompts: Prompts | None = None
+    ) -> Reading:
         """ids, attention_mask [B, L] -> :data:`Reading` of the last positions."""
         if self.chunk is None:
-            return (last_logits(self.model, ids, attention_mask, last) / self.temperature,)
-        states = last_states(self.model, ids, attention_mask, last)
+            logits = last_logits(self.model, ids, attention_mask, last, prompts)
+            return (logits / self.temperature,)
+        states = last_states(self.model, ids, attention_mask, last, prompts)
         head = self.model.get_output_embeddings()
         bias = getattr(head, "bias", None)
         return (states, head.weight) if bias is None else (states, head.weight, bias)
 
-    def forward(self, ids: Tensor, attention_mask: Tensor, last: int) -> Reading:
+    def forward(
+        self, ids: Tensor, attention_mask: Tensor, last: int, prompts: Prompts | None = None
+    ) -> Reading:
         """As :meth:`read`, through the call that DDP and FSDP2 hook into."""
-        return self.read(ids, attention_mask, last)
+        return self.read(ids, attention_mask, last, prompts)
 
 
 class Scorer(Reader):
@@ -103,14 +112,15 @@ class Scorer(Reader):
         targets: Tensor,
         mask: Tensor,
         reference: Reading | None = None,
+        prompts: Prompts | None = None,
     ) -> tuple[Tensor | None, ...]:
         """The fields of :class:`Scores`; the first has a graph.
 
         ids, attention_mask [B, L], whose last T positions predict targets, mask [B, T];
-        reference: another reader's output at the same positions.
+        reference: another reader's output at the same positions; prompts: of this reader's rows.
         """
         with recomputing(self.model):
-            reading = self.read(ids, attention_mask, targets.shape[1])
+            reading = self.read(ids, attention_mask, targets.shape[1], prompts)
         start = self._start(reading) if self.objective.needs_start else None
         if self.chunk is None:
             other = None if reference is None else reference[0]

@@ -7,12 +7,12 @@ same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,9 @@ from vimpo.models.networks import (
     save_policy,
 )
 from vimpo.models.optimizer import make_optimizer, norm_limit
-from vimpo.models.passes import enable_checkpointing
+from vimpo.models.passes import Prompts, enable_checkpointing
 from vimpo.models.saved import check_saved
-from vimpo.models.scoring import Reader, Reading, Scorer, Scores
+from vimpo.models.scoring import Reader, Scorer, Scores
 from vimpo.objectives.common import masked_mean, response_kl
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
@@ -50,6 +50,8 @@ from vimpo.training.validation import Validator
 PIECES = 8
 PIECE_ROWS = 16
 SAME_REWARD = 1e-6  # rewards of a group that differ by less are equal
+
+T = TypeVar("T")
 
 
 class Trainer:
@@ -148,9 +150,10 @@ class Trainer:
         self._example = ids, mask = ids, torch.ones_like(ids)
         self.scorer, self._calls = Scorer(self.policy, self.config.objective, *self._how), {}
         self._calls["policy"] = self.world.spread(self.scorer, ids, mask, ids, mask)
+        self._reader: Reader = self.scorer  # of the reference: with adapters, the policy's own
         if self.reference is not None:
-            reader = Reader(self.reference, *self._how)
-            self._calls["reference"] = self.world.spread(reader, ids, mask, 1)
+            self._reader = Reader(self.reference, *self._how)
+            self._calls["reference"] = self.world.spread(self._reader, ids, mask, 1)
         if self.critic is not None:
             self._calls["critic"] = self.world.spread(self.critic, ids, mask, 1)
 
@@ -216,41 +219,56 @@ class Trainer:
 
     # --- policy -------------------------------------------------------------------------------
 
-    def _pieces(self, rollouts: Rollouts) -> list[Rollouts]:
+    def _pieces(self, count: int) -> list[slice]:
         """Sorted rows in parts for separate forward passes, none wider than necessary.
 
         One part if there are several processes: DDP and FSDP2 expect the same calls from all.
         """
-        count = len(rollouts.mask)
-        rows = count if self.world.size > 1 else max(PIECE_ROWS, -(-count // PIECES))
-        return [rollouts.rows(s).trimmed() for s in micro_batches(count, rows)]
+        alone = self.world.size == 1
+        return micro_batches(count, max(PIECE_ROWS, -(-count // PIECES)) if alone else count)
+
+    def _prompts(self, reader: Reader | Critic, rollouts: Rollouts) -> Prompts | None:
+        """The prompts of all parts, each read once; None if every part reads its own."""
+        if self.world.size > 1:
+            return None
+        tokens = int(rollouts.prompt_mask.sum() + rollouts.mask.sum())
+        return reader.read_prompts(rollouts.prompt_ids, rollouts.prompt_mask, tokens)
 
     def _score(self, rollouts: Rollouts) -> Scores:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
-        parts = [self._score_piece(piece) for piece in self._pieces(rollouts)]
+        own = self._prompts(self.scorer, rollouts)
+        base = self._of_reference(lambda: self._prompts(self._reader, rollouts))
+        parts = [
+            self._score_piece(
+                rollouts.rows(s).trimmed(), own and own.rows(s), base and base.rows(s)
+            )
+            for s in self._pieces(len(rollouts.mask))
+        ]
         columns = (joined(column, rollouts.width) for column in zip(*parts, strict=True))
         scores = Scores(*columns)
         return scores if scores.start is None else replace(scores, start=scores.start[:, 0])
 
-    def _score_piece(self, rollouts: Rollouts) -> tuple[Tensor | None, ...]:
-        """The fields of :class:`Scores`."""
+    def _score_piece(
+        self, rollouts: Rollouts, own: Prompts | None, base: Prompts | None
+    ) -> tuple[Tensor | None, ...]:
+        """The fields of :class:`Scores`. own, base: the prompts by policy and reference."""
         ids, attention_mask = rollouts.inputs()
-        reference = self._read_reference(ids, attention_mask, rollouts.width)
+        read = self._calls["reference"] if self.reference is not None else self.scorer.read
+        reference = self._of_reference(lambda: read(ids, attention_mask, rollouts.width, base))
         tokens = (rollouts.response_ids, rollouts.mask)
-        scores = self._calls["policy"](ids, attention_mask, *tokens, reference)
+        scores = self._calls["policy"](ids, attention_mask, *tokens, reference, own)
         if self.reference is not None:
             self.world.release(self._calls["reference"])
         return scores
 
     @torch.no_grad()
-    def _read_reference(self, ids: Tensor, mask: Tensor, last: int) -> Reading | None:
+    def _of_reference(self, read: Callable[[], T]) -> T | None:
+        """What is read of the reference, timed; None if the objective needs none."""
         if not self.config.objective.needs_reference:
             return None
-        with self.clock("reference"):
-            if self.reference is not None:
-                return self._calls["reference"](ids, mask, last)
-            with without_adapters(self.policy):
-                return self.scorer.read(ids, mask, last)
+        own = nullcontext() if self.reference is not None else without_adapters(self.policy)
+        with self.clock("reference"), own:
+            return read()
 
     def _update_policy(
         self, rollouts: Rollouts, batch: Batch, apply: bool
@@ -391,7 +409,8 @@ class Trainer:
     def _base_logp(self, rollouts: Rollouts) -> Tensor:
         """log pi_ref of the tokens, for a loss that reads no reference: it is loaded for this."""
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
-        pieces = [piece for s in slices for piece in self._pieces(rollouts.rows(s))]
+        parts = [rollouts.rows(s) for s in slices]
+        pieces = [p.rows(s).trimmed() for p in parts for s in self._pieces(len(p.mask))]
         if not self.config.model.lora:
             base = Scorer(self._load_network().eval(), self.config.objective, *self._how)
             scorer = self.world.spread(base.requires_grad_(False), *self._example, *self._example)
@@ -416,8 +435,12 @@ class Trainer:
     # --- critic -------------------------------------------------------------------------------
 
     def _values(self, rollouts: Rollouts) -> Tensor:
-        pieces = self._pieces(rollouts)
-        values = [self._calls["critic"](*piece.inputs(), piece.width) for piece in pieces]
+        assert self.critic is not None
+        prompts, values = self._prompts(self.critic, rollouts), []
+        for s in self._pieces(len(rollouts.mask)):
+            piece = rollouts.rows(s).trimmed()
+            own = prompts and prompts.rows(s)
+            values.append(self._calls["critic"](*piece.inputs(), piece.width, own))
         return joined(values, rollouts.width)
 
     def _estimate_values(self, rollouts: Rollouts, batch: Batch) -> tuple[Batch, Tensor | None]:
