@@ -194,14 +194,9 @@ def floor(results: str, threads: int, response: float) -> dict[str, float]:
     prompt = statistics.mean(len(p.prompt) for p in drawn)
     rollouts = study.rollouts_per_step
     context = (prompt + response) / 2
-    decode = rollouts * response + len(drawn) * prompt
-    update = rollouts * (prompt + response)
-    one = forward_flops(shape, context)
-    return {
-        "gflops_per_second": rate / 1e9,
-        "rollout": decode * one / rate,
-        "update": 3 * update * one / rate,
-    }
+    tokens = rollouts * response + len(drawn) * prompt  # a group's prompt is read once
+    forward = tokens * forward_flops(shape, context) / rate
+    return {"gflops_per_second": rate / 1e9, "rollout": forward, "update": 3 * forward}
 
 
 def summary(rows: list[dict]) -> dict[str, float]:

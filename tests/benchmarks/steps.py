@@ -63,8 +63,9 @@ def case(algorithm: str, size: str, results: str, threads: int, steps: int) -> d
         response = trainer.step(step)["response_length"]
         row = {p: trainer.clock.seconds.get(p, 0.0) - before.get(p, 0.0) for p in trainer.phases}
         drawn = trainer.task.training_problems(1, step, study.train.prompts_per_step)
-        length = response + statistics.mean(len(p.prompt) for p in drawn)
-        flops = 3 * study.rollouts_per_step * length * forward_flops(shape, length / 2)
+        prompt = statistics.mean(len(p.prompt) for p in drawn)
+        tokens = study.rollouts_per_step * response + len(drawn) * prompt  # a prompt is read once
+        flops = 3 * tokens * forward_flops(shape, (prompt + response) / 2)
         rows.append(row | {"total": sum(row.values()), "update_flops": flops})
     rows = rows[WARM_UP:]
     found = {key: statistics.median(row[key] for row in rows) for key in rows[0]}

@@ -223,11 +223,19 @@ class Planner:
             critic = forward_flops(shape, context, critic=True)
             updates = objective.critic_updates
             work += critic * critic_passes(split, train.epochs, self.checkpointing, updates)
-        tokens = rollouts * (lengths.prompt + lengths.response)
+        tokens = self._prompts_read(processes) * lengths.prompt + rollouts * lengths.response
         rounds = min(ROUNDS, getattr(objective, "rounds", 1))
         sampling = rounds * self.rollout_s(shape, processes)
         sampling += self.continue_s(shape, objective, processes)
         return sampling + self.compute_s(work * tokens, processes)
+
+    def _prompts_read(self, processes: int) -> int:
+        """Prompts in a forward pass over a step's rollouts: once per micro-batch, where shared."""
+        train, rollouts = self.study.train, self.study.rollouts_per_step
+        if self.checkpointing or processes > 1:
+            return rollouts
+        together = min(train.micro_batch or rollouts, rollouts)
+        return math.ceil(rollouts / together) * min(together, train.prompts_per_step)
 
     def continue_s(self, shape: Shape, objective: AlgorithmConfig, processes: int = 1) -> float:
         """Seconds to continue the states of a step's rollouts, half a response on average.

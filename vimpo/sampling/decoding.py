@@ -7,6 +7,8 @@ the same weights; all other models take :class:`CacheDecoder`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -124,31 +126,33 @@ class PlainDecoder:
         self._embedding = model.model.embed_tokens.weight
         self._norm, self._head = model.model.norm.weight, model.lm_head.weight
         self._layers = [_Layer(layer) for layer in model.model.layers]
-        self._frequencies = cast(Tensor, model.model.rotary_emb.inv_freq)
         count, length = ids.shape
+        places = torch.arange(length + room, device=ids.device)
+        angles = places[:, None] * cast(Tensor, model.model.rotary_emb.inv_freq)
+        self._turns = torch.polar(torch.ones_like(angles), angles)[:, None]  # [L + room, 1, D/2]
         shape = count * group_size, self._kv_heads, length + room, self._width
         # Keys and values of every layer; rows that are dropped leave their memory unused.
         self._caches = [[self._head.new_empty(shape) for _ in range(2)] for _ in self._layers]
-        self._filled = 0
-        # [N, 1, 1, L + room]: may a token be read? All may, if no prompt is padded.
-        self._readable = None
+        self._filled = length
+        # [N, 1, L + room]: may a token be read? All may, if no prompt is padded.
+        self._hidden = None
         seen = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         if not mask.all():
             later = mask.new_ones(count, room)
-            self._readable = torch.cat([mask, later], 1).bool()[:, None, None]
-            seen = seen & self._readable[..., :length]
+            readable = torch.cat([mask, later], 1).bool()
+            self._hidden = ~readable[:, None]
+            seen = seen & readable[:, None, None, :length]
             # A row of padding reads itself: a softmax over nothing would be NaN.
             seen = seen | torch.eye(length, dtype=torch.bool, device=ids.device)
         at = positions(mask)
         self._next = at[:, -1:] + 1
-        self.logits = self._read(ids, at, seen)[:, -1].repeat_interleave(group_size, 0)
+        logits = self._read(ids, at, partial(self._attend_in_prompt, seen))
+        self.logits = logits.repeat_interleave(group_size, 0)
         self.keep(torch.arange(count, device=ids.device).repeat_interleave(group_size))
 
     def step(self, tokens: Tensor, live: Tensor) -> Tensor:
-        readable = self._readable
-        if readable is not None:
-            readable = readable[..., : self._filled + 1]
-        logits = self._read(tokens[:, None], self._next, readable)[:, -1]
+        self._filled += 1
+        logits = self._read(tokens[:, None], self._next, self._attend_to_all)
         self._next = self._next + 1
         return logits
 
@@ -159,55 +163,84 @@ class PlainDecoder:
                 cache[i] = tensor[: len(rows)]
                 cache[i][:, :, : self._filled] = filled
         self._next = self._next[rows]
-        if self._readable is not None:
-            self._readable = self._readable[rows]
+        if self._hidden is not None:
+            self._hidden = self._hidden[rows]
 
-    def _read(self, ids: Tensor, at: Tensor, seen: Tensor | None) -> Tensor:
-        """ids, their positions at [N, t]; seen: which tokens each of them reads -> [N, 1, V]."""
-        angles = at[..., None, None] * self._frequencies
-        cos, sin = angles.cos(), angles.sin()
-        start, self._filled = self._filled, self._filled + ids.shape[1]
-        x = self._embedding[ids]
-        for layer, caches in zip(self._layers, self._caches, strict=True):
-            h = linear(self._scaled(x, layer.before_attention), layer.qkv)
-            q, k, v = h.unflatten(-1, (-1, self._width)).split(
-                [self._heads, self._kv_heads, self._kv_heads], dim=2
+    def _read(self, ids: Tensor, at: Tensor, attend: Attend) -> Tensor:
+        """ids, their positions at [N, t] -> logits [N, V] of what follows the last of them."""
+        turns = self._turns[at]
+        x = self._embedding[ids].flatten(0, 1)
+        for layer, cache in zip(self._layers, self._caches, strict=True):
+            h = torch.mm(self._scaled(x), layer.qkv).view(*ids.shape, -1, self._width)
+            both, v = h.tensor_split([self._heads + self._kv_heads], dim=2)
+            q, k = _rotated(self._scaled(both) * layer.scale, turns).split(
+                [self._heads, self._kv_heads], dim=2
             )
-            q = _rotated(self._scaled(q, layer.queries), cos, sin).transpose(1, 2)
-            k = _rotated(self._scaled(k, layer.keys), cos, sin)
-            keys, values = (cache[: len(x), :, : self._filled] for cache in caches)
-            keys[:, :, start:], values[:, :, start:] = k.transpose(1, 2), v.transpose(1, 2)
-            read = scaled_dot_product_attention(
-                q,
-                keys,
-                values,
-                attn_mask=seen,
-                enable_gqa=self._heads != self._kv_heads,
-            )
-            x = x + linear(read.transpose(1, 2).flatten(2), layer.out)
-            gate, up = linear(self._scaled(x, layer.before_mlp), layer.gate_up).chunk(2, -1)
-            x = x + linear(silu(gate) * up, layer.down)
-        return linear(self._scaled(x[:, -1:], self._norm), self._head)
+            read = attend(q, k, v, cache).reshape(len(x), -1)
+            x = torch.addmm(x, read, layer.out)
+            gate, up = torch.mm(self._scaled(x), layer.gate_up).chunk(2, -1)
+            x = torch.addmm(x, silu(gate) * up, layer.down)
+        last = x.view(*ids.shape, -1)[:, -1]
+        return linear(self._scaled(last) * self._norm, self._head)
 
-    def _scaled(self, x: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(x, x.shape[-1:], weight, self._eps)
+    def _attend_in_prompt(
+        self, seen: Tensor, q: Tensor, k: Tensor, v: Tensor, cache: list[Tensor]
+    ) -> Tensor:
+        """q, k, v [N, t, heads, D] of prompts, of which each token reads those in `seen`."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        for tensor, new in zip(cache, (k, v), strict=True):
+            tensor[: len(q), :, : self._filled] = new
+        read = scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, scale=1.0, enable_gqa=self._heads != self._kv_heads
+        )
+        return read.transpose(1, 2)
+
+    def _attend_to_all(self, q: Tensor, k: Tensor, v: Tensor, cache: list[Tensor]) -> Tensor:
+        """q, k, v [N, 1, heads, D] of the next token, which reads all before it.
+
+        Products of many small matrices are faster here than fused attention.
+        """
+        keys, values = (x.flatten(0, 1)[:, : self._filled] for x in cache)
+        keys[:, -1], values[:, -1] = k.flatten(0, 2), v.flatten(0, 2)
+        scores = torch.bmm(q.reshape(len(keys), -1, self._width), keys.mT)
+        if self._hidden is not None:
+            hidden = self._hidden[..., : self._filled].repeat_interleave(self._kv_heads, 0)
+            scores = scores.masked_fill_(hidden, -torch.inf)
+        return torch.bmm(scores.softmax(-1), values)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """RMSNorm without its weight."""
+        return rms_norm(x, x.shape[-1:], None, self._eps)
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, list[Tensor]], Tensor]
 
 
 class _Layer:
-    """Weights of a layer, those that read the same input put together."""
+    """Weights of a layer: those that read the same input put together, transposed.
+
+    The weight of a norm is part of the matrix that reads it, and 1 / sqrt(D) of the queries' scale
+    [heads + kv_heads, D]. The dimensions of queries and keys are in the order of :func:`_rotated`.
+    """
 
     def __init__(self, layer: Any) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.qkv = torch.cat([p.weight for p in projections])
-        self.gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        self.out, self.down = attention.o_proj.weight, mlp.down_proj.weight
-        self.queries, self.keys = attention.q_norm.weight, attention.k_norm.weight
-        self.before_attention = layer.input_layernorm.weight
-        self.before_mlp = layer.post_attention_layernorm.weight
+        attention, mlp, width = layer.self_attn, layer.mlp, layer.self_attn.head_dim
+        pairs = torch.arange(width).view(2, -1).mT.flatten()  # 0, D/2, 1, D/2 + 1, ...
+        q, k, v = (
+            p.weight.unflatten(0, (-1, width))
+            for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        qkv = torch.cat([q[:, pairs], k[:, pairs], v]).flatten(0, 1)
+        gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        self.qkv = (qkv * layer.input_layernorm.weight).mT.contiguous()
+        self.gate_up = (gate_up * layer.post_attention_layernorm.weight).mT.contiguous()
+        self.out, self.down = attention.o_proj.weight.mT, mlp.down_proj.weight.mT
+        scales = attention.q_norm.weight * width**-0.5, attention.k_norm.weight
+        self.scale = torch.cat(
+            [s[pairs].expand(len(x), -1) for s, x in zip(scales, (q, k), strict=True)]
+        )
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (arXiv 2104.09864). x [N, t, heads, D]; cos, sin [N, t, 1, D/2]."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+def _rotated(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary positions (arXiv 2104.09864). x [N, t, heads, D], in pairs; turns [N, t, 1, D/2]."""
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)

@@ -254,13 +254,12 @@ def _blank(prompt_ids: Tensor, prompt_mask: Tensor, width: int, pad: int) -> Rol
 
 
 def _write(
-    rollouts: Rollouts, rows: Tensor, t: int, tokens: Tensor, log_probs: Tensor, ends: Tensor
+    rollouts: Rollouts, rows: Tensor, t: int, live: Tensor, tokens: Tensor, log_probs: Tensor
 ) -> None:
-    """Write tokens [N], drawn from log_probs [N, V], at position t of N rows."""
-    rollouts.response_ids[rows, t] = tokens
-    rollouts.logp[rows, t] = log_probs.gather(1, tokens[:, None]).squeeze(1)
-    rollouts.mask[rows, t] = 1
-    rollouts.finished[rows] = torch.isin(tokens, ends)
+    """Write tokens [N], drawn from log_probs [N, V], at position t of the live ones of N rows."""
+    rollouts.response_ids[rows, t] = tokens.where(live, rollouts.response_ids[rows, t])
+    rollouts.logp[rows, t] = log_probs.gather(1, tokens[:, None]).squeeze(1).where(live, 0.0)
+    rollouts.mask[rows, t] = live.float()
 
 
 @torch.no_grad()
@@ -304,18 +303,21 @@ def sample(
     stops = torch.tensor(ends, device=device)
     each = torch.tensor(decoders, device=device).mT if decoders else None  # [2, group_size]
     rows = torch.arange(count, device=device)  # still being decoded
+    live = torch.ones_like(rows, dtype=torch.bool)
     for t in range(max_response):
         if each is not None:
             log_probs = decoded_logp(logits, *each[:, rows % group_size])
         else:
             log_probs = plain_logp(logits, temperature)
         tokens = draw_tokens(log_probs, uniforms[rows, t])
-        live = ~written.finished[rows] & (t < most[rows])
-        _write(written, rows[live], t, tokens[live], log_probs[live], stops)
-        live = ~written.finished[rows] & (t + 1 < most[rows])
-        if not live.any():
+        _write(written, rows, t, live, tokens, log_probs)
+        ended = (tokens[:, None] == stops).any(1) & live
+        written.finished[rows] |= ended
+        live = live & ~ended & (t + 1 < most[rows])
+        left = int(live.sum())
+        if not left:
             break
-        if live.float().mean() <= 1 - DROP_SHARE:
+        if left <= (1 - DROP_SHARE) * len(rows):
             keep = live.nonzero().squeeze(1)
             rows, tokens, live = rows[keep], tokens[keep], live[keep]
             decoder.keep(keep)
