@@ -3,12 +3,13 @@
     pip install -e '.[peers]'
     python tests/benchmarks/against_trl.py --output against_trl.json
 
-Both start from the same base policy and do steps of 32 prompts x 8 rollouts with one update per
-batch, token-mean loss, clip 0.2 / 0.28, no KL, AdamW, gradient clip 1.0, float32, the same limit of
-tokens and the same kind of problems. Each measurement is its own process; the two take turns.
+Both start from the same base policy and do steps of the same rollouts with one update per batch,
+token-mean loss, clip 0.2 / 0.28, no KL, AdamW, gradient clip 1.0, float32, the same limit of tokens
+and the same kind of problems. Each measurement is its own process; the two take turns.
 
 The floor is the step's arithmetic (2 FLOPs per parameter and token in decoding, 6 in the update,
-plus attention) at the machine's large-matmul rate, measured in the same run.
+plus attention) at the machine's large-matmul rate, measured in the same run. Each token counts
+once, and a group's prompt is read once.
 """
 
 from __future__ import annotations
@@ -18,44 +19,59 @@ import json
 import os
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from fresh import in_fresh_process
 
-STUDY = {
-    "study": "against_trl",
-    "sizes": {
-        "s128x3": {
-            "hidden": 128,
-            "layers": 3,
-            "pretrain_steps": 300,
-            "pretrain_lr": 3e-3,
-            "learning_rate": 1e-4,
-        }
-    },
-    "grid": {"algorithms": ["grpo"], "sizes": ["s128x3"], "noise": [0], "seeds": [1]},
-    "train": {"prompts_per_step": 32, "group_size": 8, "steps": 100},
+TRAIN = {"prompts_per_step": 16, "group_size": 8, "steps": 100}
+
+
+def sums(operators: int, max_response: int) -> dict:
+    """Longer responses, of about eight tokens per operator, from a base that saw few of them."""
+    task = {"symbols": "+", "largest": 9, "first_largest": 99}
+    task |= {"pretrain_operators": [operators], "train_operators": [operators]}
+    train = TRAIN | {"max_response": max_response}
+    return {"task": task, "train": train, "pretrain": {"batch_size": 16}}
+
+
+# hidden, layers, and what else a study of this case has
+CASES = {
+    "128 x 3": (128, 3, {"train": TRAIN | {"prompts_per_step": 32}}),
+    "64 x 2": (64, 2, sums(5, 56)),
+    "64 x 2, long": (64, 2, sums(28, 256)),
 }
+PHASES = ("rollout", "update", "total")
 WARM_UP = 3
 
 
-def make_study(results: str, threads: int):
+def make_study(name: str, results: str, threads: int):
     from vimpo.config import load_study
 
-    return load_study(STUDY | {"results": results, "runtime": {"threads": threads}})
+    hidden, layers, more = CASES[name]
+    size = {"hidden": hidden, "layers": layers, "pretrain_steps": 300, "pretrain_lr": 3e-3}
+    grid = {"algorithms": ["grpo"], "sizes": ["one"], "noise": [0], "seeds": [1]}
+    own = {
+        "study": "against_trl_" + "".join(c if c.isalnum() else "_" for c in name),
+        "results": results,
+        "sizes": {"one": size | {"learning_rate": 1e-4}},
+        "grid": grid,
+        "runtime": {"threads": threads},
+    }
+    return load_study(own | more)
 
 
-def ours(results: str, threads: int, steps: int) -> dict:
+def ours(name: str, results: str, threads: int, steps: int) -> dict:
     """Seconds of every step after warm-up, by phase."""
     from vimpo.config import Cell
     from vimpo.models.networks import set_up_torch
     from vimpo.training.runs import pretrain_base
     from vimpo.training.trainer import Trainer
 
-    study = make_study(results, threads)
-    base = pretrain_base(study, "s128x3", quiet=True)
+    study = make_study(name, results, threads)
+    base = pretrain_base(study, "one", quiet=True)
     set_up_torch(study.runtime)
-    trainer = Trainer(study.cell_config(Cell("grpo", "s128x3", "0", 1)), base / "model")
+    trainer = Trainer(study.cell_config(Cell("grpo", "one", "0", 1)), base / "model")
     found = []
     for step in range(WARM_UP + steps):
         before, start = dict(trainer.clock.seconds), time.perf_counter()
@@ -66,7 +82,7 @@ def ours(results: str, threads: int, steps: int) -> dict:
     return {"steps": found[WARM_UP:]}
 
 
-def trl(results: str, threads: int, steps: int) -> dict:
+def trl(name: str, results: str, threads: int, steps: int) -> dict:
     """Seconds of every step after warm-up; its rollouts are timed as TRL makes them."""
     import torch
     from datasets import Dataset
@@ -75,9 +91,9 @@ def trl(results: str, threads: int, steps: int) -> dict:
     from vimpo.models.networks import load_policy, load_tokenizer
     from vimpo.tasks import make_task
 
-    study = make_study(results, threads)
+    study = make_study(name, results, threads)
     torch.set_num_threads(threads)
-    base = study.base_folder("s128x3") / "model"
+    base = study.base_folder("one") / "model"
     tokenizer = load_tokenizer(base)
     task = make_task(study.task, tokenizer)
     per_step = study.train.prompts_per_step
@@ -181,14 +197,14 @@ def matmul_rate(threads: int) -> float:
     return 2 * 2048**3 / best
 
 
-def floor(results: str, threads: int, response: float) -> dict[str, float]:
+def floor(name: str, results: str, threads: int, response: float) -> dict[str, float]:
     """Seconds of a step's arithmetic at the machine's rate, without padding."""
     from vimpo.models.memory import shape_of
     from vimpo.planning.plan import forward_flops
     from vimpo.tasks import make_task
 
-    study, rate = make_study(results, threads), matmul_rate(threads)
-    shape = shape_of("s128x3", study.sizes["s128x3"])
+    study, rate = make_study(name, results, threads), matmul_rate(threads)
+    shape = shape_of("one", study.sizes["one"])
     task = make_task(study.task, None)
     drawn = task.training_problems(1, 0, study.train.prompts_per_step)
     prompt = statistics.mean(len(p.prompt) for p in drawn)
@@ -203,11 +219,33 @@ def summary(rows: list[dict]) -> dict[str, float]:
     return {k: statistics.median(r[k] for r in rows) for k in rows[0]}
 
 
+def compare(how: dict, steps: int, rounds: int) -> dict:
+    """Both sides of one case in turn: medians of the rounds, ratios, and shares of the floor."""
+    in_fresh_process(__file__, side="ours", steps=1, **how)  # makes the base policy
+    sides: dict[str, list[dict]] = {"ours": [], "trl": []}
+    for _ in range(rounds):
+        for side, found in sides.items():
+            found.append(
+                summary(in_fresh_process(__file__, side=side, steps=steps, **how)["steps"])
+            )
+    median = {side: summary(rows) for side, rows in sides.items()}
+    best = floor(**how, response=median["ours"]["response_length"])
+    best["total"] = best["rollout"] + best["update"]
+    return {
+        "rounds": sides,
+        "median": median,
+        "floor": best,
+        "trl_over_ours": {p: median["trl"][p] / median["ours"][p] for p in PHASES},
+        "share_of_floor": {p: best[p] / median["ours"][p] for p in PHASES},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("against_trl.json"))
     parser.add_argument("--results", default="results/benchmarks", help="folder of the base policy")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
@@ -217,32 +255,20 @@ def main() -> None:
         print(json.dumps(side(**args.case)))
         return
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    how = {"results": args.results, "threads": args.threads}
-    in_fresh_process(__file__, side="ours", steps=1, **how)  # makes the base policy
-    rounds: dict[str, list[dict]] = {"ours": [], "trl": []}
-    for _ in range(args.rounds):
-        for side, found in rounds.items():
-            rows = in_fresh_process(__file__, side=side, steps=args.steps, **how)["steps"]
-            found.append(summary(rows))
-    best = floor(args.results, args.threads, summary(rounds["ours"])["response_length"])
-    found = {side: summary(rows) for side, rows in rounds.items()}
-    phases = ("rollout", "update", "total")
-    best["total"] = best["rollout"] + best["update"]
-    report = {
-        "threads": args.threads,
-        "rounds": rounds,
-        "median": found,
-        "floor": best,
-        "trl_over_ours": {p: found["trl"][p] / found["ours"][p] for p in phases},
-        "share_of_floor": {p: best[p] / found["ours"][p] for p in phases},
-    }
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{'':8}{'ours':>9}{'TRL':>9}{'TRL/ours':>10}{'floor':>9}{'floor/ours':>12}")
-    for p in phases:
-        print(
-            f"{p:8}{found['ours'][p]:8.3f}s{found['trl'][p]:8.3f}s{report['trl_over_ours'][p]:10.2f}"
-            f"{best[p]:8.3f}s{report['share_of_floor'][p]:12.2f}"
-        )
+    found = {"threads": args.threads, "trl": version("trl"), "cases": {}}
+    print(f"{'':14}{'':8}{'ours':>9}{'TRL':>9}{'TRL/ours':>10}{'floor':>9}{'floor/ours':>12}")
+    for name in args.cases:
+        how = {"name": name, "results": args.results, "threads": args.threads}
+        one = compare(how, args.steps, args.rounds)
+        found["cases"][name] = one
+        args.output.write_text(json.dumps(found, indent=2) + "\n")
+        for p in PHASES:
+            print(
+                f"{name:14}{p:8}{one['median']['ours'][p]:8.3f}s{one['median']['trl'][p]:8.3f}s"
+                f"{one['trl_over_ours'][p]:10.2f}{one['floor'][p]:8.3f}s"
+                f"{one['share_of_floor'][p]:12.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -26,26 +26,31 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def against_trl(found: dict) -> str:
-    ours, theirs, floor = found["median"]["ours"], found["median"]["trl"], found["floor"]
     rows = [
         [
+            name,
+            f"{one['median']['ours']['response_length']:.0f}",
             phase,
-            f"{ours[phase]:.3f}",
-            f"{theirs[phase]:.3f}",
-            f"{found['trl_over_ours'][phase]:.2f}",
-            f"{floor[phase]:.3f}",
-            f"{found['share_of_floor'][phase]:.0%}",
+            f"{one['median']['ours'][phase]:.3f}",
+            f"{one['median']['trl'][phase]:.3f}",
+            f"{one['trl_over_ours'][phase]:.2f}",
+            f"{one['floor'][phase]:.3f}",
+            f"{one['share_of_floor'][phase]:.0%}",
         ]
+        for name, one in found["cases"].items()
         for phase in ("rollout", "update", "total")
     ]
-    head = ("phase", "here, s", "TRL, s", "TRL / here", "floor, s", "floor / here")
+    head = ("model", "tokens", "phase", "here, s", "TRL, s", "TRL / here", "floor, s")
+    first = next(iter(found["cases"].values()))
+    processes, rate = len(first["rounds"]["ours"]), first["floor"]["gflops_per_second"]
     return f"""## A GRPO step against TRL's
 
-128 x 3 model, 32 prompts x 8 rollouts, one update, {found["threads"]} threads; medians of
-{len(found["rounds"]["ours"])} processes each, run alternately. The floor is the step's arithmetic
-without padding at {floor["gflops_per_second"]:.0f} GFLOP/s, the rate of a large float32 product.
+TRL {found["trl"]}; groups of 8 rollouts, 32 of them at 128 x 3 and 16 else, one update,
+{found["threads"]} threads; medians of {processes} processes each, run alternately.
+`tokens`: mean length of a response. The floor is the step's arithmetic without padding at
+{rate:.0f} GFLOP/s, the rate of a large float32 product, with a group's prompt read once.
 
-{table(head, rows)}"""
+{table((*head, "floor / here"), rows)}"""
 
 
 def step_table(found: dict) -> str:

@@ -499,3 +499,19 @@ def test_what_a_scheduler_is_asked_for_runs_nothing_again():
 def test_an_unknown_size_in_the_cluster_section_is_refused():
     with pytest.raises(ConfigError, match=r"cluster.sizes: 'huge' is unknown; allowed: xs"):
         load_study({"cluster": {"sizes": {"huge": {"partition": "gpu"}}}})
+
+
+@pytest.mark.parametrize(
+    ("train", "runtime", "processes", "read"),
+    [
+        ({}, {}, 1, 4),
+        ({"micro_batch": 6}, {}, 1, 12),  # ceil(16 / 6) micro-batches with rows of 4 prompts each
+        ({"micro_batch": 2}, {}, 1, 16),
+        ({}, {"gradient_checkpointing": True}, 1, 16),
+        ({}, {}, 2, 16),
+    ],
+)
+def test_a_prompt_is_counted_once_where_its_rows_share_it(train, runtime, processes, read):
+    train = {"prompts_per_step": 4, "group_size": 4} | train
+    planner = Planner(load_study({"train": train, "runtime": runtime}))
+    assert planner._prompts_read(processes) == read
