@@ -1,31 +1,33 @@
 """Does a grid's speed depend on its size? Cells per hour, start-up of processes, large dry runs.
 
-    python tests/benchmarks/grid.py --output grid.json        # about twenty minutes on two cores
+    python tests/benchmarks/grid.py --output grid.json
 
-Runs the tiny study of the tests with 12 and with 120 cells from nothing to the report, and dry-runs
-10,000 cells of the quick study. Start-up is what a command takes before its first step of work:
-the wall time of its imports less that of `python -c pass`.
+Runs the tiny study of the tests with different numbers of cells from nothing to the report, on one
+core and on two, and dry-runs 10,000 cells of the quick study. Start-up is what a cell costs on one
+core beyond its stages (training, evaluation, probes), which are timed in one process that has
+imported everything: three processes, their imports, and Snakemake's share.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
+from fresh import in_fresh_process
+from tables import per_cell
+
+from vimpo.config import load_study
 
 ROOT = Path(__file__).parents[2]
 ALGORITHMS = 3
-LOADING = {
-    "train": "import vimpo.__main__, vimpo.training.trainer, vimpo.training.runs",
-    "evaluate": "import vimpo.__main__, lm_eval.evaluator, lm_eval.models.huggingface",
-    "probe": "import vimpo.__main__, vimpo.probes.run",
-}
 
 
 def snakemake(*words: str) -> tuple[float, float]:
@@ -38,14 +40,19 @@ def snakemake(*words: str) -> tuple[float, float]:
     return time.perf_counter() - start, int(done.stderr.splitlines()[-1]) / 1024
 
 
+def tiny_study(folder: Path, cells: int) -> Path:
+    """The tiny study with this many cells, as a file in the folder of its results."""
+    study = yaml.safe_load((ROOT / "workflow/config/tiny.yaml").read_text())
+    study["grid"]["seeds"] = list(range(1, cells // ALGORITHMS + 1))
+    config = folder / "study.yaml"
+    config.write_text(yaml.safe_dump(study | {"results": str(folder)}))
+    return config
+
+
 def cells_an_hour(cells: int, cores: int) -> dict:
     """The tiny study with this many cells, from base policy to report."""
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "study.yaml"
-        study = yaml.safe_load((ROOT / "workflow/config/tiny.yaml").read_text())
-        del study["probes"]  # the tests measure the cost of a step once, a study twice
-        study["grid"]["seeds"] = list(range(1, cells // ALGORITHMS + 1))
-        config.write_text(yaml.safe_dump(study | {"results": folder}))
+        config = tiny_study(Path(folder), cells)
         seconds, _ = snakemake("--cores", str(cores), "--nolock", "-q", "--configfile", str(config))
     return {"cells": cells, "seconds": seconds, "cells_an_hour": 3600 * cells / seconds}
 
@@ -64,47 +71,49 @@ def dry_run(cells: int) -> dict:
     return {"cells": each * len(seeds), "seconds": seconds, "peak_mb": peak}
 
 
-def start_up() -> dict[str, float]:
-    """Seconds to load and unload what a command needs, best of three."""
+def stages(folder: str) -> float:
+    """Mean seconds of a cell's stages in one process, once it has imported all libraries."""
+    from vimpo.cli import main as vimpo
 
-    def seconds(code: str) -> float:
-        best = float("inf")
-        for _ in range(3):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    empty = seconds("pass")
-    collecting = {
-        f"{k}_with_collector": seconds(v.replace("vimpo.__main__, ", "")) - empty
-        for k, v in LOADING.items()
-    }
-    freed = "; import gc; gc.freeze()"  # as models.set_up_torch does
-    return {k: seconds(v + freed) - empty for k, v in LOADING.items()} | collecting
+    config = tiny_study(Path(folder), 2 * ALGORITHMS)
+    vimpo(["pretrain", "--config", str(config), "--size", "nano"])
+    seconds = []
+    for cell in load_study(config).cells():
+        where = ["--algorithm", cell.algorithm, "--size", cell.size]
+        where += ["--noise", cell.noise, "--seed", str(cell.seed)]
+        start = time.perf_counter()
+        for stage in ("train", "evaluate", "probe"):
+            vimpo([stage, "--config", str(config), *where])
+        seconds.append(time.perf_counter() - start)
+    return statistics.mean(seconds[ALGORITHMS:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("grid.json"))
-    parser.add_argument("--cells", type=int, nargs="*", default=[12, 120])
+    parser.add_argument("--cells", type=int, nargs="*", default=[12, 120, 1200])
+    parser.add_argument("--alone", type=int, nargs="*", default=[12, 60], help="on one core")
     parser.add_argument("--dry", type=int, default=10_000)
-    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    report = {
-        "cores": options.cores,
-        "start_up_seconds": start_up(),
-        "dry_run": dry_run(options.dry),
-    }
-    print({k: round(v, 2) for k, v in report["start_up_seconds"].items()})
+    if options.case:
+        print(json.dumps(stages(**options.case)))
+        return
+    report: dict[str, Any] = {"dry_run": dry_run(options.dry)}
     dry = report["dry_run"]
     print(f"dry run of {dry['cells']} cells: {dry['seconds']:.1f} s, {dry['peak_mb']:.0f} MB")
-    report["grids"] = []
-    for cells in options.cells:
-        one = cells_an_hour(cells, options.cores)
-        report["grids"].append(one)
-        print(f"{cells} cells: {one['seconds']:.0f} s, {one['cells_an_hour']:.0f} per hour")
-        options.output.write_text(json.dumps(report, indent=2) + "\n")
+    for key, cores, counts in (("one_core", 1, options.alone), ("grids", 2, options.cells)):
+        report[key] = []
+        for cells in counts:
+            one = cells_an_hour(cells, cores)
+            report[key].append(one)
+            print(f"{cores} cores, {cells} cells: {one['seconds']:.0f} s", flush=True)
+            options.output.write_text(json.dumps(report, indent=2) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        work = in_fresh_process(__file__, folder=folder)
+    alone = per_cell(report["one_core"])
+    report |= {"stages_seconds": work, "start_up_seconds": alone - work}
+    print(f"a cell: {alone:.2f} s on one core, of which {work:.2f} s in its stages")
     options.output.write_text(json.dumps(report, indent=2) + "\n")
 
 

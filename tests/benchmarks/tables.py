@@ -112,32 +112,31 @@ held-out accuracy under three decoders, and the KL to the base policy.
 {table(head, rows)}"""
 
 
+def per_cell(grids: Sequence[dict]) -> float:
+    """Seconds of every further cell."""
+    least, most = grids[0], grids[-1]
+    return (most["seconds"] - least["seconds"]) / (most["cells"] - least["cells"])
+
+
 def grid(found: dict) -> str:
-    start, dry = found["start_up_seconds"], found["dry_run"]
-    loading = [
-        [name, f"{start[name]:.1f}", f"{start[name + '_with_collector']:.1f}"]
-        for name in ("train", "evaluate", "probe")
+    dry, two, one = found["dry_run"], per_cell(found["grids"]), per_cell(found["one_core"])
+    rows = [
+        [str(cores), str(g["cells"]), f"{g['seconds']:.0f}", f"{g['cells_an_hour']:.0f}"]
+        for cores, key in ((1, "one_core"), (2, "grids"))
+        for g in found[key]
     ]
-    grids = [
-        [str(g["cells"]), f"{g['seconds']:.0f}", f"{g['cells_an_hour']:.0f}"]
-        for g in found["grids"]
-    ]
-    least, most = found["grids"][0], found["grids"][-1]
-    a_cell = (most["seconds"] - least["seconds"]) / (most["cells"] - least["cells"])
-    fixed = least["seconds"] - least["cells"] * a_cell
+    fixed = found["grids"][0]["seconds"] - found["grids"][0]["cells"] * two
     return f"""## The grid
 
-Seconds to load and unload the libraries of a command, as they are and with Python's garbage
-collector on:
+The tiny study, whose cells are nearly all start-up:
 
-{table(("command", "s", "with collector, s"), loading)}
+{table(("cores", "cells", "s", "cells per hour"), rows)}
 
-The tiny study, whose cells are nearly all start-up, on {found["cores"]} cores:
-
-{table(("cells", "s", "cells per hour"), grids)}
-
-That is {a_cell:.1f} s for every further cell (training, evaluation, probes), and {fixed:.0f} s once
-per study (base policy, cost, tables, report), which weighs more the fewer the cells.
+On two cores that is {two:.1f} s for every further cell (training, evaluation, probes), and
+{fixed:.0f} s once per study (base policy, cost, tables, report), which weighs more the fewer the
+cells. On one core a further cell takes {one:.1f} s, {one / two:.2f} times as long. Of these, its
+stages take {found["stages_seconds"]:.1f} s in one process that has imported everything, so
+start-up, of three processes and of Snakemake's jobs, is {found["start_up_seconds"]:.1f} s.
 
 `snakemake -n` on {dry["cells"]:,} cells: {dry["seconds"]:.0f} s and {dry["peak_mb"]:.0f} MB."""
 
