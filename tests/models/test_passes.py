@@ -7,7 +7,7 @@ import torch
 from zoo import ZOO, save_zoo_model
 
 from vimpo.config import ModelSpec, Runtime
-from vimpo.models.networks import build_policy, chain_tokenizer, load_policy
+from vimpo.models.networks import build_policy, chain_tokenizer, frozen_copy, load_policy
 from vimpo.models.passes import (
     enable_checkpointing,
     last_logits,
@@ -96,6 +96,15 @@ def test_a_prompt_that_is_read_once_gives_the_same_outputs_and_gradients(kind, o
     for name, slope in slopes.items():
         bound = 1e-3 * float(slope.abs().max()) + 1e-6 * scale
         assert float((found[name] - slope).abs().max()) < bound, name
+
+
+def test_a_policy_and_its_frozen_copy_say_the_same_bytes(policy):
+    ids, mask = grouped_rows()
+    found = []
+    for model in (policy, frozen_copy(policy)):
+        prompts = read_prompts(model, ids[:, :7], mask[:, :7], int(mask.sum()))
+        found.append(last_logits(model, ids[:, :-1], mask[:, :-1], 5, prompts).detach())
+    assert torch.equal(*found)
 
 
 def test_every_prompt_is_read_once(policy):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_results import seal_again, small_study, write_results
+from pandas.testing import assert_frame_equal
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
@@ -201,6 +202,21 @@ def test_an_incomplete_cell_is_run_again(whole, tmp_path):
     study = elsewhere(whole, tmp_path / "two", publish(study, tmp_path / "published"))
     assert set(whole.cells()) - taken_over(study).cells == set(lost.values())
     assert not taken_over(study).sizes
+
+
+def test_what_is_known_of_a_base_policy_stays_known_without_its_cost(whole, tmp_path):
+    """Its size is not taken over, so it is made again; but its numbers are in the tables."""
+    first, last = whole.cells()[:-1], whole.cells()[-1:]
+    study = elsewhere(whole, tmp_path / "one", cells=first, sizes=WEIGHTS)
+    for size in WEIGHTS:
+        study.cost_file(size).unlink()
+    aggregate(study, study.folder / "tables")
+    study = elsewhere(whole, tmp_path / "two", publish(study, tmp_path / "published"), cells=last)
+    assert not taken_over(study).sizes
+    aggregate(study, study.folder / "tables")
+    for table in ("capacity", "accuracy"):
+        found, expected = (read_table(x.folder / "tables", table) for x in (study, whole))
+        assert_frame_equal(found, expected)
 
 
 def test_no_digest_knows_what_a_study_continues(whole, published, tmp_path):

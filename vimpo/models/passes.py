@@ -98,7 +98,11 @@ def _states(model: PreTrainedModel, last: int, **inputs: Any) -> Tensor:
 
 
 def _logits(model: PreTrainedModel, last: int, **inputs: Any) -> Tensor:
-    return model(**inputs, logits_to_keep=last).logits.float()
+    # An index, for a copy of these states: torch multiplies a view of them in another way, and with
+    # other rounding, if the weights need no gradient. A policy would differ from its reference.
+    length, device = inputs["input_ids"].shape[1], inputs["input_ids"].device
+    kept = torch.arange(length - last, length, device=device)
+    return model(**inputs, logits_to_keep=kept).logits.float()
 
 
 def _last(

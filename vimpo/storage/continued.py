@@ -22,7 +22,11 @@ from vimpo.errors import ConfigError
 
 @dataclass(frozen=True)
 class TakenOver:
-    """Cells, the sizes whose base policy and cost are taken over, and manifests by name of run."""
+    """Cells, the sizes that have nothing left to run, and manifests by name of run or base policy.
+
+    A base policy whose size has something left is made again; until then, what was measured of the
+    published one counts.
+    """
 
     folder: Path = Path()
     cells: frozenset[Cell] = frozenset()
@@ -80,12 +84,13 @@ def taken_over(study: Study) -> TakenOver:
         and not _is_here(study.run_folder(cell))
     ]
     left = {cell.size for cell in set(study.cells()) - set(cells)}
+    bases = [size for size in study.used_sizes() if _base_alike(study, size, manifests)]
     sizes = [
         size
-        for size in study.used_sizes()
-        if size not in left and _base_and_cost_alike(study, published, size, manifests)
+        for size in bases
+        if size not in left and _cost_alike(study, published, size, manifests)
     ]
-    names = [*(f"base/{size}" for size in sizes), *(cell.name for cell in cells)]
+    names = [*(f"base/{size}" for size in bases), *(cell.name for cell in cells)]
     taken = {name: manifests[name] for name in names}
     return TakenOver(folder, frozenset(cells), frozenset(sizes), taken)
 
@@ -108,15 +113,16 @@ def _whole(published: Study, folder: Path) -> dict[str, dict]:
     return {name: manifest for name, manifest in found.items() if name not in missing}
 
 
-def _base_and_cost_alike(
-    study: Study, published: Study, size: str, manifests: dict[str, dict]
-) -> bool:
-    """Does the published study have both, of the same configuration, and was neither made here?"""
+def _base_alike(study: Study, size: str, manifests: dict[str, dict]) -> bool:
+    """Does the published study have this base policy, and was none made here?"""
+    published = manifests.get(f"base/{size}", {}).get("digest")
+    return published == study.base_digest(size) and not _is_here(study.base_folder(size))
+
+
+def _cost_alike(study: Study, published: Study, size: str, manifests: dict[str, dict]) -> bool:
     return (
-        manifests.get(f"base/{size}", {}).get("digest") == study.base_digest(size)
-        and f"cost/{size}" in manifests
+        f"cost/{size}" in manifests
         and study.cost_digest(size) == published.cost_digest(size)
-        and not _is_here(study.base_folder(size))
         and not study.cost_file(size).is_file()
     )
 

@@ -42,13 +42,11 @@ from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of
 from vimpo.tasks import Task, load_task
 from vimpo.training.collecting import Collector
 from vimpo.training.outcomes import Outcome, Watch, outcome_of
+from vimpo.training.pieces import pieces, price_of_pass
 from vimpo.training.replay import Replay
 from vimpo.training.telemetry import Stopwatch
 from vimpo.training.validation import Validator
 
-# Most parts that one process splits a batch into for a forward pass, and fewest rows of a part.
-PIECES = 8
-PIECE_ROWS = 16
 SAME_REWARD = 1e-6  # rewards of a group that differ by less are equal
 
 T = TypeVar("T")
@@ -84,6 +82,7 @@ class Trainer:
         self._how = (config.train.temperature, config.runtime.logit_chunk)
         self._load(base, critic)
         self.task = task or load_task(config, self.policy, self.tokenizer)
+        self._price = price_of_pass(self.policy)
         self.modules: dict[str, nn.Module] = {"policy": self.policy}
         rate = config.model.learning_rate
         self.rates = {"policy": rate * config.objective.scale_at(config.size)}
@@ -219,13 +218,14 @@ class Trainer:
 
     # --- policy -------------------------------------------------------------------------------
 
-    def _pieces(self, count: int) -> list[slice]:
-        """Sorted rows in parts for separate forward passes, none wider than necessary.
+    def _pieces(self, rollouts: Rollouts) -> list[slice]:
+        """Sorted rows in parts for separate forward passes (vimpo/training/pieces.py).
 
         One part if there are several processes: DDP and FSDP2 expect the same calls from all.
         """
-        alone = self.world.size == 1
-        return micro_batches(count, max(PIECE_ROWS, -(-count // PIECES)) if alone else count)
+        if self.world.size > 1:
+            return [slice(0, len(rollouts.mask))]
+        return pieces(rollouts.mask.sum(1).int().tolist(), self._price)
 
     def _prompts(self, reader: Reader | Critic, rollouts: Rollouts) -> Prompts | None:
         """The prompts of all parts, each read once; None if every part reads its own."""
@@ -242,7 +242,7 @@ class Trainer:
             self._score_piece(
                 rollouts.rows(s).trimmed(), own and own.rows(s), base and base.rows(s)
             )
-            for s in self._pieces(len(rollouts.mask))
+            for s in self._pieces(rollouts)
         ]
         columns = (joined(column, rollouts.width) for column in zip(*parts, strict=True))
         scores = Scores(*columns)
@@ -410,15 +410,15 @@ class Trainer:
         """log pi_ref of the tokens, for a loss that reads no reference: it is loaded for this."""
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
         parts = [rollouts.rows(s) for s in slices]
-        pieces = [p.rows(s).trimmed() for p in parts for s in self._pieces(len(p.mask))]
+        inputs = [p.rows(s).trimmed() for p in parts for s in self._pieces(p)]
         if not self.config.model.lora:
             base = Scorer(self._load_network().eval(), self.config.objective, *self._how)
             scorer = self.world.spread(base.requires_grad_(False), *self._example, *self._example)
-            found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in pieces]
+            found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in inputs]
         else:
             with without_adapters(self.policy):
                 scorer = self._calls["policy"]
-                found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in pieces]
+                found = [scorer(*p.inputs(), p.response_ids, p.mask)[0] for p in inputs]
         return joined(found, rollouts.width)
 
     # --- held-out problems (vimpo/training/validation.py) -----------------------------------------
@@ -437,7 +437,7 @@ class Trainer:
     def _values(self, rollouts: Rollouts) -> Tensor:
         assert self.critic is not None
         prompts, values = self._prompts(self.critic, rollouts), []
-        for s in self._pieces(len(rollouts.mask)):
+        for s in self._pieces(rollouts):
             piece = rollouts.rows(s).trimmed()
             own = prompts and prompts.rows(s)
             values.append(self._calls["critic"](*piece.inputs(), piece.width, own))
