@@ -237,7 +237,8 @@ class Trainer:
     def _score(self, rollouts: Rollouts) -> Scores:
         """Log-probabilities at the sampling temperature, with graph; the rest without."""
         own = self._prompts(self.scorer, rollouts)
-        base = self._of_reference(lambda: self._prompts(self._reader, rollouts))
+        # The reference reads as the policy does: equal weights then say the same bytes.
+        base = own and self._of_reference(lambda: self._prompts(self._reader, rollouts))
         parts = [
             self._score_piece(
                 rollouts.rows(s).trimmed(), own and own.rows(s), base and base.rows(s)
