@@ -158,7 +158,8 @@ def lines_of(frontier: pd.DataFrame) -> pd.DataFrame:
 def paths_of(frontier: pd.DataFrame) -> pd.DataFrame:
     """Lines at the size with most noise levels: on clean rewards, and at one noise level.
 
-    The noise level is the one with most algorithms, or of several such the highest.
+    The noise level is the one with most algorithms, or of several such the highest, the first of
+    equal ones.
     """
     frame = lines_of(frontier)
     size = shown_size(frame)
@@ -166,8 +167,9 @@ def paths_of(frontier: pd.DataFrame) -> pd.DataFrame:
     levels = {noise: Noise.parse(noise).level for noise in ordered_noise(frame["noise"])}
     counts = frame.groupby("noise")["algorithm"].nunique()
     noisy = [noise for noise, level in levels.items() if level > 0]
-    most = sorted(noisy, key=lambda noise: (counts[noise], levels[noise]))[-1:]
-    shown = [noise for noise, level in levels.items() if level == 0] + most
+    shown = [noise for noise, level in levels.items() if level == 0]
+    if noisy:
+        shown.append(max(noisy, key=lambda noise: (counts[noise], levels[noise])))
     return frame[frame["noise"].isin(shown)]
 
 

@@ -87,7 +87,7 @@ def _distance(
     for one, noise in zip(axes, ordered_noise(frame["noise"]), strict=True):
         draw_paths(one, frame[frame["noise"] == noise], looks, clear)
         limit_paths(one, frame)
-        one.set_title(f"Distance, {size_name(frame, size)} · {noise_name(noise)}", weight="bold")
+        one.set_title(f"Distance, {size_name(frame, size)}\n{noise_name(noise)}", weight="bold")
         one.set_xlabel("KL to the base, nats (root axis)")
     axes[0].set_ylabel("training accuracy")
 
