@@ -134,8 +134,7 @@ class PlainDecoder:
         # Keys and values of every layer; rows that are dropped leave their memory unused.
         self._caches = [[self._head.new_empty(shape) for _ in range(2)] for _ in self._layers]
         self._filled = length
-        # [N, 1, L + room]: may a token be read? All may, if no prompt is padded.
-        self._hidden = None
+        self._hidden = None  # [N, 1, L + room]: is a token padding? None if no prompt is padded.
         seen = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         if not mask.all():
             later = mask.new_ones(count, room)
