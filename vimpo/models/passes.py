@@ -93,15 +93,13 @@ def last_logits(
 Output = Callable[..., Tensor]
 
 
-def _states(model: PreTrainedModel, last: int, **inputs: Any) -> Tensor:
-    return model.base_model(**inputs).last_hidden_state[:, -last:]
+def _states(model: PreTrainedModel, kept: int | Tensor, **inputs: Any) -> Tensor:
+    states = model.base_model(**inputs).last_hidden_state
+    return states[:, -kept:] if isinstance(kept, int) else states[:, kept]
 
 
-def _logits(model: PreTrainedModel, last: int, **inputs: Any) -> Tensor:
-    # An index, for a copy of these states: torch multiplies a view of them in another way, and with
-    # other rounding, if the weights need no gradient. A policy would differ from its reference.
-    length, device = inputs["input_ids"].shape[1], inputs["input_ids"].device
-    kept = torch.arange(length - last, length, device=device)
+def _logits(model: PreTrainedModel, kept: int | Tensor, **inputs: Any) -> Tensor:
+    """kept: how many of the last positions, or the indices of some."""
     return model(**inputs, logits_to_keep=kept).logits.float()
 
 
@@ -168,9 +166,12 @@ def read_prompts(
     """Read the distinct ones of B prompts, left-padded, ids and mask [B, P].
 
     None where that is not possible, or saves little of the `tokens` of the batch, padding aside: if
-    no two rows are equal, if layers are recomputed, or if they keep more than keys and values of
-    all tokens. logits: for :func:`last_logits`; else for :func:`last_states`.
+    no two rows are equal, if layers are recomputed, if they keep more than keys and values of all
+    tokens, or if the model's code is not that of transformers. logits: for :func:`last_logits`;
+    else for :func:`last_states`.
     """
+    if not type(model).__module__.startswith("transformers."):
+        return None
     cache = DynamicCache(config=model.config)
     whole = all(type(layer) is DynamicLayer for layer in cache.layers)
     recomputed = any(layer.gradient_checkpointing for layer in decoder_layers(model))
@@ -180,9 +181,12 @@ def read_prompts(
     shown = texts != PADDING
     if mask.sum() - shown.sum() < WORTH * tokens:
         return None
+    # An index, for a copy of these states: torch multiplies a view of them in another way, and with
+    # other rounding, if the weights need no gradient. A policy would differ from its reference.
+    end = torch.tensor([texts.shape[1] - 1], device=ids.device)
     last = (_logits if logits else _states)(
         model,
-        1,
+        end,
         input_ids=texts.where(shown, ids.new_zeros(())),
         attention_mask=shown.long(),
         position_ids=positions(shown),
