@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from padded import IDS, MASK
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -30,8 +31,6 @@ from vimpo.training.trainer import Trainer
 NAMES = ("vimpo", "ppo", "grpo")
 VOCABULARY = 151_936  # of every Qwen3
 TINY = ModelSpec(hidden=16, layers=2, pretrain_steps=1)
-IDS = torch.tensor([[0, 0, 9, 12, 7, 15], [5, 13, 5, 15, 4, 16]])
-MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from padded import IDS, MASK
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import (
@@ -34,8 +35,6 @@ from vimpo.models.networks import (
 from vimpo.training.runs import pretrain_base, train_cell
 
 TINY = ModelSpec(hidden=16, layers=1, pretrain_steps=1)
-IDS = torch.tensor([[0, 0, 9, 12, 7, 15], [5, 13, 5, 15, 4, 16]])
-MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from padded import IDS, MASK
 from zoo import ZOO, save_zoo_model
 
 from vimpo.config import ModelSpec, Runtime
@@ -18,8 +19,6 @@ from vimpo.models.passes import (
 from vimpo.training.trainer import Trainer
 
 TINY = ModelSpec(hidden=16, layers=2, pretrain_steps=1)
-IDS = torch.tensor([[0, 0, 9, 12, 7, 15], [5, 13, 5, 15, 4, 16]])
-MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
 # Which keep only keys and values of all tokens; what else is read prompt and response together.
 SHARE = ("qwen3", "opt", "mixtral", "gpt2", "bloom")
 KEEP_OTHERS = ("mamba", "qwen3_next", "gemma3_text")

@@ -153,7 +153,10 @@ def test_a_batch_in_pieces_trains_like_one_piece(make_trainer, monkeypatch, algo
         rows = [trainer.step(step) for step in range(3)]
         runs.append((trainer, rows))
         drawn = trainer.collector.collect(3).rollouts
-        assert (len(trainer._pieces(drawn)) > 1) == many
+        widths = [piece.width for (piece,) in trainer._pieces(drawn)]
+        assert (len(widths) > 1) == many
+        assert widths == sorted(widths)
+        assert not many or widths[0] < widths[-1]
     (whole, expected), (parts, found) = runs
     for name in whole.modules:
         pair = (weights(t.modules[name]) for t in (whole, parts))

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -218,14 +218,18 @@ class Trainer:
 
     # --- policy -------------------------------------------------------------------------------
 
-    def _pieces(self, rollouts: Rollouts) -> list[slice]:
+    def _pieces(self, rollouts: Rollouts, *shared: Prompts | None) -> list[tuple[Any, ...]]:
         """Sorted rows in parts for separate forward passes (vimpo/training/pieces.py).
 
-        One part if there are several processes: DDP and FSDP2 expect the same calls from all.
+        Each is none wider than necessary, and followed by its rows of what is shared. One part if
+        there are several processes: DDP and FSDP2 expect the same calls from all.
         """
-        if self.world.size > 1:
-            return [slice(0, len(rollouts.mask))]
-        return pieces(rollouts.mask.sum(1).int().tolist(), self._price)
+        cuts = [slice(0, len(rollouts.mask))]
+        if self.world.size == 1:
+            cuts = pieces(rollouts.mask.sum(1).int().tolist(), self._price)
+        return [
+            (rollouts.rows(s).trimmed(), *(each and each.rows(s) for each in shared)) for s in cuts
+        ]
 
     def _prompts(self, reader: Reader | Critic, rollouts: Rollouts) -> Prompts | None:
         """The prompts of all parts, each read once; None if every part reads its own."""
@@ -239,12 +243,7 @@ class Trainer:
         own = self._prompts(self.scorer, rollouts)
         # The reference reads as the policy does: equal weights then say the same bytes.
         base = own and self._of_reference(lambda: self._prompts(self._reader, rollouts))
-        parts = [
-            self._score_piece(
-                rollouts.rows(s).trimmed(), own and own.rows(s), base and base.rows(s)
-            )
-            for s in self._pieces(rollouts)
-        ]
+        parts = [self._score_piece(*piece) for piece in self._pieces(rollouts, own, base)]
         columns = (joined(column, rollouts.width) for column in zip(*parts, strict=True))
         scores = Scores(*columns)
         return scores if scores.start is None else replace(scores, start=scores.start[:, 0])
@@ -410,8 +409,7 @@ class Trainer:
     def _base_logp(self, rollouts: Rollouts) -> Tensor:
         """log pi_ref of the tokens, for a loss that reads no reference: it is loaded for this."""
         slices = micro_batches(len(rollouts.mask), self.config.train.micro_batch)
-        parts = [rollouts.rows(s) for s in slices]
-        inputs = [p.rows(s).trimmed() for p in parts for s in self._pieces(p)]
+        inputs = [piece for s in slices for (piece,) in self._pieces(rollouts.rows(s))]
         if not self.config.model.lora:
             base = Scorer(self._load_network().eval(), self.config.objective, *self._how)
             scorer = self.world.spread(base.requires_grad_(False), *self._example, *self._example)
@@ -437,11 +435,8 @@ class Trainer:
 
     def _values(self, rollouts: Rollouts) -> Tensor:
         assert self.critic is not None
-        prompts, values = self._prompts(self.critic, rollouts), []
-        for s in self._pieces(rollouts):
-            piece = rollouts.rows(s).trimmed()
-            own = prompts and prompts.rows(s)
-            values.append(self._calls["critic"](*piece.inputs(), piece.width, own))
+        parts = self._pieces(rollouts, self._prompts(self.critic, rollouts))
+        values = [self._calls["critic"](*part.inputs(), part.width, own) for part, own in parts]
         return joined(values, rollouts.width)
 
     def _estimate_values(self, rollouts: Rollouts, batch: Batch) -> tuple[Batch, Tensor | None]:
