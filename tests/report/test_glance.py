@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
+from vimpo.config import Noise
 from vimpo.report.figures.registry import FIGURES
 from vimpo.report.figures.style import FAINT, RC
 from vimpo.report.glance import by_capacity, glance, in_order, paths_of, regime_of, value_rows
@@ -30,7 +31,7 @@ def frame(table, rows):
     for row in filled:
         row.setdefault("low", row["mean"] - 0.1)
         row.setdefault("high", row["mean"] + 0.1)
-        row["noise_level"] = float(row["noise"])
+        row["noise_level"] = Noise.parse(row["noise"]).level
     return pd.DataFrame(filled, columns=COLUMNS[table])
 
 
@@ -169,13 +170,24 @@ def test_a_capacity_has_one_point_at_each_size_and_other_methods_none():
     assert set(by_capacity(probes(names, sizes=("xs", "s")), more)["size"]) == {"xs"}
 
 
-def test_distance_is_shown_clean_and_at_the_level_with_most_algorithms():
+@pytest.mark.parametrize(
+    ("noises", "few", "expected"),
+    [
+        (["0.1", "0.25"], ["0.4"], "0.25"),
+        (["0.1", "0.25", "0.4", "0.5", "rollout-0.25"], [], "0.25"),
+        (["0.5"], [], "0.5"),
+    ],
+)
+def test_distance_is_shown_clean_and_at_the_middle_level_with_most_algorithms(
+    noises, few, expected
+):
     names = ["vimpo", "grpo"]
-    levels = [frontier(names, "xs"), frontier(names, "s"), frontier(names, "s", "0.1")]
-    levels += [frontier(names, "s", "0.25"), frontier(names[:1], "s", "0.4")]
+    levels = [frontier(names, "xs"), frontier(names, "s")]
+    levels += [frontier(names, "s", noise) for noise in noises]
+    levels += [frontier(names[:1], "s", noise) for noise in few]
     shown = paths_of(pd.concat(levels))
     assert set(shown["size"]) == {"s"}
-    assert set(shown["noise"]) == {"0", "0.25"}
+    assert set(shown["noise"]) == {"0", expected}
 
 
 # --- What is drawn -------------------------------------------------------------------------------

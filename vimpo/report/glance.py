@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median_high
 
 import pandas as pd
 
@@ -22,6 +23,7 @@ RANK, EXPLAINED = "spearman", "explained_variance"
 # Algorithms that should capture nothing: right numbers in wrong places, and no reward at all.
 CONTROLS = ("oracle_shuffled", "entropy")
 KNOWN = ("implied", "critic")
+PURE_NOISE = 0.5  # flips of all rewards, after which they say nothing
 
 
 @dataclass(frozen=True)
@@ -158,18 +160,21 @@ def lines_of(frontier: pd.DataFrame) -> pd.DataFrame:
 def paths_of(frontier: pd.DataFrame) -> pd.DataFrame:
     """Lines at the size with most noise levels: on clean rewards, and at one noise level.
 
-    The noise level is the one with most algorithms, or of several such the highest, the first of
-    equal ones.
+    The noise level is the one with most algorithms, or of several such the middle one (the higher
+    of two, the first of equal ones), pure noise aside.
     """
     frame = lines_of(frontier)
     size = shown_size(frame)
     frame = frame[frame["size"] == size]
     levels = {noise: Noise.parse(noise).level for noise in ordered_noise(frame["noise"])}
     counts = frame.groupby("noise")["algorithm"].nunique()
-    noisy = [noise for noise, level in levels.items() if level > 0]
     shown = [noise for noise, level in levels.items() if level == 0]
-    if noisy:
-        shown.append(max(noisy, key=lambda noise: (counts[noise], levels[noise])))
+    noisy = [noise for noise, level in levels.items() if level > 0]
+    if some := [noise for noise in noisy if levels[noise] < PURE_NOISE] or noisy:
+        most = max(counts[noise] for noise in some)
+        some = [noise for noise in some if counts[noise] == most]
+        middle = median_high({levels[noise] for noise in some})
+        shown.append(next(noise for noise in some if levels[noise] == middle))
     return frame[frame["noise"].isin(shown)]
 
 
