@@ -1,6 +1,7 @@
 """Switches of the official code, each against a computation by hand."""
 
 import math
+from collections import defaultdict
 
 import pytest
 import torch
@@ -153,7 +154,7 @@ def updated(make_trainer, name, **settings):
     trainer.step(0)
     found = trainer.collector.collect(1)
     rollouts, batch = found.rollouts, found.batch
-    return trainer._update_policy(rollouts, batch, apply=False)
+    return trainer._update_policy(rollouts, batch, defaultdict(dict), apply=False)
 
 
 def test_the_advantage_is_whitened_over_each_micro_batch(make_trainer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from vimpo.config import VimpoConfig
 from vimpo.models.networks import Critic
 from vimpo.models.scoring import token_kl
+from vimpo.training import trainer as trainer_file
 from vimpo.training.pieces import pieces
 from vimpo.training.trainer import micro_batches, step_seed
 
@@ -300,6 +302,30 @@ def test_scored_log_probabilities_are_those_of_the_sampler(make_trainer, tempera
     assert not scores.ref_logp.requires_grad
     assert not scores.token_kl.requires_grad
     assert float(scores.token_kl.abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+@pytest.mark.parametrize(
+    ("epochs", "micro_batch", "passes"), [(1, None, 1), (3, None, 3), (1, 7, 2), (2, 7, 4)]
+)
+def test_a_frozen_reference_reads_a_batch_once(
+    make_trainer, monkeypatch, chunk, epochs, micro_batch, passes
+):
+    runs = []
+    for width in (trainer_file.KEPT_WIDTH, 0):
+        monkeypatch.setattr(trainer_file, "KEPT_WIDTH", width)
+        trainer = make_trainer(
+            "vimpo", epochs=epochs, micro_batch=micro_batch, runtime={"logit_chunk": chunk}
+        )
+        trainer._price = 0  # two parts where that saves padding
+        read = Mock(wraps=trainer._reader.forward)
+        monkeypatch.setattr(trainer._reader, "forward", read)
+        rows = [trainer.step(step) for step in range(2)]
+        runs.append((read.call_count, rows, weights(trainer.policy)))
+    (once, kept, its), (several, again, others) = runs
+    assert several == passes * once
+    assert kept == again
+    assert distance(its, others) == 0
 
 
 def test_kl_estimators_are_those_that_are_configured():

@@ -7,6 +7,7 @@ same bytes as an uninterrupted one.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -35,7 +36,7 @@ from vimpo.models.networks import (
 from vimpo.models.optimizer import make_optimizer, norm_limit
 from vimpo.models.passes import Prompts, enable_checkpointing
 from vimpo.models.saved import check_saved
-from vimpo.models.scoring import Reader, Scorer, Scores
+from vimpo.models.scoring import Reader, Reading, Scorer, Scores
 from vimpo.objectives.common import masked_mean, response_kl
 from vimpo.sampling import make_sampler
 from vimpo.sampling.rollouts import Rollouts, joined, micro_batches, sampling_of, step_seed
@@ -48,8 +49,13 @@ from vimpo.training.telemetry import Stopwatch
 from vimpo.training.validation import Validator
 
 SAME_REWARD = 1e-6  # rewards of a group that differ by less are equal
+# What the reference says is kept for the next pass over a batch if a token has no more numbers:
+# hidden states, and the logits of a small vocabulary.
+KEPT_WIDTH = 8192
 
 T = TypeVar("T")
+Said = dict[int, dict[int, Reading]]
+"""What the reference said of a batch, by the first row of a micro-batch and the place of a part."""
 
 
 class Trainer:
@@ -177,7 +183,8 @@ class Trainer:
         compared = (batch.rewards - batch.baseline).abs().max()
         no_signal = bool(compared < SAME_REWARD)
         idle = no_signal and c.train.skip_without_signal and c.objective.needs_group
-        updates = []
+        updates: list[dict[str, float]] = []
+        said: Said = defaultdict(dict)
         for _ in range(self.config.train.epochs):
             if self.critic is not None:
                 with self.clock("critic"):
@@ -185,7 +192,7 @@ class Trainer:
                 value_graph = None
             with self.clock("update"):
                 batch, metrics = self._update_policy(
-                    rollouts, batch, apply=not (warming_up or idle)
+                    rollouts, batch, said, apply=not (warming_up or idle)
                 )
             updates.append(metrics)
             if self.watch.fault:
@@ -238,23 +245,37 @@ class Trainer:
         tokens = int(rollouts.prompt_mask.sum() + rollouts.mask.sum())
         return reader.read_prompts(rollouts.prompt_ids, rollouts.prompt_mask, tokens)
 
-    def _score(self, rollouts: Rollouts) -> Scores:
-        """Log-probabilities at the sampling temperature, with graph; the rest without."""
-        own = self._prompts(self.scorer, rollouts)
-        # The reference reads as the policy does: equal weights then say the same bytes.
-        base = own and self._of_reference(lambda: self._prompts(self._reader, rollouts))
-        parts = [self._score_piece(*piece) for piece in self._pieces(rollouts, own, base)]
+    def _score(self, rollouts: Rollouts, kept: dict[int, Reading] | None = None) -> Scores:
+        """Log-probabilities at the sampling temperature, with graph; the rest without.
+
+        kept: what the reference said of each part; read here, or filled in.
+        """
+        kept = {} if kept is None else kept
+        own, base = self._prompts(self.scorer, rollouts), None
+        if own and not kept:
+            # The reference reads as the policy does: equal weights then say the same bytes.
+            base = self._of_reference(lambda: self._prompts(self._reader, rollouts))
+        cut = enumerate(self._pieces(rollouts, own, base))
+        parts = [self._score_piece(kept, place, *piece) for place, piece in cut]
         columns = (joined(column, rollouts.width) for column in zip(*parts, strict=True))
         scores = Scores(*columns)
         return scores if scores.start is None else replace(scores, start=scores.start[:, 0])
 
     def _score_piece(
-        self, rollouts: Rollouts, own: Prompts | None, base: Prompts | None
+        self,
+        kept: dict[int, Reading],
+        place: int,
+        rollouts: Rollouts,
+        own: Prompts | None,
+        base: Prompts | None,
     ) -> tuple[Tensor | None, ...]:
         """The fields of :class:`Scores`. own, base: the prompts by policy and reference."""
         ids, attention_mask = rollouts.inputs()
-        read = self._calls["reference"] if self.reference is not None else self.scorer.read
-        reference = self._of_reference(lambda: read(ids, attention_mask, rollouts.width, base))
+        if (reference := kept.get(place)) is None:
+            read = self._calls["reference"] if self.reference is not None else self.scorer.read
+            reference = self._of_reference(lambda: read(ids, attention_mask, rollouts.width, base))
+            if reference and self._read_again and reference[0].shape[-1] <= KEPT_WIDTH:
+                kept[place] = reference
         tokens = (rollouts.response_ids, rollouts.mask)
         scores = self._calls["policy"](ids, attention_mask, *tokens, reference, own)
         if self.reference is not None:
@@ -270,22 +291,30 @@ class Trainer:
         with self.clock("reference"), own:
             return read()
 
+    @property
+    def _read_again(self) -> bool:
+        """Does a batch go through the networks several times, by this process alone?"""
+        train = self.config.train
+        twice = train.micro_batch is not None and self.algorithm.advantage_reads_policy
+        return self.world.size == 1 and (train.epochs > 1 or twice)
+
     def _update_policy(
-        self, rollouts: Rollouts, batch: Batch, apply: bool
+        self, rollouts: Rollouts, batch: Batch, said: Said, apply: bool
     ) -> tuple[Batch, dict[str, float]]:
         """One update over all micro-batches; a single one needs a single forward pass.
 
         Several need a first pass if the advantage is computed from the policy's own
-        log-probabilities, because it is whitened over the whole batch.
+        log-probabilities, because it is whitened over the whole batch. said: what the reference
+        said of each micro-batch in earlier passes.
         """
         c, gather = self.config, self.world.gather
         slices = micro_batches(len(rollouts.mask), c.train.micro_batch)
-        whole = self._score(rollouts) if len(slices) == 1 else None
+        whole = self._score(rollouts, said[0]) if len(slices) == 1 else None
         if whole is not None:
             batch = batch.with_(**{k: gather(v) for k, v in whole.detached().items()})
         elif self.algorithm.advantage_reads_policy:
             with torch.no_grad():
-                parts = [self._score(rollouts.rows(s)).detached() for s in slices]
+                parts = [self._score(rollouts.rows(s), said[s.start]).detached() for s in slices]
             batch = batch.with_(**{k: gather(torch.cat([p[k] for p in parts])) for k in parts[0]})
         batch = batch.with_(advantage=self._advantage(batch, slices))
         batch = self.algorithm.prepared(batch, self.optimizers["policy"].param_groups[0])
@@ -294,7 +323,7 @@ class Trainer:
         own = batch.rows(self.world.share(len(batch.mask)))
         loss_sum, entropy_sum, clipped, logps, ref_logps = 0.0, 0.0, 0.0, [], []
         for s in slices:
-            scores = whole or self._score(rollouts.rows(s))
+            scores = whole or self._score(rollouts.rows(s), said[s.start])
             rows = own.rows(s).with_(**scores.detached())
             if rows.old_logp is None:
                 rows = rows.with_(old_logp=rows.logp)
