@@ -93,7 +93,7 @@ wildcard_constraints:
 
 # A changed parameter reruns its job and no other: each digest covers exactly what the result depends
 # on, so a new beta trains only VIMPO's cells. The paths of the study and of the interpreter must not
-# rerun anything; Snakemake does not compare parameters that are derived from `threads`.
+# rerun anything; Snakemake does not compare parameters that are derived from `output`.
 
 
 def known(function):
@@ -103,12 +103,12 @@ def known(function):
 
 
 @known
-def merged_study(wildcards, threads):
+def merged_study(wildcards, output):
     return str(MERGED)
 
 
 @known
-def interpreter(wildcards, threads):
+def interpreter(wildcards, output):
     return PYTHON
 
 
