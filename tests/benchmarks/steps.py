@@ -4,9 +4,10 @@
     python tests/benchmarks/steps.py --output steps_one_thread.json --threads 1 --sizes xs s m l xl
 
 Every measurement is a process of its own, and algorithms take turns. `wide` has so many parameters
-and so few tokens that weights, gradients and moments are most of its memory. Utilisation: FLOPs of
-an update without padding (6 per parameter and token, plus attention) over its seconds and the rate
-of a large float32 product on the same threads.
+and so few tokens that weights, gradients and moments are most of its memory; `vocabulary` is m with
+as many tokens as Qwen3 knows, which it draws at random, up to the longest response; `chunks` is the
+same with `runtime.logit_chunk`. Utilisation: FLOPs of an update without padding (6 per parameter
+and token, plus attention) over its seconds and the rate of a large float32 product, same threads.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,10 @@ from fresh import in_fresh_process
 SHORT = {"pretrain_steps": 60}
 SIZES = {"xs": SHORT, "s": SHORT, "m": SHORT, "l": SHORT, "xl": SHORT}
 WIDE = {"hidden": 1024, "layers": 4, "heads": 8, "kv_heads": 8, "pretrain_steps": 1}
+LARGE = {"hidden": 128, "layers": 4, "heads": 8, "kv_heads": 8, "pretrain_steps": 1}
+VOCABULARY, CHUNK = 151_936, 256
+FEW = {"prompts_per_step": 2}
+BATCHES = {"wide": FEW | {"group_size": 2}, "vocabulary": FEW, "chunks": FEW}
 ALGORITHMS = ("vimpo", "ppo", "grpo")
 WARM_UP = 2
 
@@ -29,17 +35,29 @@ WARM_UP = 2
 def make_study(size: str, results: str, threads: int):
     from vimpo.config import load_study
 
-    few = {"prompts_per_step": 2, "group_size": 2} if size == "wide" else {"prompts_per_step": 16}
     return load_study(
         {
             "study": f"steps-{threads}-{size}",
             "results": results,
-            "sizes": {**SIZES, "wide": WIDE},
+            "sizes": {**SIZES, "wide": WIDE, "vocabulary": LARGE, "chunks": LARGE},
             "grid": {"algorithms": list(ALGORITHMS), "sizes": [size], "noise": [0], "seeds": [1]},
-            "train": few,
-            "runtime": {"threads": threads},
+            "train": BATCHES.get(size, {"prompts_per_step": 16}),
+            "runtime": {"threads": threads, "logit_chunk": CHUNK if size == "chunks" else None},
         }
     )
+
+
+def enlarged(base: Path) -> Path:
+    """A copy of a policy with rows for tokens that its tokenizer does not have."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = base.with_name("enlarged")
+    if not folder.exists():
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model.resize_token_embeddings(VOCABULARY, mean_resizing=False)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
 
 
 def case(algorithm: str, size: str, results: str, threads: int, steps: int) -> dict:
@@ -53,11 +71,13 @@ def case(algorithm: str, size: str, results: str, threads: int, steps: int) -> d
     from vimpo.training.trainer import Trainer
 
     study = make_study(size, results, threads)
-    base = pretrain_base(study, size, quiet=True)
+    base = pretrain_base(study, size, quiet=True) / "model"
+    base = enlarged(base) if size in ("vocabulary", "chunks") else base
     set_up_torch(study.runtime)
     floor = resident_bytes("cpu")
-    trainer = Trainer(study.cell_config(Cell(algorithm, size, "0", 1)), base / "model")
-    shape, rows = shape_of(size, study.sizes[size]), []
+    trainer = Trainer(study.cell_config(Cell(algorithm, size, "0", 1)), base)
+    tokens = trainer.policy.get_input_embeddings().num_embeddings
+    shape, rows = replace(shape_of(size, study.sizes[size]), vocabulary=tokens), []
     for step in range(WARM_UP + steps):
         before = dict(trainer.clock.seconds)
         response = trainer.step(step)["response_length"]
@@ -98,7 +118,7 @@ def main() -> None:
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path("steps.json"))
     parser.add_argument("--results", default="results/benchmarks", help="folder of base policies")
-    parser.add_argument("--sizes", nargs="+", default=[*SIZES, "wide"])
+    parser.add_argument("--sizes", nargs="+", default=[*SIZES, *BATCHES])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -112,7 +132,7 @@ def main() -> None:
     report = {"threads": options.threads, "sizes": {}}
     if options.output.exists():  # other sizes stay
         report["sizes"] = json.loads(options.output.read_text())["sizes"]
-    print(f"{'size':5}{'time/GRPO':>20}{'time/PPO':>20}{'memory/PPO':>12}{'utilisation':>13}")
+    print(f"{'size':10}{'time/GRPO':>20}{'time/PPO':>20}{'memory/PPO':>12}{'utilisation':>13}")
     for size in options.sizes:
         measured = partial(in_fresh_process, __file__, size=size, **how)
         measured(algorithm="grpo", steps=1)  # makes the base policy
@@ -127,7 +147,7 @@ def main() -> None:
             f"{one[k]['median']:.2f} [{one[k]['low']:.2f}, {one[k]['high']:.2f}]"
             for k in ("time_to_grpo", "time_to_ppo")
         ]
-        print(f"{size:5}{times[0]:>20}{times[1]:>20}", end="")
+        print(f"{size:10}{times[0]:>20}{times[1]:>20}", end="")
         print(f"{one['memory_to_ppo']['median']:12.2f}{one['utilisation']:13.0%}", flush=True)
         options.output.write_text(json.dumps(report, indent=2) + "\n")
 
