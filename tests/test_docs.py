@@ -182,6 +182,8 @@ def speed():
         f"a VIMPO step takes {ranges(steps, 'time_to_ppo')} of the time of PPO's and "
         f"{ranges(steps, 'time_to_grpo')} of GRPO's"
     )
+    large, chunks = (steps["sizes"][n]["memory_to_ppo"]["median"] for n in ("vocabulary", "chunks"))
+    yield f"it takes {large:.2f} of PPO's memory, or {chunks:.2f} with `logit_chunk`"
     yield (
         f"rollouts of the ladder's models take {min(decoding):.2f} to {max(decoding):.2f} times "
         "less processor time"
