@@ -124,8 +124,8 @@ def gradient_is_infinite(monkeypatch, algorithm, counter):
 def log_ratio_is_infinite(monkeypatch, algorithm, counter):
     own = Trainer._score
 
-    def score(self, rollouts):
-        found = own(self, rollouts)
+    def score(self, rollouts, kept=None):
+        found = own(self, rollouts, kept)
         if counter() == BAD_STEP:
             found.logp.data[0, 0] = -math.inf
         return found
