@@ -67,6 +67,9 @@ LOADING_ERRORS = (
 )
 
 
+ALIGNMENT = 64  # bytes: where tensors of torch start
+
+
 def chain_tokenizer() -> PreTrainedTokenizerFast:
     """One token per character, plus <pad> and <eos>; nothing is added to a text."""
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *ALPHABET])}
@@ -171,6 +174,11 @@ def load_policy(path: str | Path, runtime: Runtime, *, finite: bool = True) -> P
         check_attention(config, runtime)  # may know a better reason
         raise
     model = model.to(runtime.device)
+    for weight in model.parameters():
+        # A weight of a mapped file may start anywhere, and products round by where it starts: a
+        # policy would differ from its copy, such as the reference.
+        if weight.data_ptr() % ALIGNMENT:
+            weight.data = weight.data.clone()
     check_loaded(model, info, path, finite=finite)
     return gguf.as_plain(model) if gguf_file(str(path)) else model
 
