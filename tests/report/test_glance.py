@@ -12,7 +12,16 @@ from matplotlib.colors import to_hex
 from vimpo.config import Noise
 from vimpo.report.figures.registry import FIGURES
 from vimpo.report.figures.style import FAINT, RC
-from vimpo.report.glance import by_capacity, glance, in_order, paths_of, regime_of, value_rows
+from vimpo.report.glance import (
+    by_capacity,
+    glance,
+    in_order,
+    no_headroom,
+    paths_of,
+    regime_of,
+    scores_of,
+    value_rows,
+)
 from vimpo.report.labels import CROWD, FEATURED, STYLES, featured, styles
 from vimpo.storage.columns import COLUMNS
 from vimpo.storage.tables import empty_table
@@ -142,6 +151,15 @@ def test_the_regime_shown_is_clean_has_headroom_and_most_algorithms():
     assert not len(regime_of(empty_table("headroom")))
 
 
+def test_headroom_is_judged_over_all_seeds_and_not_by_an_algorithm_with_fewer():
+    rows = headroom(["vimpo", "few", "grpo", "oracle"])
+    few = (rows.algorithm == "few") & (rows.metric == "captured")
+    rows.loc[few, ["mean", "reason_code"]] = [np.nan, "no_headroom"]
+    assert not no_headroom(rows)
+    rows.loc[rows.metric == "area_gap", "low"] = -0.1
+    assert no_headroom(rows)
+
+
 def test_the_best_stand_first_and_controls_last():
     names = ["entropy", "vimpo", "grpo", "oracle", "ppo", "oracle_shuffled"]
     rows = headroom(names)  # vimpo has .1, ppo .3
@@ -188,6 +206,34 @@ def test_distance_is_shown_clean_and_at_the_middle_level_with_most_algorithms(
     shown = paths_of(pd.concat(levels))
     assert set(shown["size"]) == {"s"}
     assert set(shown["noise"]) == {"0", expected}
+
+
+def test_panels_of_one_size_have_the_size_with_most_algorithms():
+    lines = pd.concat([frontier(["vimpo", "grpo"], "xs"), frontier(["vimpo"], "s")])
+    assert set(paths_of(lines)["size"]) == {"xs"}
+    costs = pd.concat([cost(["vimpo", "grpo", "oracle"]), cost(["vimpo"], "s")])
+    found = whole(["vimpo", "grpo", "oracle"], measured_summary=costs)
+    _, seconds, *_ = drawn("headline", *tables(**found), names=["vimpo", "grpo", "oracle"]).axes
+    assert [patch.get_width() for patch in seconds.patches] == [2.0] * 3
+
+
+def test_accuracy_under_noise_is_over_all_sizes_only_if_they_have_the_noise():
+    names = ["vimpo", "grpo"]
+    clean, noisy = accuracy(names, "0"), accuracy(names, "0", "0.25")
+    both = [noisy, noisy.assign(size="s"), noisy.assign(size="all")]
+    assert set(scores_of(pd.concat(both))["size"]) == {"all"}
+    one = [clean.assign(size="s"), clean.assign(size="all"), noisy, clean.assign(size="m")]
+    assert set(scores_of(pd.concat(one))["size"]) == {"xs"}
+    assert set(scores_of(noisy)["size"]) == {"xs"}
+
+
+def test_a_method_alone_with_its_distance_is_not_compared_by_it():
+    names = ["vimpo", "grpo"]
+    found = {"summary": accuracy(names, "0", "0.25"), "frontier": frontier(["vimpo"])}
+    assert seen(**found)[1] == "noise"
+    assert seen(**found | {"summary": accuracy(names, "0")})[1] == "distance"
+    figure = drawn("headline", *tables(**found | {"summary": accuracy(names, "0")}), names=names)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["VIMPO", "95 % interval"]
 
 
 # --- What is drawn -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from vimpo.analysis.aggregate import aggregate
 from vimpo.report.figures.registry import FIGURES
 from vimpo.report.findings import Critic
-from vimpo.report.glance import shown_size
+from vimpo.report.glance import fullest
 from vimpo.report.labels import STYLES, styles
 from vimpo.report.page import template_environment, write_report
 from vimpo.report.yardstick import headroom_content, ignorant_critics, matched_said
@@ -147,7 +147,7 @@ def test_training_draws_a_row_per_number_and_a_column_per_noise_level(folder):
 
 def test_training_shows_the_size_with_most_noise_levels():
     rows = [("xs", "0", 1), ("xs", "0.25", 1), ("s", "0", 2), ("s", "0.25", 2), ("m", "0", 3)]
-    assert shown_size(pd.DataFrame(rows, columns=["size", "noise", "params"])) == "s"
+    assert fullest(pd.DataFrame(rows, columns=["size", "noise", "params"]), "noise") == "s"
 
 
 def test_curves_of_a_grid_have_a_panel_per_value_and_a_line_per_other_setting():

@@ -12,9 +12,9 @@ import pandas as pd
 from vimpo.analysis.curves import LEARNING
 from vimpo.analysis.scores import OURS
 from vimpo.config import Noise
-from vimpo.report.labels import STYLES, on_clean_rewards, ordered_noise
+from vimpo.report.labels import STYLES, featured, on_clean_rewards, ordered_noise
 from vimpo.storage.codes import Reason
-from vimpo.storage.tables import BASE, WHOLE
+from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
 CAPTURED, AREA = "captured", "area"  # metrics of headroom.csv
 CAPACITY, SIZE = "capacity", "size"  # what the implied value is drawn against
@@ -33,7 +33,8 @@ class Glance:
     standing: CAPTURED or AREA of the algorithms, in the rows of headroom.csv in `regime`
     value: the implied value against CAPACITY, in the rows `by_capacity`, or else against SIZE, in
         the rows of probe_summary.csv in `value_rows`; common: on the base policy's prefixes
-    moved: accuracy against DISTANCE, in the rows of frontier.csv in `paths`, or against NOISE
+    moved: accuracy against DISTANCE, in the rows of frontier.csv in `paths`, or against NOISE, in
+        the rows of summary.csv in `scores`, where no rival has a distance
     cost: whether steps were measured side by side
     """
 
@@ -44,6 +45,7 @@ class Glance:
     by_capacity: pd.DataFrame
     moved: str
     paths: pd.DataFrame
+    scores: pd.DataFrame
     cost: bool
 
     @property
@@ -54,6 +56,11 @@ class Glance:
     @property
     def common(self) -> bool:
         return "common" in set(self.value_rows["probe"])
+
+    @property
+    def over_sizes(self) -> bool:
+        """Whether scores are means over sizes."""
+        return ALL_SIZES in set(self.scores["size"])
 
 
 def glance(
@@ -66,16 +73,20 @@ def glance(
 ) -> Glance:
     regime, paths, rows = regime_of(headroom), paths_of(frontier), value_rows(probes)
     standing, lines = standing_of(regime), by_capacity(rows, capacity)
-    runs = summary[(summary["algorithm"] != BASE) & summary["mean"].notna()]
+    scores = scores_of(summary)
+    runs = scored(scores)
     several = runs["noise_level"].nunique() > 1
+    rivals = set(featured([*runs["algorithm"], *paths["algorithm"]])) & set(paths["algorithm"])
+    alone = several and len(rivals) < 2
     return Glance(
         standing=standing,
         regime=regime,
         value=CAPACITY if len(lines) else SIZE if rows["mean"].notna().any() else "",
         value_rows=rows,
         by_capacity=lines,
-        moved=DISTANCE if len(paths) else NOISE if several or not standing else "",
+        moved=DISTANCE if len(paths) and not alone else NOISE if several or not standing else "",
         paths=paths,
+        scores=scores,
         cost=bool((measured["kind"] == "measured").any()),
     )
 
@@ -115,8 +126,19 @@ def in_order(regime: pd.DataFrame, names: Iterable[str]) -> list[str]:
     return sorted(present, key=place)
 
 
+def room_of(regime: pd.DataFrame) -> pd.DataFrame:
+    """The row that says how far the ceiling is above the floor, over all seeds of both."""
+    gaps = regime[(regime["metric"] == "area_gap") & (regime["algorithm"] == regime["ceiling"])]
+    return gaps[gaps["mean"].notna()].iloc[:1]
+
+
 def no_headroom(regime: pd.DataFrame) -> bool:
-    return bool((regime["reason_code"] == Reason.NO_HEADROOM).any())
+    """Whether the ceiling does not clearly beat the floor.
+
+    An algorithm with fewer seeds may be refused its share where the others have theirs.
+    """
+    refused = (regime["reason_code"] == Reason.NO_HEADROOM).any()
+    return bool(refused and not (room_of(regime)["low"] > 0).any())
 
 
 # --- Value ---------------------------------------------------------------------------------------
@@ -148,6 +170,28 @@ def by_capacity(value: pd.DataFrame, capacity: pd.DataFrame) -> pd.DataFrame:
     return rows[several.astype(bool)].sort_values(["params", "capacity"])
 
 
+# --- Noise ---------------------------------------------------------------------------------------
+
+
+def scored(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows of algorithms that have a number."""
+    return scores[(scores["algorithm"] != BASE) & scores["mean"].notna()]
+
+
+def scores_of(summary: pd.DataFrame) -> pd.DataFrame:
+    """Sampled accuracy, the mean of benchmarks: over all sizes, if none has more noise levels.
+
+    Otherwise at the size with most noise levels and algorithms.
+    """
+    frame = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
+    runs = scored(frame)
+    levels = runs.groupby("size")["noise_level"].nunique()
+    over = levels.get(ALL_SIZES, 0)
+    each = runs[runs["size"] != ALL_SIZES]
+    size = ALL_SIZES if over and over == levels.max() else fullest(each, "noise", "algorithm")
+    return frame[frame["size"] == size]
+
+
 # --- Distance ------------------------------------------------------------------------------------
 
 
@@ -158,13 +202,13 @@ def lines_of(frontier: pd.DataFrame) -> pd.DataFrame:
 
 
 def paths_of(frontier: pd.DataFrame) -> pd.DataFrame:
-    """Lines at the size with most noise levels: on clean rewards, and at one noise level.
+    """Lines at the size with most noise levels and algorithms: on clean rewards, and at one level.
 
     The noise level is the one with most algorithms, or of several such the middle one (the higher
     of two, the first of equal ones), pure noise aside.
     """
     frame = lines_of(frontier)
-    size = shown_size(frame)
+    size = fullest(frame, "noise", "algorithm")
     frame = frame[frame["size"] == size]
     levels = {noise: Noise.parse(noise).level for noise in ordered_noise(frame["noise"])}
     counts = frame.groupby("noise")["algorithm"].nunique()
@@ -178,11 +222,10 @@ def paths_of(frontier: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["noise"].isin(shown)]
 
 
-def shown_size(rows: pd.DataFrame) -> str:
-    """The size with most noise levels, the largest of them."""
+def fullest(rows: pd.DataFrame, *columns: str) -> str:
+    """The size with most values in the first column, then in the next; of several, the largest."""
     if not len(rows):
         return "?"
-    sizes = rows.groupby("size", sort=False).agg(
-        noises=("noise", "nunique"), params=("params", "max")
-    )
-    return str(sizes.sort_values(["noises", "params"]).index[-1])
+    by_size = rows.groupby("size", sort=False)
+    sizes = by_size[[*columns]].nunique().assign(params=by_size["params"].max())
+    return str(sizes.sort_values([*columns, "params"], ascending=False).index[0])

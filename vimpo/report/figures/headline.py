@@ -14,7 +14,7 @@ import pandas as pd
 from vimpo.report.figures.panels import Panel, cost_panel, moved_panel, value_panel
 from vimpo.report.figures.style import add_legend, faint_handle, line_handles
 from vimpo.report.figures.yardstick import ROW, draw_standing, room_text
-from vimpo.report.glance import CAPTURED, DISTANCE, Glance, glance, in_order
+from vimpo.report.glance import CAPTURED, DISTANCE, SIZE, Glance, glance, in_order
 from vimpo.report.labels import FEATURED, Style, featured, interval_name, noise_name, size_name
 from vimpo.storage.tables import BASE
 
@@ -41,7 +41,7 @@ def headline(
     names = [name for name in looks if name != BASE]
     clear = featured(names) if seen.standing else [n for n in names if n in FEATURED] or names
     panels = [
-        *([moved_panel(seen, summary, looks, clear)] if seen.moved else []),
+        *([moved_panel(seen, looks, clear)] if seen.moved else []),
         *([value_panel(seen, looks, clear)] if seen.value else []),
     ]
     if seen.standing:
@@ -49,7 +49,10 @@ def headline(
     else:
         costs = [cost_panel(measured, clear, looks)] if seen.cost else []
         figure = _side_by_side([*panels, *costs])
-    drawn = set(clear) | ({BASE} if seen.moved not in ("", DISTANCE) else set())
+    sources = [seen.regime, measured]
+    sources += [seen.paths if seen.moved == DISTANCE else seen.scores] if seen.moved else []
+    sources += [seen.value_rows] if seen.value == SIZE else []
+    drawn = {*clear, BASE} & set(pd.concat([frame["algorithm"] for frame in sources]))
     others = set(seen.paths["algorithm"]) - set(clear)
     handles = [*line_handles(looks, drawn), *faint_handle(len(others))]
     handles.append(Line2D([], [], color="#777777", label=interval_name(summary)))

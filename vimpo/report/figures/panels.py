@@ -26,7 +26,7 @@ from vimpo.report.figures.style import (
     size_axis,
 )
 from vimpo.report.figures.yardstick import draw_paths, limit_paths, name_rows
-from vimpo.report.glance import CAPACITY, DISTANCE, EXPLAINED, KNOWN, RANK, Glance
+from vimpo.report.glance import CAPACITY, DISTANCE, EXPLAINED, KNOWN, RANK, Glance, fullest, scored
 from vimpo.report.labels import (
     STYLES,
     VALUES,
@@ -36,7 +36,7 @@ from vimpo.report.labels import (
     ordered_noise,
     size_name,
 )
-from vimpo.storage.tables import ALL_SIZES, BASE, MEAN
+from vimpo.storage.tables import BASE
 from vimpo.text import short
 
 if TYPE_CHECKING:
@@ -69,14 +69,12 @@ class Panel:
 # --- Accuracy against distance or noise ----------------------------------------------------------
 
 
-def moved_panel(
-    seen: Glance, summary: pd.DataFrame, looks: dict[str, Style], clear: Sequence[str]
-) -> Panel:
+def moved_panel(seen: Glance, looks: dict[str, Style], clear: Sequence[str]) -> Panel:
     if seen.moved == DISTANCE:
         noises = ordered_noise(seen.paths["noise"])
         return Panel(len(noises), lambda axes: _distance(axes, seen, looks, clear))
     known = {name: look for name, look in looks.items() if name in (BASE, *clear)}
-    return Panel(1, lambda axes: _accuracy(axes[0], summary, known), 1.1)
+    return Panel(1, lambda axes: _accuracy(axes[0], seen, known), 1.1)
 
 
 def _distance(
@@ -92,13 +90,10 @@ def _distance(
     axes[0].set_ylabel("training accuracy")
 
 
-def _accuracy(axes: Axes, summary: pd.DataFrame, looks: dict[str, Style]) -> None:
-    """Mean over benchmarks and sizes; noise levels that some size lacks have none."""
-    frame = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
-    sizes = [s for s in dict.fromkeys(frame["size"]) if s != ALL_SIZES]
-    size = ALL_SIZES if len(sizes) > 1 else next(iter(sizes), "")
-    frame = frame[(frame["size"] == size) & frame["algorithm"].isin(list(looks))]
-    runs = frame[(frame["algorithm"] != BASE) & frame["mean"].notna()]
+def _accuracy(axes: Axes, seen: Glance, looks: dict[str, Style]) -> None:
+    """Mean over benchmarks; noise levels of one kind."""
+    frame = seen.scores[seen.scores["algorithm"].isin(list(looks))]
+    runs = scored(frame)
     noisy = runs[runs["noise_level"] > 0]
     runs = noise_curve(runs, next(iter(noisy["noise_mode"]), "group"))
     levels = np.sort(runs["noise_level"].unique())
@@ -113,7 +108,8 @@ def _accuracy(axes: Axes, summary: pd.DataFrame, looks: dict[str, Style]) -> Non
     limit_to_means(axes, pd.concat([runs["mean"], base["mean"]]), bounds=(0.0, 1.0))
     axes.set_title("Accuracy under reward noise", weight="bold")
     axes.set_xlabel("share of training rewards flipped")
-    axes.set_ylabel("sampled accuracy" + ", mean of sizes" * (size == ALL_SIZES))
+    where = "mean of sizes" if seen.over_sizes else next(iter(frame["size"]), "")
+    axes.set_ylabel(f"sampled accuracy, {where}")
     if not len(runs):
         mark_empty(axes)
 
@@ -210,7 +206,7 @@ def _bounds(axes: Axes) -> None:
 def cost_panel(
     measured: pd.DataFrame, names: Sequence[str], looks: dict[str, Style], named: bool = True
 ) -> Panel:
-    """Bars at the largest size that was measured.
+    """Bars at the size where most of the algorithms were measured, of several such the largest.
 
     named: with names beside the bars; otherwise another panel has the same rows, and names them.
     """
@@ -225,8 +221,7 @@ def _cost(
     named: bool,
 ) -> None:
     frame = measured[(measured["kind"] == "measured") & measured["algorithm"].isin(list(names))]
-    largest = frame.sort_values("params")["size"].iloc[-1] if len(frame) else ""
-    frame = frame[frame["size"] == largest]
+    frame = frame[frame["size"] == fullest(frame, "algorithm")]
     rows = [n for n in names if not named or n in set(frame["algorithm"])]
     for one, (metric, (factor, title)) in zip(axes, COSTS.items(), strict=True):
         values = frame[frame["metric"] == metric].set_index("algorithm").reindex(rows)

@@ -71,7 +71,7 @@ FIGURES: dict[str, FigureEntry] = {
             {% if seen.moved == "distance" %}Distance: accuracy of the training rollouts where the
             KL of a response to the base policy first reaches a distance; a line ends, with a
             marker, where the first of its runs does.{% elif seen.moved %}Accuracy: sampled,
-            averaged over all benchmarks{% if sizes | length > 1 %} and sizes{% endif %}, against
+            averaged over all benchmarks{% if seen.over_sizes %} and sizes{% endif %}, against
             the share of training rewards that were flipped; grey is the base policy.{% endif %}
             {% if seen.value == "capacity" %}Implied value: how well it orders and explains the
             change in true value along a response{% if seen.common %} of the base policy{% endif %},
@@ -79,9 +79,9 @@ FIGURES: dict[str, FigureEntry] = {
             A triangle marks a value below the panel.{% elif seen.value %}Implied value and critic:
             how much of the change in true value along a response they explain, on clean rewards;
             one is perfect, and a constant explains nothing.{% endif %}
-            {% if seen.cost %}Cost: time and memory of a training step at the largest size measured,
-            with each algorithm in its own process.{% endif %} Bars: {{ confidence }} % interval;
-            with few seeds it may reach beyond the panel.
+            {% if seen.cost %}Cost: time and memory of a training step at one size, with each
+            algorithm in its own process.{% endif %} Bars: {{ confidence }} % interval; with few
+            seeds it may reach beyond the panel.
         """,
         alt="""
             {% if seen.standing == "captured" %}Dots of the share of the headroom that each

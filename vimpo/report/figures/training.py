@@ -17,7 +17,7 @@ from vimpo.report.figures.style import (
     mark_empty,
     panel_grid,
 )
-from vimpo.report.glance import shown_size
+from vimpo.report.glance import fullest
 from vimpo.report.labels import (
     Style,
     count_note,
@@ -44,7 +44,7 @@ def training_curves(curves: pd.DataFrame, looks: dict[str, Style]) -> Figure:
 
     In a crowd of algorithms few stand out; the learning curves have a panel for each.
     """
-    size = shown_size(curves)
+    size = fullest(curves, "noise", "algorithm")
     frame = curves[curves["size"] == size]
     noises, metrics = ordered_noise(frame["noise"]) or ["0"], rows_of(frame)
     names = list(dict.fromkeys(frame["algorithm"]))

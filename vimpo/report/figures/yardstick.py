@@ -18,7 +18,7 @@ from vimpo.report.figures.style import (
     mark_empty,
     panel_grid,
 )
-from vimpo.report.glance import CAPTURED, lines_of, no_headroom, standing_of
+from vimpo.report.glance import CAPTURED, lines_of, no_headroom, room_of, standing_of
 from vimpo.report.labels import (
     Style,
     featured,
@@ -130,8 +130,8 @@ def name_rows(axes: Axes, names: list[str], looks: dict[str, Style]) -> None:
 
 def room_text(regime: pd.DataFrame, looks: dict[str, Style]) -> str:
     """How far the ceiling is above the floor, and whether that is headroom."""
-    room = regime[(regime["metric"] == "area_gap") & (regime["algorithm"] == regime["ceiling"])]
-    if not room["mean"].notna().any():
+    room = room_of(regime)
+    if not len(room):
         return ""
     row = room.iloc[0]
     ceiling, floor = (looks[row[end]].label for end in ("ceiling", "floor"))
