@@ -14,6 +14,7 @@ from fake_results import small_study, write_results
 from vimpo.analysis.aggregate import aggregate
 from vimpo.config import Cell
 from vimpo.report.published import publish
+from vimpo.storage.continued import taken_over
 
 ROOT = Path(__file__).parents[2]
 GRID = {"algorithms": ["vimpo", "ppo", "grpo"], "noise": [0.25], "seeds": [1]}
@@ -92,6 +93,16 @@ def test_a_run_that_is_here_is_gone_on_with(study, tmp_path):
         "algorithm=ppo, size=s, noise=0.25, seed=1"
     }
     assert not [words for _, words in found if "size=xs" in words or "algorithm=grpo" in words]
+
+
+def test_a_base_policy_that_is_made_again_counts_once_it_is_evaluated(study, tmp_path):
+    published = str(Path(study.results) / "published/fake")
+    here = study.model_copy(update={"results": str(tmp_path), "continues": published})
+    scores = here.base_folder("s") / "eval.json"
+    shutil.copytree(study.base_folder("s"), here.base_folder("s"))
+    assert "base/s" not in taken_over(here).manifests
+    scores.unlink()
+    assert "base/s" in taken_over(here).manifests
 
 
 def test_tables_of_a_run_that_was_cut_off_are_no_run(study, tmp_path):
