@@ -224,7 +224,8 @@ def test_accuracy_under_noise_is_over_all_sizes_only_if_they_have_the_noise():
     assert set(scores_of(pd.concat(both))["size"]) == {"all"}
     one = [clean.assign(size="s"), clean.assign(size="all"), noisy, clean.assign(size="m")]
     assert set(scores_of(pd.concat(one))["size"]) == {"xs"}
-    assert set(scores_of(noisy)["size"]) == {"xs"}
+    assert set(scores_of(pd.concat([noisy, noisy.assign(size="all")]))["size"]) == {"xs"}
+    assert not len(scores_of(empty_table("summary")))
 
 
 def test_a_method_alone_with_its_distance_is_not_compared_by_it():
@@ -234,6 +235,16 @@ def test_a_method_alone_with_its_distance_is_not_compared_by_it():
     assert seen(**found | {"summary": accuracy(names, "0")})[1] == "distance"
     figure = drawn("headline", *tables(**found | {"summary": accuracy(names, "0")}), names=names)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["VIMPO", "95 % interval"]
+
+
+def test_the_legend_has_a_base_policy_only_if_it_has_a_number():
+    names = ["vimpo", "grpo"]
+    scores = accuracy(names, "0", "0.25")
+    for known in (True, False):
+        scores.loc[scores.algorithm == "base", "mean"] = 0.5 if known else np.nan
+        figure = drawn("headline", *tables(summary=scores), names=["base", *names])
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert ("base policy" in labels) == known
 
 
 # --- What is drawn -------------------------------------------------------------------------------

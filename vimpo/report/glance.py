@@ -179,16 +179,16 @@ def scored(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores_of(summary: pd.DataFrame) -> pd.DataFrame:
-    """Sampled accuracy, the mean of benchmarks: over all sizes, if none has more noise levels.
+    """Sampled accuracy, the mean of benchmarks: over several sizes, if none has more noise levels.
 
     Otherwise at the size with most noise levels and algorithms.
     """
     frame = summary[(summary["metric"] == "sampled") & (summary["benchmark"] == MEAN)]
     runs = scored(frame)
     levels = runs.groupby("size")["noise_level"].nunique()
-    over = levels.get(ALL_SIZES, 0)
     each = runs[runs["size"] != ALL_SIZES]
-    size = ALL_SIZES if over and over == levels.max() else fullest(each, "noise", "algorithm")
+    whole = levels.get(ALL_SIZES, 0) == levels.max() and each["size"].nunique() > 1
+    size = ALL_SIZES if whole else fullest(each, "noise", "algorithm")
     return frame[frame["size"] == size]
 
 

@@ -52,7 +52,8 @@ def headline(
     sources = [seen.regime, measured]
     sources += [seen.paths if seen.moved == DISTANCE else seen.scores] if seen.moved else []
     sources += [seen.value_rows] if seen.value == SIZE else []
-    drawn = {*clear, BASE} & set(pd.concat([frame["algorithm"] for frame in sources]))
+    known = [frame.loc[frame["mean"].notna(), "algorithm"] for frame in sources]
+    drawn = {*clear, BASE} & set(pd.concat(known))
     others = set(seen.paths["algorithm"]) - set(clear)
     handles = [*line_handles(looks, drawn), *faint_handle(len(others))]
     handles.append(Line2D([], [], color="#777777", label=interval_name(summary)))
