@@ -179,8 +179,8 @@ def real_model(found: dict) -> str:
 
 SmolLM2-135M in steps of [`smollm.yaml`](../../workflow/config/smollm.yaml), 4 prompts x 4 rollouts
 of at most 24 tokens, each in a process of its own. Memory is the peak above what the libraries
-hold. Seconds are medians of {found["steps"]} steps on a machine that did other work besides: they
-tell large differences only.
+hold. Seconds are medians of {found["steps"]} steps on a core with AVX2 and
+no bfloat16, in one round; another core did other work during the first half.
 
 {table(head, rows)}"""
 

@@ -12,7 +12,7 @@ import pandas as pd
 from vimpo.analysis.curves import LEARNING
 from vimpo.analysis.scores import OURS
 from vimpo.config import Noise
-from vimpo.report.labels import STYLES, featured, on_clean_rewards, ordered_noise
+from vimpo.report.labels import FEATURED, STYLES, on_clean_rewards, ordered_noise
 from vimpo.storage.codes import Reason
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
@@ -76,8 +76,8 @@ def glance(
     scores = scores_of(summary)
     runs = scored(scores)
     several = runs["noise_level"].nunique() > 1
-    rivals = set(featured([*runs["algorithm"], *paths["algorithm"]])) & set(paths["algorithm"])
-    alone = several and len(rivals) < 2
+    rivals = set(FEATURED) & set(runs["algorithm"])  # variants of one method do not count
+    alone = several and len(rivals) > 1 and len(rivals & set(paths["algorithm"])) < 2
     return Glance(
         standing=standing,
         regime=regime,
