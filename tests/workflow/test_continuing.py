@@ -95,14 +95,14 @@ def test_a_run_that_is_here_is_gone_on_with(study, tmp_path):
     assert not [words for _, words in found if "size=xs" in words or "algorithm=grpo" in words]
 
 
-def test_a_base_policy_that_is_made_again_counts_once_it_is_evaluated(study, tmp_path):
+def test_a_base_policy_that_is_made_here_is_the_one_that_runs_here_started_from(study, tmp_path):
+    """Even before it is evaluated: the published one has other weights."""
     published = str(Path(study.results) / "published/fake")
     here = study.model_copy(update={"results": str(tmp_path), "continues": published})
-    scores = here.base_folder("s") / "eval.json"
-    shutil.copytree(study.base_folder("s"), here.base_folder("s"))
-    assert "base/s" not in taken_over(here).manifests
-    scores.unlink()
     assert "base/s" in taken_over(here).manifests
+    shutil.copytree(study.base_folder("s"), here.base_folder("s"))
+    (here.base_folder("s") / "eval.json").unlink()
+    assert "base/s" not in taken_over(here).manifests
 
 
 def test_tables_of_a_run_that_was_cut_off_are_no_run(study, tmp_path):

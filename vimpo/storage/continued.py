@@ -24,8 +24,8 @@ from vimpo.errors import ConfigError
 class TakenOver:
     """Cells, the sizes that have nothing left to run, and manifests by name of run or base policy.
 
-    A base policy whose size has something left is made again; until it is evaluated, what was
-    measured of the published one counts.
+    A base policy whose size has something left is made again; until then, what was measured of the
+    published one counts. Afterwards it does not: runs here start from other weights.
     """
 
     folder: Path = Path()
@@ -114,10 +114,9 @@ def _whole(published: Study, folder: Path) -> dict[str, dict]:
 
 
 def _base_alike(study: Study, size: str, manifests: dict[str, dict]) -> bool:
-    """Does the published study have this base policy, and was none made and evaluated here?"""
+    """Does the published study have this base policy, and was none made here?"""
     published = manifests.get(f"base/{size}", {}).get("digest")
-    evaluated = (study.base_folder(size) / "eval.json").is_file()
-    return published == study.base_digest(size) and not evaluated
+    return published == study.base_digest(size) and not _is_here(study.base_folder(size))
 
 
 def _cost_alike(study: Study, published: Study, size: str, manifests: dict[str, dict]) -> bool:
