@@ -13,7 +13,6 @@ from vimpo.analysis.curves import LEARNING
 from vimpo.analysis.scores import OURS
 from vimpo.config import Noise
 from vimpo.report.labels import FEATURED, STYLES, on_clean_rewards, ordered_noise
-from vimpo.storage.codes import Reason
 from vimpo.storage.tables import ALL_SIZES, BASE, MEAN, WHOLE
 
 CAPTURED, AREA = "captured", "area"  # metrics of headroom.csv
@@ -74,17 +73,13 @@ def glance(
     regime, paths, rows = regime_of(headroom), paths_of(frontier), value_rows(probes)
     standing, lines = standing_of(regime), by_capacity(rows, capacity)
     scores = scores_of(summary)
-    runs = scored(scores)
-    several = runs["noise_level"].nunique() > 1
-    rivals = set(FEATURED) & set(runs["algorithm"])  # variants of one method do not count
-    alone = several and len(rivals) > 1 and len(rivals & set(paths["algorithm"])) < 2
     return Glance(
         standing=standing,
         regime=regime,
         value=CAPACITY if len(lines) else SIZE if rows["mean"].notna().any() else "",
         value_rows=rows,
         by_capacity=lines,
-        moved=DISTANCE if len(paths) and not alone else NOISE if several or not standing else "",
+        moved=moved_of(paths, scored(scores), standing),
         paths=paths,
         scores=scores,
         cost=bool((measured["kind"] == "measured").any()),
@@ -133,12 +128,8 @@ def room_of(regime: pd.DataFrame) -> pd.DataFrame:
 
 
 def no_headroom(regime: pd.DataFrame) -> bool:
-    """Whether the ceiling does not clearly beat the floor.
-
-    An algorithm with fewer seeds may be refused its share where the others have theirs.
-    """
-    refused = (regime["reason_code"] == Reason.NO_HEADROOM).any()
-    return bool(refused and not (room_of(regime)["low"] > 0).any())
+    """Whether the ceiling does not clearly beat the floor, whoever is refused a share of it."""
+    return bool((~(room_of(regime)["low"] > 0)).any())
 
 
 # --- Value ---------------------------------------------------------------------------------------
@@ -168,6 +159,23 @@ def by_capacity(value: pd.DataFrame, capacity: pd.DataFrame) -> pd.DataFrame:
     rows = rows.drop_duplicates(["size", "capacity", "metric"])
     several = rows.groupby("size")["capacity"].transform("nunique") > 1
     return rows[several.astype(bool)].sort_values(["params", "capacity"])
+
+
+# --- Distance or noise ---------------------------------------------------------------------------
+
+
+def moved_of(paths: pd.DataFrame, runs: pd.DataFrame, standing: str) -> str:
+    """What accuracy is drawn against. runs: rows of summary.csv that have a number
+
+    DISTANCE, unless there is noise to draw it against and only one method has a distance where
+    several ran; variants of a method are none of their own.
+    """
+    methods = set(FEATURED) & set(runs["algorithm"])
+    alone = len(methods) > 1 and len(methods & set(paths["algorithm"])) < 2
+    several = runs["noise_level"].nunique() > 1
+    if len(paths) and not (several and alone):
+        return DISTANCE
+    return NOISE if several or not standing else ""
 
 
 # --- Noise ---------------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ def _accuracy(axes: Axes, seen: Glance, looks: dict[str, Style]) -> None:
     limit_to_means(axes, pd.concat([runs["mean"], base["mean"]]), bounds=(0.0, 1.0))
     axes.set_title("Accuracy under reward noise", weight="bold")
     axes.set_xlabel("share of training rewards flipped")
-    where = "mean of sizes" if seen.over_sizes else next(iter(frame["size"]), "")
-    axes.set_ylabel(f"sampled accuracy, {where}")
+    where = ["mean of sizes"] if seen.over_sizes else frame["size"].unique()
+    axes.set_ylabel(", ".join(["sampled accuracy", *where]))
     if not len(runs):
         mark_empty(axes)
 
