@@ -14,6 +14,7 @@ import json
 import statistics
 from pathlib import Path
 
+import torch
 from fresh import in_fresh_process
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,8 @@ def main() -> None:
         }
         for (algorithm, setting), found in rounds.items()
     ]
-    options.output.write_text(json.dumps({"steps": options.steps, "rows": rows}, indent=2) + "\n")
+    found = {"steps": options.steps, "instructions": torch.backends.cpu.get_cpu_capability()}
+    options.output.write_text(json.dumps(found | {"rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -164,6 +164,8 @@ ways in turn.
 
 
 def real_model(found: dict) -> str:
+    (count,) = {len(one["rounds"]) for one in found["rows"]}
+    rounds = "1 round" if count == 1 else f"{count} rounds"
     phases = ("rollout", "reference", "critic", "update", "total")
     rows = [
         [
@@ -179,8 +181,7 @@ def real_model(found: dict) -> str:
 
 SmolLM2-135M in steps of [`smollm.yaml`](../../workflow/config/smollm.yaml), 4 prompts x 4 rollouts
 of at most 24 tokens, each in a process of its own. Memory is the peak above what the libraries
-hold. Seconds are medians of {found["steps"]} steps on a core with AVX2 and
-no bfloat16, in one round; another core did other work during the first half.
+hold. Seconds are medians of {found["steps"]} steps in {rounds}, with {found["instructions"]}.
 
 {table(head, rows)}"""
 
