@@ -232,6 +232,8 @@ def test_a_method_alone_with_its_distance_is_not_compared_by_it():
     names = ["vimpo", "grpo"]
     found = {"summary": accuracy(names, "0", "0.25"), "frontier": frontier(["vimpo"])}
     assert seen(**found)[1] == "noise"
+    faint = drawn("headline", *tables(**found | {"frontier": frontier(["low"])}), names=names)
+    assert not [text for text in faint.legends[0].get_texts() if "other" in text.get_text()]
     assert seen(**found | {"frontier": frontier(["vimpo", "low"])})[1] == "noise"
     assert seen(**found | {"summary": accuracy(names, "0")})[1] == "distance"
     figure = drawn("headline", *tables(**found | {"summary": accuracy(names, "0")}), names=names)

@@ -54,7 +54,7 @@ def headline(
     sources += [seen.value_rows] if seen.value == SIZE else []
     known = [frame.loc[frame["mean"].notna(), "algorithm"] for frame in sources]
     drawn = {*clear, BASE} & set(pd.concat(known))
-    others = set(seen.paths["algorithm"]) - set(clear)
+    others = set(seen.paths["algorithm"]) - set(clear) if seen.moved == DISTANCE else ()
     handles = [*line_handles(looks, drawn), *faint_handle(len(others))]
     handles.append(Line2D([], [], color="#777777", label=interval_name(summary)))
     add_legend(figure, handles, columns=len(handles))

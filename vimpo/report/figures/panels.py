@@ -52,7 +52,7 @@ LINES = (
 )
 COSTS = {
     "step_total": (1, "seconds per step"),
-    "memory_above_floor": (2**20, "peak memory above idle, MB"),
+    "memory_above_floor": (2**20, "peak memory\nabove idle, MB"),
 }
 SHAPES = ("o", "s", "^", "D", "v", "P")  # of sizes
 
