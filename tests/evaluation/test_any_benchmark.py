@@ -82,6 +82,7 @@ def folder(tmp_path_factory):
 def study_of(model="some/model", evaluation=None, **benchmarks):
     return load_study(
         {
+            "results": "nowhere",  # not where a reader's quick study lies
             "task": {
                 "kind": "dataset",
                 "datasets": [{"path": "some/dataset"}],
