@@ -119,7 +119,9 @@ def test_the_papers_numbers_stand_beside_the_study_that_has_most_of_its_runs():
         rows = rows[(rows["benchmark"] == "mean") & rows["noise"].isin(["0", "0.25"])]
         known = rows["algorithm"].isin(["vimpo", "ppo", "grpo", "grpo_naive"])
         counts[path.name] = known.sum() + rows["algorithm"].eq("base").any()
-    (page,) = re.findall(r"\]\(results/published/(\w+)/", section(made(ROOT), "paper"))
+    # the page as it is: a test above holds it equal to one that is made again
+    written = (ROOT / "docs/published-studies.md").read_text()
+    (page,) = re.findall(r"\]\(\.\./results/published/(\w+)/", section(written, "paper"))
     assert counts[page] == max(counts.values())
     assert counts["yardstick"] < counts[page]
     assert root.joinpath(page).is_dir()
