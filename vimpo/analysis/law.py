@@ -205,14 +205,18 @@ def units_of(points: pd.DataFrame, measure: str) -> pd.DataFrame:
     FLOOR.
     """
     own = _grouped(points, measure)
+    unit = ["base", "group", "level"]
+    places = own.groupby(unit, sort=False).indices
+    columns = {name: column.to_numpy() for name, column in own.items()}
     rows = []
-    for (base, group, level), runs in own.groupby(["base", "group", "level"], sort=False):
-        values = runs["value"].to_numpy(float)
+    for key in dict.fromkeys(zip(*(columns[name] for name in unit), strict=True)):
+        at = places[key]
+        values = columns["value"][at]
         kept = np.maximum(values, FLOOR) if measure == ACCURACY else values
         found = mean_interval(kept, CONFIDENCE, BOUNDS.get(measure, UNBOUNDED))
-        shared = {"base": base, "group": group, "level": level}
-        shared |= {name: runs[name].iloc[0] for name in ("study", "size")}
-        shared |= {name: runs[name].mean() for name in ("capacity", "params", "tokens")}
+        shared = dict(zip(unit, key, strict=True))
+        shared |= {name: columns[name][at[0]] for name in ("study", "size")}
+        shared |= {name: columns[name][at].mean() for name in ("capacity", "params", "tokens")}
         spread = {"mean": found.value, "low": found.low, "high": found.high, "n": found.n}
         rows.append(shared | spread | {"cut": int((kept > values).sum())})
     return pd.DataFrame(rows, columns=UNIT)

@@ -60,20 +60,32 @@ def algorithm_entry(name: str, looks: dict[str, Style]) -> Entry:
 
 def only(frame: pd.DataFrame, **values: str) -> pd.Series | None:
     """The first row with these values; None if there is none."""
-    found = _positions(frame, values)
-    return frame.iloc[found[0]] if len(found) else None
+    return _first(frame, _Equal(frame).all_of(values))
 
 
 def matching(frame: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
-    return frame.iloc[_positions(frame, values)]
+    return frame.iloc[np.flatnonzero(_Equal(frame).all_of(values))]
 
 
-def _positions(frame: pd.DataFrame, values: Mapping[str, str]) -> np.ndarray:
-    """Positions of the rows with these values: one mask, because taking rows is what costs time."""
-    mask = np.ones(len(frame), bool)
-    for column, value in values.items():
-        mask &= (frame[column] == value).to_numpy()
-    return np.flatnonzero(mask)
+def _first(frame: pd.DataFrame, mask: np.ndarray) -> pd.Series | None:
+    return frame.iloc[int(mask.argmax())] if mask.any() else None
+
+
+class _Equal:
+    """Masks of a frame's rows; a column is compared with a value once, which is what costs time."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+        self._masks: dict[tuple[str, str], np.ndarray] = {}
+
+    def all_of(self, values: Mapping[str, str]) -> np.ndarray:
+        """Which rows have all of these values, by column."""
+        mask = np.ones(len(self._frame), bool)
+        for column, value in values.items():
+            if (column, value) not in self._masks:
+                self._masks[column, value] = (self._frame[column] == value).to_numpy()
+            mask &= self._masks[column, value]
+        return mask
 
 
 @dataclass(frozen=True)
@@ -106,11 +118,13 @@ def pivot(
     show: Callable[[pd.Series | None, Column], Entry] = column_entry,
 ) -> Table:
     """A table with one line for each of `rows` that the frame has. titles: of the rows' heads."""
-    lines = []
+    lines, equal = [], _Equal(frame)
+    shown = [equal.all_of(column.where) for column in columns]
     for row in rows:
-        own = matching(frame, row.where)
-        if len(own):
-            entries = (show(only(own, **column.where), column) for column in columns)
+        own = equal.all_of(row.where)
+        if own.any():
+            found = (_first(frame, own & mask) for mask in shown)
+            entries = map(show, found, columns)
             lines.append([*row.heads, *entries])
     return Table([*titles, *(column.title for column in columns)], lines)
 

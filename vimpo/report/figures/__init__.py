@@ -73,7 +73,8 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     svg, png = path.with_suffix(".svg"), path.with_suffix(".png")
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(PNG_DPI)
-    figure.draw_without_rendering()
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
     figure.set_layout_engine("none")
     write_atomic(png, png_of(canvas))
     figure.set_dpi(SVG_DPI)
