@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_results import (
+    NO_CLAIMS,
     PARAMETERS,
     seal_again,
     small_study,
@@ -37,7 +38,15 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def study(template, tmp_path):
-    """A results folder of one's own."""
+    """A results folder of one's own, without claims."""
+    copy = small_study(tmp_path, claims=NO_CLAIMS)
+    shutil.copytree(template.folder, copy.folder)
+    return copy
+
+
+@pytest.fixture
+def judged(template, tmp_path):
+    """As `study`, with claims."""
     copy = small_study(tmp_path)
     shutil.copytree(template.folder, copy.folder)
     return copy
@@ -47,7 +56,7 @@ def study(template, tmp_path):
 def little(tmp_path):
     """The results of VIMPO at one size, which make tables in a moment."""
     grid = {"algorithms": ["vimpo"], "sizes": ["xs"], "noise": [0, 0.25]}
-    study = small_study(tmp_path, grid=[grid])
+    study = small_study(tmp_path, grid=[grid], claims=NO_CLAIMS)
     write_results(study)
     return study
 
@@ -111,12 +120,12 @@ def test_names_that_pandas_would_take_for_numbers_or_for_nothing(tmp_path, monke
     assert "02" in page.read_text(encoding="utf-8")
 
 
-def test_the_own_score_of_a_stock_task_is_a_metric_beside_ours_and_in_no_summary(study, tables):
+def test_the_own_score_of_a_stock_task_is_a_metric_beside_ours_and_in_no_summary(judged, tables):
     before = tables
-    folder = study.run_folder(Cell("ppo", "s", "0.25", 2))
+    folder = judged.run_folder(Cell("ppo", "s", "0.25", 2))
     own = {"stock_metric": "math_verify", "stock_value": 0.125, "stock_stderr": 0.03}
     edit(folder / "eval.json", lambda data: data["results"][0].update(own))
-    after = tables_of(study)
+    after = tables_of(judged)
     (row,) = pick(after["accuracy"], metric="sampled_math_verify").to_dict("records")
     ours = json.loads((folder / "eval.json").read_text())["results"][0]
     assert (row["algorithm"], row["seed"], row["value"], row["stderr"]) == ("ppo", 2, 0.125, 0.03)
@@ -377,13 +386,13 @@ def test_a_probe_interval_is_over_seeds_and_never_narrower_than_over_problems(ta
     )
 
 
-def test_a_run_without_spread_leaves_its_statistic_without_a_number(study):
+def test_a_run_without_spread_leaves_its_statistic_without_a_number(judged):
     """All rollouts right: nothing to explain, nothing wrong to find."""
     reason = Why(Reason.NO_VARIATION, "the truth does not vary")
     change = {("implied", "explained_variance"): reason, ("implied_td", "auc"): reason}
     cell = Cell("vimpo", "s", "0", 2)
-    write_probes(study, cell, np.random.default_rng(0), change)
-    tables = tables_of(study)
+    write_probes(judged, cell, np.random.default_rng(0), change)
+    tables = tables_of(judged)
     labels = dict(algorithm="vimpo", size="s", noise="0", predictor="implied", target="change")
     row = pick(tables["probe_summary"], **labels, metric="explained_variance", position="all")
     assert row["mean"].isna().all()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fake_results import seal_again, small_study, write_probes, write_results
+from fake_results import NO_CLAIMS, seal_again, small_study, write_probes, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.intervals import mean_interval, normal_interval
@@ -33,7 +33,7 @@ def old(tmp_path_factory):
     published: summaries, and rows of single runs; means: summaries alone, as
     results/published/quick; cells: tables of single runs.
     """
-    study = small_study(tmp_path_factory.mktemp("old"), grid=GRID)
+    study = small_study(tmp_path_factory.mktemp("old"), grid=GRID, claims=NO_CLAIMS)
     write_results(study, seed=1)
     aggregate(study, study.folder / "tables")
     publish(study, Path(study.results) / "published")

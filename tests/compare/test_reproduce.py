@@ -29,8 +29,12 @@ def reference(tiny_study, tmp_path):
     return publish(study, tmp_path / "published", names=CELL_TABLES)
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_trained_again_is_byte_equal(reference, tmp_path, capsys):
-    """Base policy included; a second time it is trained once more, not read."""
+    """Base policy included; a second time it is trained once more, not read.
+
+    Slow; `.ci/run` does it by the rule.
+    """
     command = ["reproduce", str(reference), "--cells", CELLS[0], "--results", str(tmp_path / "new")]
     folder = tmp_path / "new/tiny"
     trained = []

@@ -463,6 +463,7 @@ def test_a_file_that_is_not_there_or_not_yaml_is_named(tmp_path):
         ("train:\n  steps: 3\n  epochs: 2\n  'steps': 4\n", "steps", 2, 4),
         ("train: {steps: 3, steps: 3}\n", "steps", 1, 1),
         ("grid:\n- {seeds: [1]}\n- seeds: [2]\n  seeds: [3]\n", "seeds", 3, 4),
+        ("sizes:\n  xs: {<<: {hidden: 8, hidden: 16}}\n", "hidden", 2, 2),
     ],
 )
 def test_a_key_that_is_given_twice_is_named_with_its_lines(tmp_path, text, key, first, again):
@@ -474,6 +475,14 @@ def test_a_key_that_is_given_twice_is_named_with_its_lines(tmp_path, text, key, 
         f"config: '{path}' is not valid YAML: '{key}' on line {first} is repeated on line "
         f"{again}; allowed: each key once"
     )
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
+def test_deep_nesting_is_an_error_and_ends_no_process(tmp_path, opening):
+    path = tmp_path / "deep.yaml"
+    path.write_text(opening * 100_000)
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_study(path)
 
 
 def test_a_merged_mapping_may_have_its_keys_overwritten(tmp_path):

@@ -223,8 +223,12 @@ def test_a_checkpoint_is_evaluated_and_read(folder, tmp_path):
     assert len(logged) == 2 * (2 + 6 + 6)
 
 
+@pytest.mark.slow
 def test_lm_evals_own_tasks_are_found_by_name(monkeypatch):
-    """Without a network the name is found, and its problems are not."""
+    """Without a network the name is found, and its problems are not.
+
+    Slow, because the index of lm-eval's thousands of tasks takes ten seconds.
+    """
 
     def no_network(self, *arguments, **keywords):
         raise ConnectionError("offline")
@@ -262,8 +266,8 @@ def test_what_cannot_be_scored_is_one_clear_error(folder, fields, message):
         benchmark_task(study, "x").rows()
 
 
+@pytest.mark.slow
 def test_unknown_names_and_groups_are_told():
-    """One test, because the index of lm-eval's thousands of tasks takes ten seconds."""
     near = r"^task\.benchmarks\.x\.task: 'arc_eazy' is no task of lm-eval .*; allowed: arc_easy, "
     with pytest.raises(ConfigError, match=near):
         benchmark_task(study_of(x={"task": "arc_eazy", "metric": "acc"}), "x")

@@ -437,7 +437,11 @@ def snakemake(file, *arguments, **environment):
 
 
 @pytest.mark.parametrize(
-    "fault", ["missing column", "gold", pytest.param("hub benchmark", marks=pytest.mark.slow)]
+    "fault",
+    [
+        "gold",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("missing column", "hub benchmark")),
+    ],
 )
 def test_snakemake_says_the_same_before_any_job(tmp_path, fault):
     done = snakemake(study_file(tmp_path, fault), "--retries", "2", "--keep-going")

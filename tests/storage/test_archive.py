@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from fake_results import small_study, write_results
+from fake_results import NO_CLAIMS, small_study, write_results
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.analysis.reading import read_measured_cost
@@ -21,7 +21,7 @@ LABELS = {"algorithm": "ppo", "size": "s", "noise": "0.25", "seed": 2}
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    study = small_study(tmp_path_factory.mktemp("archive"))
+    study = small_study(tmp_path_factory.mktemp("archive"), claims=NO_CLAIMS)
     write_results(study)
     aggregate(study, study.folder / "tables")
     return study
@@ -83,7 +83,7 @@ def test_three_hundred_cells_fit_into_a_repository(study, published):
 
 
 def test_changed_manifests_are_not_published(study, tmp_path):
-    copy = small_study(tmp_path)
+    copy = small_study(tmp_path, claims=NO_CLAIMS)
     shutil.copytree(study.folder / "tables", copy.folder / "tables")
     path = copy.folder / "tables/cells/manifests.jsonl"
     path.write_text(path.read_text().replace("2.13.0", "2.13.1", 1))
@@ -97,7 +97,7 @@ def test_changed_manifests_are_not_published(study, tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "lost", "all lost"])
 def test_what_is_not_what_was_written_is_not_published(study, tmp_path, damage):
-    copy = small_study(tmp_path)
+    copy = small_study(tmp_path, claims=NO_CLAIMS)
     shutil.copytree(study.folder / "tables", copy.folder / "tables")
     path = copy.folder / "tables/cells/probes.parquet"
     content = path.read_bytes()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fake_results import seal_again, small_study, write_results
+from fake_results import NO_CLAIMS, seal_again, small_study, write_results
 from pandas.testing import assert_frame_equal
 
 from vimpo.analysis.aggregate import aggregate
@@ -44,7 +44,7 @@ def set_weights(study, size, content):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A study of one sitting, aggregated."""
-    study = small_study(tmp_path_factory.mktemp("whole"), grid=GRID)
+    study = small_study(tmp_path_factory.mktemp("whole"), grid=GRID, claims=NO_CLAIMS)
     write_results(study)
     for size, content in WEIGHTS.items():
         set_weights(study, size, content)

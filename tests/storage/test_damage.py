@@ -11,6 +11,7 @@ import subprocess
 import pandas as pd
 import pytest
 import yaml
+from fake_results import NO_CLAIMS
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
@@ -60,7 +61,7 @@ def finished(tiny_base, tmp_path_factory):
     results = tmp_path_factory.mktemp("finished")
     grid = {"algorithms": ["ppo"]}
     probes = {"problems": 2, "continuations": 4, "baseline_continuations": 4, "credit_rollouts": 4}
-    changes = {"grid": grid, "evaluation": {"samples": 2}, "probes": probes}
+    changes = {"grid": grid, "claims": NO_CLAIMS, "evaluation": {"samples": 2}, "probes": probes}
     changes["task"] = {"benchmarks": {"chain_easy": {"operators": 4, "problems": 4}}}
     study = load_study(merged(TINY, changes) | {"results": str(results)})
     shutil.copytree(tiny_base, study.base_folder("tiny"))

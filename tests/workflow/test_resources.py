@@ -85,7 +85,10 @@ def test_a_cell_may_be_three_jobs(tmp_path):
     assert "Group job" not in dry_run(tmp_path / "study.yaml", tmp_path / "results")
 
 
-@pytest.mark.parametrize(("name", "cells", "sizes"), [("paper", 96, 4), ("gpu", 126, 7)])
+@pytest.mark.parametrize(
+    ("name", "cells", "sizes"),
+    [("paper", 96, 4), pytest.param("gpu", 126, 7, marks=pytest.mark.slow)],
+)
 def test_large_studies_print_their_whole_dag_in_seconds(tmp_path, name, cells, sizes):
     found = counts(dry_run(CONFIGS / f"{name}.yaml", tmp_path / "results", "--quiet", "rules"))
     assert found["train"] == found["evaluate"] == found["probe"] == cells

@@ -67,8 +67,10 @@ def read_csv(path: Path, numbers: Iterable[str] | None = ()) -> pd.DataFrame:
 
     numbers: the columns that are not text, None for all; an empty field there is NaN. pandas would
     guess, and take the names `NA`, `None` and `nan` for nothing, and `1` and `02` for numbers.
+    Texts are objects: reports compare few rows often, and a comparison of Arrow's strings costs
+    more than its rows.
     """
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame = pd.read_csv(path, dtype=object, keep_default_na=False)
     for column in frame.columns.intersection(list(frame.columns if numbers is None else numbers)):
         frame[column] = np.array([float(x or "nan") for x in frame[column]], float)
     return frame
