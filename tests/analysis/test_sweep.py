@@ -199,6 +199,13 @@ def test_a_collapsed_trial_flattens_no_other(finished, tmp_path):
     assert high < 2
 
 
+def test_only_settings_that_have_a_name_have_a_legend(finished, tmp_path):
+    table = read_table(sweep(finished, tmp_path).parent, "sweeps")
+    assert all(axes.get_legend() for axes in sweeps(table, {}).axes)
+    alone = table[table.trial.isin(["vimpo_1", "vimpo_2"])].assign(settings="")
+    assert not any(axes.get_legend() for axes in sweeps(alone, {}).axes)
+
+
 def test_a_sweep_that_is_not_there_is_named_before_anything_runs(tmp_path):
     study = a_sweep(tmp_path, sweeps=[str(tmp_path / "none.csv")])
     with pytest.raises(ConfigError, match=r"sweeps: '.*none.csv' is not a file"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -128,14 +129,18 @@ def grid(found: dict) -> str:
         for g in found[key]
     ]
     fixed = found["grids"][0]["seconds"] - found["grids"][0]["cells"] * two
+    stretches = "; ".join(
+        f"from {a['cells']:,} to {b['cells']:,} cells {per_cell((a, b)):.2f} s"
+        for a, b in pairwise(found["grids"])
+    )
     return f"""## The grid
 
 The tiny study, whose cells are nearly all start-up:
 
 {table(("cores", "cells", "s", "cells per hour"), rows)}
 
-On two cores that is {two:.1f} s for every further cell (training, evaluation, probes), and
-{fixed:.0f} s once per study (base policy, cost, tables, report), which weighs more the fewer the
+On two cores that is {two:.1f} s for every further cell (training, evaluation, probes;
+{stretches}), and {fixed:.0f} s once per study (base policy, cost, tables, report), which weighs more the fewer the
 cells. On one core a further cell takes {one:.1f} s, {one / two:.2f} times as long. Of these, its
 stages take {found["stages_seconds"]:.1f} s in one process that has imported everything, so
 start-up, of three processes and of Snakemake's jobs, is {found["start_up_seconds"]:.1f} s.

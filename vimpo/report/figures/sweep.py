@@ -90,7 +90,8 @@ def _panel(axes: Axes, own: pd.DataFrame) -> None:
             axes.plot(x[at], line["mean"][at], linestyle="", mec="black", zorder=4, **look)
     axes.set_xticks(scale(places), [f"{place:g}" for place in places])
     axes.set_xlabel(AXES.get(own["axis"].iloc[0], own["axis"].iloc[0]))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
+    if any(settings for settings, _ in lines):  # one setting without a name needs no legend
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
 
 
 def sweeps_curves(table: pd.DataFrame, looks: dict[str, Style]) -> Figure:
