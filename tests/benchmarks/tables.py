@@ -140,8 +140,9 @@ The tiny study, whose cells are nearly all start-up:
 {table(("cores", "cells", "s", "cells per hour"), rows)}
 
 On two cores that is {two:.1f} s for every further cell (training, evaluation, probes;
-{stretches}), and {fixed:.0f} s once per study (base policy, cost, tables, report), which weighs more the fewer the
-cells. On one core a further cell takes {one:.1f} s, {one / two:.2f} times as long. Of these, its
+{stretches}), and {fixed:.0f} s once per study
+(base policy, cost, tables, report), which weighs more the fewer the cells.
+On one core a further cell takes {one:.1f} s, {one / two:.2f} times as long. Of these, its
 stages take {found["stages_seconds"]:.1f} s in one process that has imported everything, so
 start-up, of three processes and of Snakemake's jobs, is {found["start_up_seconds"]:.1f} s.
 
