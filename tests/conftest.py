@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One fork server for the jobs that all workers start; files that survive no power cut."""
-    os.fsync = lambda descriptor: None
+    """One fork server for the jobs that all workers start."""
+    os.fsync = lambda descriptor: None  # no test's files need to survive a power cut
     if config.getoption("numprocesses", 0) and not hasattr(config, "workerinput"):
         forkserver.start()
 

@@ -32,7 +32,7 @@ GAIN |= {"oracle": 0.3, "oracle_shuffled": -0.1}
 NOISE_LOSS = {"vimpo": 0.15, "ppo": 0.3, "grpo": 0.45}
 CONSTANT = Why(Reason.NO_VARIATION, "the prediction does not vary")
 HARDNESS = (0.0, 0.1, 0.22, 0.35)
-# For tests of other tables: judging claims takes half of the time of aggregating.
+# For tests of other tables: judging claims is a large part of aggregating.
 NO_CLAIMS = {"tested": []}
 
 

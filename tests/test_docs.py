@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -167,8 +168,10 @@ def speed():
     first = trl["cases"]["128 x 3"]
     seconds = {who: first["median"][who]["total"] for who in ("ours", "trl")}
     ahead = [one["trl_over_ours"]["total"] for one in trl["cases"].values()]
-    least, most = grid["grids"][0], grid["grids"][-1]
-    a_cell = (most["seconds"] - least["seconds"]) / (most["cells"] - least["cells"])
+    few, more = (
+        (b["seconds"] - a["seconds"]) / (b["cells"] - a["cells"])
+        for a, b in pairwise(grid["grids"])
+    )
     decoding = [case["ratio"] for case in written("decoding")["cases"]]
     tokens = max(case["tokens"] for case in kl["cases"])
     peak = {case["way"]: case["peak_mb"] for case in kl["cases"] if case["tokens"] == tokens}
@@ -188,7 +191,11 @@ def speed():
         f"rollouts of the ladder's models take {min(decoding):.2f} to {max(decoding):.2f} times "
         "less processor time"
     )
-    yield f"every further cell of the tiny study takes {a_cell:.1f} s"
+    yield (
+        f"every further cell of the tiny study takes {few:.1f} s up to 120 cells and {more:.1f} s "
+        "up to 1,200"
+    )
+    yield f"on one core {grid['start_up_seconds']:.1f} s of a cell are start-up"
     yield (f"on {dry['cells']:,} cells takes {dry['seconds']:.0f} s and {dry['peak_mb']:.0f} MB")
     yield (
         f"at {tokens} tokens and a vocabulary of {kl['vocabulary']:,}, exact KL in chunks peaks at "

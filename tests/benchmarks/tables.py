@@ -122,15 +122,16 @@ def per_cell(grids: Sequence[dict]) -> float:
 
 
 def grid(found: dict) -> str:
-    dry, two, one = found["dry_run"], per_cell(found["grids"]), per_cell(found["one_core"])
+    # the first stretch is of about as many cells as one core has
+    dry, two, one = found["dry_run"], per_cell(found["grids"][:2]), per_cell(found["one_core"])
     rows = [
         [str(cores), str(g["cells"]), f"{g['seconds']:.0f}", f"{g['cells_an_hour']:.0f}"]
         for cores, key in ((1, "one_core"), (2, "grids"))
         for g in found[key]
     ]
     fixed = found["grids"][0]["seconds"] - found["grids"][0]["cells"] * two
-    stretches = "; ".join(
-        f"from {a['cells']:,} to {b['cells']:,} cells {per_cell((a, b)):.2f} s"
+    stretches = ", ".join(
+        f"{per_cell((a, b)):.2f} s from {a['cells']:,} to {b['cells']:,} cells"
         for a, b in pairwise(found["grids"])
     )
     return f"""## The grid
@@ -139,9 +140,10 @@ The tiny study, whose cells are nearly all start-up:
 
 {table(("cores", "cells", "s", "cells per hour"), rows)}
 
-On two cores that is {two:.1f} s for every further cell (training, evaluation, probes;
-{stretches}), and {fixed:.0f} s once per study
-(base policy, cost, tables, report), which weighs more the fewer the cells.
+On two cores a further cell (training, evaluation, probes) takes
+{stretches}.
+A study takes {fixed:.0f} s besides (base policy, cost, tables, report), which weighs more the
+fewer the cells. The grids ran one after the other, so a machine that slows down is part of this.
 On one core a further cell takes {one:.1f} s, {one / two:.2f} times as long. Of these, its
 stages take {found["stages_seconds"]:.1f} s in one process that has imported everything, so
 start-up, of three processes and of Snakemake's jobs, is {found["start_up_seconds"]:.1f} s.
