@@ -134,13 +134,12 @@ class PlainDecoder:
         # Keys and values of every layer; rows that are dropped leave their memory unused.
         self._caches = [[self._head.new_empty(shape) for _ in range(2)] for _ in self._layers]
         self._filled = length
-        self._hidden = None  # [N, 1, L + room]: is a token padding? None if no prompt is padded.
+        self._hidden = None  # [N, KV, 1, L]: is a token of the prompt padding? None if none is.
         seen = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         if not mask.all():
-            later = mask.new_ones(count, room)
-            readable = torch.cat([mask, later], 1).bool()
-            self._hidden = ~readable[:, None]
-            seen = seen & readable[:, None, None, :length]
+            readable = mask.bool()[:, None, None]
+            self._hidden = ~readable.expand(-1, self._kv_heads, -1, -1)
+            seen = seen & readable
             # A row of padding reads itself: a softmax over nothing would be NaN.
             seen = seen | torch.eye(length, dtype=torch.bool, device=ids.device)
         at = positions(mask)
@@ -203,8 +202,8 @@ class PlainDecoder:
         keys[:, -1], values[:, -1] = k.flatten(0, 2), v.flatten(0, 2)
         scores = torch.bmm(q.reshape(len(keys), -1, self._width), keys.mT)
         if self._hidden is not None:
-            hidden = self._hidden[..., : self._filled].repeat_interleave(self._kv_heads, 0)
-            scores = scores.masked_fill_(hidden, -torch.inf)
+            hidden = self._hidden.flatten(0, 1)
+            scores[..., : hidden.shape[-1]].masked_fill_(hidden, -torch.inf)
         return torch.bmm(scores.softmax(-1), values)
 
     def _scaled(self, x: Tensor) -> Tensor:
