@@ -223,7 +223,8 @@ class _Layer:
 
     def __init__(self, layer: Any) -> None:
         attention, mlp, width = layer.self_attn, layer.mlp, layer.self_attn.head_dim
-        pairs = torch.arange(width).view(2, -1).mT.flatten()  # 0, D/2, 1, D/2 + 1, ...
+        places = torch.arange(width, device=attention.q_proj.weight.device)
+        pairs = places.view(2, -1).mT.flatten()  # 0, D/2, 1, D/2 + 1, ...
         q, k, v = (
             p.weight.unflatten(0, (-1, width))
             for p in (attention.q_proj, attention.k_proj, attention.v_proj)
