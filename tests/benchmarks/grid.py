@@ -3,9 +3,11 @@
     python tests/benchmarks/grid.py --output grid.json
 
 Runs the tiny study of the tests with different numbers of cells from nothing to the report, on one
-core and on two, and dry-runs 10,000 cells of the quick study. Start-up is what a cell costs on one
-core beyond its stages (training, evaluation, probes), which are timed in one process that has
-imported everything: three processes, their imports, and Snakemake's share.
+core and on two, and dry-runs 10,000 cells of the quick study. On two cores the smaller grids run
+once more after the largest, in reverse, so that a machine that slows down does so for all of them
+alike. Start-up is what a cell costs on one core beyond its stages (training, evaluation, probes),
+which are timed in one process that has imported everything: three processes, their imports, and
+Snakemake's share.
 """
 
 from __future__ import annotations
@@ -30,14 +32,25 @@ ROOT = Path(__file__).parents[2]
 ALGORITHMS = 3
 
 
-def snakemake(*words: str) -> tuple[float, float]:
-    """Run it to success: wall seconds, and its own peak in MB."""
-    command = ["/usr/bin/env", "time", "-f", "%M", sys.executable, "-m", "snakemake", *words]
+# Prints the CPU seconds of its own process, jobs not included.
+SNAKEMAKE = """
+import atexit, sys, time
+from snakemake.cli import main
+atexit.register(lambda: print(time.process_time(), file=sys.stderr))
+main()
+"""
+
+
+def snakemake(*words: str) -> dict[str, float]:
+    """Run it to success: wall seconds, its own CPU seconds, and its own peak in MB."""
+    command = ["/usr/bin/env", "time", "-f", "%M", sys.executable, "-c", SNAKEMAKE, *words]
     start = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
-    return time.perf_counter() - start, int(done.stderr.splitlines()[-1]) / 1024
+    seconds = time.perf_counter() - start
+    *_, own, peak = done.stderr.split()
+    return {"seconds": seconds, "own_cpu_seconds": float(own), "peak_mb": int(peak) / 1024}
 
 
 def tiny_study(folder: Path, cells: int) -> Path:
@@ -49,12 +62,18 @@ def tiny_study(folder: Path, cells: int) -> Path:
     return config
 
 
-def cells_an_hour(cells: int, cores: int) -> dict:
+def whole_study(cells: int, cores: int) -> dict:
     """The tiny study with this many cells, from base policy to report."""
     with tempfile.TemporaryDirectory() as folder:
         config = tiny_study(Path(folder), cells)
-        seconds, _ = snakemake("--cores", str(cores), "--nolock", "-q", "--configfile", str(config))
-    return {"cells": cells, "seconds": seconds, "cells_an_hour": 3600 * cells / seconds}
+        return snakemake("--cores", str(cores), "--nolock", "-q", "--configfile", str(config))
+
+
+def mean_grid(cells: int, runs: list[dict]) -> dict:
+    """One grid's numbers, over its runs."""
+    found = {k: statistics.mean(run[k] for run in runs) for k in ("seconds", "own_cpu_seconds")}
+    per_hour = 3600 * cells / found["seconds"]
+    return {"cells": cells, "runs": runs, "cells_an_hour": per_hour} | found
 
 
 def dry_run(cells: int) -> dict:
@@ -67,8 +86,8 @@ def dry_run(cells: int) -> dict:
         block = {"algorithms": algorithms, "sizes": ["xs"], "noise": noise, "seeds": seeds}
         study |= {"grid": [block], "hypotheses": []}
         config.write_text(yaml.safe_dump(study | {"results": folder}))
-        seconds, peak = snakemake("-n", "-q", "--nolock", "--configfile", str(config))
-    return {"cells": each * len(seeds), "seconds": seconds, "peak_mb": peak}
+        found = snakemake("-n", "-q", "--nolock", "--configfile", str(config))
+    return {"cells": each * len(seeds)} | found
 
 
 def stages(folder: str) -> float:
@@ -102,12 +121,14 @@ def main() -> None:
     report: dict[str, Any] = {"dry_run": dry_run(options.dry)}
     dry = report["dry_run"]
     print(f"dry run of {dry['cells']} cells: {dry['seconds']:.1f} s, {dry['peak_mb']:.0f} MB")
-    for key, cores, counts in (("one_core", 1, options.alone), ("grids", 2, options.cells)):
-        report[key] = []
+    turns = [*options.cells, *options.cells[-2::-1]]
+    for key, cores, counts in (("one_core", 1, options.alone), ("grids", 2, turns)):
+        runs: dict[int, list[dict]] = {}
         for cells in counts:
-            one = cells_an_hour(cells, cores)
-            report[key].append(one)
+            one = whole_study(cells, cores)
+            runs.setdefault(cells, []).append(one)
             print(f"{cores} cores, {cells} cells: {one['seconds']:.0f} s", flush=True)
+            report[key] = [mean_grid(*each) for each in runs.items()]
             options.output.write_text(json.dumps(report, indent=2) + "\n")
     with tempfile.TemporaryDirectory() as folder:
         work = in_fresh_process(__file__, folder=folder)

@@ -245,5 +245,11 @@ onstart:
             # Not a job: Snakemake does not compare parameters downstream of a job that is to run, so
             # a changed hyperparameter would go unnoticed.
             check_before_jobs(STUDY, MERGED)
+            # To keep to a limit of jobs per second, Snakemake starts a timer whenever it schedules, and
+            # schedules whenever a timer ends: after n jobs, n times per second. So its own default (100),
+            # which no study reaches, is lifted.
+            limit = workflow.scheduling_settings.max_jobs_per_timespan
+            if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+                workflow.scheduler.job_rate_limiter = None
         except ConfigError as error:
             raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
