@@ -38,6 +38,7 @@ def sums(operators: int, max_response: int) -> dict:
 # hidden, layers, and what else a study of this case has
 CASES = {
     "128 x 3": (128, 3, {"train": TRAIN | {"prompts_per_step": 32}}),
+    "64 x 2, short": (64, 2, {"train": TRAIN}),
     "64 x 2": (64, 2, sums(5, 56)),
     "64 x 2, long": (64, 2, sums(28, 256)),
 }

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from against_trl import TRAIN
+
 HERE = Path(__file__).parent
 NAMES = (
     "against_trl",
@@ -44,6 +46,13 @@ def against_trl(found: dict) -> str:
     head = ("model", "tokens", "phase", "here, s", "TRL, s", "TRL / here", "floor, s")
     first = next(iter(found["cases"].values()))
     processes, rate = len(first["rounds"]["ours"]), first["floor"]["gflops_per_second"]
+    rollouts = TRAIN["prompts_per_step"] * TRAIN["group_size"]
+    lengths = [one["median"]["ours"] for n, one in found["cases"].items() if n.startswith("64 x 2")]
+    each = ", ".join(
+        f"{1e6 * one['total'] / rollouts / one['response_length']:.0f} microseconds at "
+        f"{one['response_length']:.0f} tokens"
+        for one in lengths
+    )
     return f"""## A GRPO step against TRL's
 
 TRL {found["trl"]}; groups of 8 rollouts, 32 of them at 128 x 3 and 16 else, one update,
@@ -51,7 +60,9 @@ TRL {found["trl"]}; groups of 8 rollouts, 32 of them at 128 x 3 and 16 else, one
 `tokens`: mean length of a response. The floor is the step's arithmetic without padding at
 {rate:.0f} GFLOP/s, the rate of a large float32 product, with a group's prompt read once.
 
-{table((*head, "floor / here"), rows)}"""
+{table((*head, "floor / here"), rows)}
+
+At 64 x 2 a sampled token takes of a whole step: {each}."""
 
 
 def step_table(found: dict) -> str:
@@ -125,7 +136,13 @@ def grid(found: dict) -> str:
     # the first stretch is of about as many cells as one core has
     dry, two, one = found["dry_run"], per_cell(found["grids"][:2]), per_cell(found["one_core"])
     rows = [
-        [str(cores), str(g["cells"]), f"{g['seconds']:.0f}", f"{g['cells_an_hour']:.0f}"]
+        [
+            str(cores),
+            str(g["cells"]),
+            f"{g['seconds']:.0f}",
+            f"{g['cells_an_hour']:.0f}",
+            f"{g['own_cpu_seconds'] / g['cells']:.2f}",
+        ]
         for cores, key in ((1, "one_core"), (2, "grids"))
         for g in found[key]
     ]
@@ -138,12 +155,14 @@ def grid(found: dict) -> str:
 
 The tiny study, whose cells are nearly all start-up:
 
-{table(("cores", "cells", "s", "cells per hour"), rows)}
+{table(("cores", "cells", "s", "cells per hour", "Snakemake, CPU s per cell"), rows)}
 
 On two cores a further cell (training, evaluation, probes) takes
 {stretches}.
-A study takes {fixed:.0f} s besides (base policy, cost, tables, report), which weighs more the
-fewer the cells. The grids ran one after the other, so a machine that slows down is part of this.
+The smaller grids ran before the largest and after it, and are means of the two. A study takes
+{fixed:.0f} s besides (base policy, cost, tables, report), which weighs more the fewer the cells.
+The last column is the CPU time of Snakemake's own process, without its jobs.
+
 On one core a further cell takes {one:.1f} s, {one / two:.2f} times as long. Of these, its
 stages take {found["stages_seconds"]:.1f} s in one process that has imported everything, so
 start-up, of three processes and of Snakemake's jobs, is {found["start_up_seconds"]:.1f} s.

@@ -276,6 +276,7 @@ def test_a_growing_table_is_readable_at_every_row_and_ends_as_one_written_at_onc
     assert path.read_bytes() == b"step\n"
 
 
+@pytest.mark.slow  # 10 s: a process that imports torch, and 128 MiB
 def test_a_checkpoint_is_written_without_a_copy_in_memory(tmp_path):
     """Serialised to bytes first, it took two to three times the size of its tensors."""
     script = """

@@ -113,6 +113,27 @@ def test_a_finished_study_holds_its_report_tables_and_figures(tiny_workflow):
     assert manifest["status"] == "complete"
 
 
+TIMERS = """
+import sys
+from snakemake.cli import main
+from snakemake.scheduling.job_scheduler import JobScheduler
+JobScheduler._schedule_reevalutation = lambda self, delay: print("a timer of", delay)
+main()
+"""
+
+
+@pytest.mark.parametrize("limit", [None, pytest.param("7/3s", marks=pytest.mark.slow)])
+def test_snakemake_starts_timers_only_for_a_limit_that_was_asked_for(tmp_path, limit):
+    """A timer per job that ended, and each starts scheduling once more, and the next timer."""
+    words = ["--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--configfile", TINY]
+    words += ["--cores", "1", *(["--max-jobs-per-timespan", limit] if limit else [])]
+    command = [sys.executable, "-c", TIMERS, *map(str, words), "results/tiny/config.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (tmp_path / "results/tiny/config.yaml").is_file(), done.stderr
+    assert ("a timer of 3" in done.stdout) == ("a timer" in done.stdout) == bool(limit)
+
+
 def test_a_finished_study_has_nothing_left_to_do(tiny_workflow):
     counts, _ = planned(snakemake(tiny_workflow, "-n", "--nolock"))
     assert counts == {}
