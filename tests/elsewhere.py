@@ -93,7 +93,7 @@ class _Calls(TorchFunctionMode):
         if function is torch.tensor and (device := kwargs.pop("device", None)) is not None:
             return torch.tensor(*args, **kwargs).to(device)
         if function is Tensor.new_tensor and isinstance(args[0], Remote):
-            return torch.tensor(args[1], dtype=args[0].dtype).to(DEVICE)
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype} | kwargs).to(DEVICE)
         if function is Tensor.tolist and isinstance(args[0], Remote):
             return args[0].cpu().tolist()
         return function(*args, **kwargs)

@@ -40,7 +40,7 @@ class Sampled:
         rows = [place * self._size + i for place in places for i in range(self._size)]
         return Sampled(
             [self.problems[place] for place in places],
-            self.rollouts.rows(torch.tensor(rows, dtype=torch.long)),
+            self.rollouts.rows(self.rollouts.mask.new_tensor(rows, dtype=torch.long)),
             [self.texts[i] for i in rows],
             [self.clean[i] for i in rows],
             [self.rewards[i] for i in rows],
