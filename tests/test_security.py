@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+import snakes
 import torch
 import yaml
 
@@ -94,12 +94,8 @@ def test_a_name_that_a_shell_or_a_path_could_misread_is_refused(place):
 def snakemake(folder, config, *arguments):
     """The workflow at work in another folder, where a side effect would show."""
     (folder / "study.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--configfile", "study.yaml", "--cores", "1", "--nolock", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    words = ["--configfile", "study.yaml", "--cores", "1", "--nolock", *arguments]
+    return snakes.snakemake(*words, cwd=folder)
 
 
 def test_the_workflow_refuses_a_hostile_name_before_anything_runs(tmp_path):
@@ -189,6 +185,7 @@ def test_no_path_inside_a_data_file_is_opened(tmp_path):
     data = tmp_path / "data.jsonl"
     rows = [{"problem": text, "answer": text, "path": text, "data_files": text} for text in texts]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read_rows(str(data), "task.datasets[0].path")  # imports what reading needs
     sys.addaudithook(_listen)  # cannot be taken back: it listens only while there is a list
     OPENED = []
     try:

@@ -1,11 +1,10 @@
 """Cells of a finished study are trained again and compared; the committed reference."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from snakes import snakemake
 
 from vimpo.analysis.aggregate import aggregate
 from vimpo.cli import main
@@ -75,8 +74,7 @@ def test_the_committed_reference_is_that_of_its_configuration():
 
 
 def test_the_rule_trains_nothing_of_the_study_and_is_no_published_one():
-    command = [sys.executable, "-m", "snakemake", "-n", "--nolock", "reproduce"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = snakemake("-n", "--nolock", "reproduce")
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in (result.stdout + result.stderr).splitlines()]
     jobs = [w[1].rstrip(":") for w in lines if w and w[0] in ("rule", "localrule")]

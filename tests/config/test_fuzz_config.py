@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 import yaml
 from fuzzing import profile
 from hypothesis import example, given
+from snakes import snakemake
 
 from vimpo.config import ConfigError, digest, load_study
 from vimpo.planning.preflight import check_before_running
@@ -174,12 +172,8 @@ def test_the_workflow_plans_a_changed_configuration_or_explains_it(config):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "study.yaml"
         path.write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n"]
-        command += ["--cores", "1", "--nolock", "--configfile", str(path), "--quiet", "rules"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
+        words = ["-n", "--cores", "1", "--nolock", "--configfile", path, "--quiet", "rules"]
+        done = snakemake(*words, cwd=folder)
     said = done.stdout + done.stderr
     assert "Traceback" not in said
     assert done.returncode == 0 or "error: " in said, said

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import snakes
 import torch
 import yaml
 from real_data import byte_model, byte_tokenizer
@@ -426,14 +427,8 @@ def test_local_files_are_looked_at_quickly_while_snakemake_starts(tmp_path):
 
 def snakemake(file, *arguments, **environment):
     """Run the workflow on a study, without a network."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", *arguments]
-    return subprocess.run(
-        [*command, "--configfile", str(file)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment,
-    )
+    words = ["--cores", "1", "--nolock", *arguments, "--configfile", file]
+    return snakes.snakemake(*words, environment={"HF_HUB_OFFLINE": "1"} | environment)
 
 
 @pytest.mark.parametrize(

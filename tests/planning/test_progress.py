@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from snakes import snakemake
 
 from vimpo.planning.progress import Progress
 
@@ -106,11 +104,8 @@ def tiny(tmp_path):
 
 @pytest.mark.parametrize(("more", "lines"), [((), 1), (("--printshellcmds",), 0)])
 def test_snakemake_prints_it_without_a_terminal_unless_more_is_asked_for(tiny, more, lines):
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nolock", *more]
-    command += ["--configfile", str(tiny), "--directory", str(tiny.parent)]
-    command += ["--snakefile", str(ROOT / "Snakefile"), str(tiny.parent / "r/tiny/config.yaml")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    words = ["--cores", "1", "--nolock", *more, "--configfile", tiny, "--directory", tiny.parent]
+    done = snakemake(*words, tiny.parent / "r/tiny/config.yaml")
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert len(re.findall(r"^\[.*\] 1 of 1 jobs: resolve", said, re.M)) == lines

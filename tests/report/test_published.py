@@ -1,14 +1,13 @@
 """Committed studies: figures and reports come from small tables alone, and nothing is trained."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import snakes
 import yaml
 from fake_results import small_study, write_results
 
@@ -48,13 +47,9 @@ def snakemake(folder, *arguments):
     (folder / "hidden").mkdir(exist_ok=True)
     for name in ("torch", "transformers", "lm_eval"):
         (folder / f"hidden/{name}.py").write_text(f"raise ImportError('{name} is not needed')")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--configfile", str(ROOT / "workflow/config/quick.yaml")]
-    command += ["--directory", str(folder), "--cores", "1", "--nolock"]
-    environment = os.environ | {"PYTHONPATH": f"{folder / 'hidden'}:{ROOT}"}
-    return subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    words = ["--configfile", ROOT / "workflow/config/quick.yaml", "--directory", folder]
+    words += ["--cores", "1", "--nolock", *arguments]
+    return snakes.snakemake(*words, environment={"PYTHONPATH": f"{folder / 'hidden'}:{ROOT}"})
 
 
 def test_what_is_published_is_small_and_names_no_place(clone, study):

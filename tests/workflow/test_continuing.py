@@ -1,13 +1,11 @@
 """The DAG of a study that continues a published one: no job makes what is there."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import snakes
 import yaml
 from fake_results import NO_CLAIMS, small_study, write_results
 
@@ -38,13 +36,11 @@ def snakemake(study, folder, *arguments, continues=True, **changes):
     """
     config = study.model_dump(mode="json") | {"results": "results"} | changes
     (folder / "study.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), "--cores", "1", "--nolock", *arguments]
-    command += ["--configfile", str(folder / "study.yaml")]
+    words = ["--directory", folder, "--cores", "1", "--nolock", *arguments]
+    words += ["--configfile", folder / "study.yaml"]
     if continues:
-        command += ["--config", f"continues={study.results}/published/fake"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        words += ["--config", f"continues={study.results}/published/fake"]
+    return snakes.snakemake(*words)
 
 
 def jobs(result):

@@ -1,12 +1,11 @@
 """What jobs ask of a machine or a scheduler, read from dry runs; nothing is computed."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from snakes import snakemake
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "workflow/config"
@@ -14,11 +13,8 @@ CONFIGS = ROOT / "workflow/config"
 
 def dry_run(config, results, *arguments):
     """Text of a dry run of the whole study."""
-    command = [sys.executable, "-m", "snakemake", "-n", "--nolock", *arguments]
-    command += ["--configfile", str(config), "--config", f"results={results}"]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
-    )
+    words = ["-n", "--nolock", *arguments, "--configfile", config, "--config", f"results={results}"]
+    done = snakemake(*words)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import snakes
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -18,10 +19,7 @@ TINY = ROOT / "workflow/config/tiny.yaml"
 
 def run(folder, *arguments, **options):
     """Snakemake on the workflow of this checkout, at work in another folder."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), *map(str, arguments)]
-    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}} | options
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    return snakes.snakemake("--directory", folder, *arguments, **options)
 
 
 def snakemake(folder, *arguments, config=None, cores="1"):
@@ -60,7 +58,11 @@ def tiny_workflow(shared):
     """
 
     def make(folder):
-        result = snakemake(folder, cores="2")
+        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
+        command += ["--cores", "2", "--configfile", TINY, "--directory", folder]
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
         assert result.returncode == 0, result.stderr
         assert "Report: results/tiny/report.html" in result.stdout + result.stderr
 
@@ -86,8 +88,8 @@ def test_the_quick_study_is_the_default_and_has_42_cells(tmp_path):
 
 def test_the_default_study_is_found_from_elsewhere_and_runs_in_this_interpreter(tmp_path):
     (tmp_path / "empty").mkdir()
-    path = {"PATH": f"{tmp_path / 'empty'}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    result = run(tmp_path, "-n", "-p", "--nolock", cwd=tmp_path, env=os.environ | path)
+    path = {"PATH": f"{tmp_path / 'empty'}:/usr/bin:/bin"}
+    result = run(tmp_path, "-n", "-p", "--nolock", cwd=tmp_path, environment=path)
     counts, _ = planned(result)
     assert counts["train"] == 42
     assert "results/quick/report.html" in result.stdout + result.stderr
