@@ -172,6 +172,7 @@ def speed():
         (b["seconds"] - a["seconds"]) / (b["cells"] - a["cells"])
         for a, b in pairwise(grid["grids"])
     )
+    counts = [g["cells"] for g in grid["grids"][1:]]
     decoding = [case["ratio"] for case in written("decoding")["cases"]]
     tokens = max(case["tokens"] for case in kl["cases"])
     peak = {case["way"]: case["peak_mb"] for case in kl["cases"] if case["tokens"] == tokens}
@@ -192,8 +193,8 @@ def speed():
         "less processor time"
     )
     yield (
-        f"every further cell of the tiny study takes {few:.1f} s up to 120 cells and {more:.1f} s "
-        "up to 1,200"
+        f"every further cell of the tiny study takes {few:.1f} s up to {counts[0]} cells and "
+        f"{more:.1f} s up to {counts[1]}"
     )
     yield f"on one core {grid['start_up_seconds']:.1f} s of a cell are start-up"
     yield (f"on {dry['cells']:,} cells takes {dry['seconds']:.0f} s and {dry['peak_mb']:.0f} MB")

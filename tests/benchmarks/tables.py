@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from against_trl import TRAIN
-
 HERE = Path(__file__).parent
 NAMES = (
     "against_trl",
@@ -46,7 +44,7 @@ def against_trl(found: dict) -> str:
     head = ("model", "tokens", "phase", "here, s", "TRL, s", "TRL / here", "floor, s")
     first = next(iter(found["cases"].values()))
     processes, rate = len(first["rounds"]["ours"]), first["floor"]["gflops_per_second"]
-    rollouts = TRAIN["prompts_per_step"] * TRAIN["group_size"]
+    rollouts = 16 * 8
     lengths = [one["median"]["ours"] for n, one in found["cases"].items() if n.startswith("64 x 2")]
     each = ", ".join(
         f"{1e6 * one['total'] / rollouts / one['response_length']:.0f} microseconds at "
