@@ -15,6 +15,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 ROOT = Path(__file__).parents[1]
+LONGEST = 600  # seconds
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["snakemake.cli", "vimpo.planning.preflight", "vimpo.planning.progress", "vimpo.planning.slurm"]
@@ -32,7 +33,10 @@ def snakemake(
         work = (arguments, str(cwd), dict(variables), [str(path) for path in said])
         process = CONTEXT.Process(target=_run, args=work)
         process.start()
-        process.join()
+        process.join(LONGEST)
+        if process.exitcode is None:
+            process.kill()
+            raise TimeoutError(f"{arguments} took more than {LONGEST} s")
         return CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in said))
 
 

@@ -44,10 +44,10 @@ def against_trl(found: dict) -> str:
     head = ("model", "tokens", "phase", "here, s", "TRL, s", "TRL / here", "floor, s")
     first = next(iter(found["cases"].values()))
     processes, rate = len(first["rounds"]["ours"]), first["floor"]["gflops_per_second"]
-    rollouts = 16 * 8
+    rollouts = 16 * 8  # of every step at 64 x 2
     lengths = [one["median"]["ours"] for n, one in found["cases"].items() if n.startswith("64 x 2")]
     each = ", ".join(
-        f"{1e6 * one['total'] / rollouts / one['response_length']:.0f} microseconds at "
+        f"{1e6 * one['total'] / rollouts / one['response_length']:.0f} at "
         f"{one['response_length']:.0f} tokens"
         for one in lengths
     )
@@ -60,7 +60,7 @@ TRL {found["trl"]}; groups of 8 rollouts, 32 of them at 128 x 3 and 16 else, one
 
 {table((*head, "floor / here"), rows)}
 
-At 64 x 2 a sampled token takes of a whole step: {each}."""
+Microseconds of a step per sampled token at 64 x 2: {each}."""
 
 
 def step_table(found: dict) -> str:

@@ -230,9 +230,15 @@ CELL_JOB = "cell" if STUDY.cluster.one_job_a_cell else None
 
 
 onstart:
-    # Before anything is submitted: a scheduler that cannot run this study, or unavailable data, is one
-    # error now instead of one per job.
     if workflow.is_main_process:
+        # To keep to a limit of jobs per second, Snakemake starts a timer whenever it schedules, and
+        # schedules whenever a timer ends: after n jobs, n times per second. So its own default (100),
+        # which no study reaches, is lifted.
+        limit = workflow.scheduling_settings.max_jobs_per_timespan
+        if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+            workflow.scheduler.job_rate_limiter = None
+        # Before anything is submitted: a scheduler that cannot run this study, or unavailable data, is one
+        # error now instead of one per job.
         try:
             if workflow.executor_plugin.name == "slurm":
                 settings = workflow.executor_settings
@@ -245,11 +251,5 @@ onstart:
             # Not a job: Snakemake does not compare parameters downstream of a job that is to run, so
             # a changed hyperparameter would go unnoticed.
             check_before_jobs(STUDY, MERGED)
-            # To keep to a limit of jobs per second, Snakemake starts a timer whenever it schedules, and
-            # schedules whenever a timer ends: after n jobs, n times per second. So its own default (100),
-            # which no study reaches, is lifted.
-            limit = workflow.scheduling_settings.max_jobs_per_timespan
-            if limit and (limit.max_jobs, limit.timespan) == (100, 1):
-                workflow.scheduler.job_rate_limiter = None
         except ConfigError as error:
             raise WorkflowError("\n".join(f"error: {line}" for line in str(error).splitlines()))
